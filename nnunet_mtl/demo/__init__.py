@@ -1,0 +1,1 @@
+"""The demonstration: the whole chain of commands on data made here, and its page."""

@@ -1,0 +1,1 @@
+"""The folder nnU-Net scans for trainers; see nnunet_mtl.discovery."""

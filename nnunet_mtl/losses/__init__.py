@@ -1,0 +1,1 @@
+"""Losses that read only what was annotated."""

@@ -1,0 +1,1 @@
+"""Networks: a stock nnU-Net U-Net whose skips are gated by the task."""

@@ -1,0 +1,1 @@
+"""Plans, splits and the copy of the task block that training reads."""

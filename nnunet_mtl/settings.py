@@ -1,0 +1,138 @@
+"""The numbers and choices of a run: values in `plans["nnunet_mtl"]["settings"]`, never constructor flags.
+
+`nnunet_mtl plan` writes them; another value is another plans name and so another results folder.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from nnunet_mtl.errors import UserError
+
+
+class SettingsError(UserError):
+    """A setting is unknown, or its value is of the wrong type or out of range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting with its default; the defaults of numbers nnU-Net has too are nnU-Net's.
+
+    Attributes:
+        epochs: Number of training epochs.
+        iterations: Training iterations per epoch.
+        val_iterations: Validation iterations per epoch (the pseudo Dice).
+        save_every: Epochs between two writings of `checkpoint_latest.pth`.
+        initial_lr: Learning rate of the first epoch, decayed polynomially.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: L2 penalty.
+        oversample_foreground_percent: Share of the samples of a batch that are centred on foreground.
+        deep_supervision: Whether the lower-resolution decoder stages are supervised too.
+        mirroring: Whether patches are mirrored in training, and images in test-time augmentation.
+        test_time_mirroring: Whether prediction averages over the mirrored images.
+        sampling: A case's probability of being drawn: the same for every case ("cases"), for every task ("tasks"),
+            or a case's task in proportion to the square root of its number of cases ("sqrt").
+        gates: Task-guided gates that start as the identity ("identity"), or as published, near one half ("faithful").
+        head: One output channel per region ("regions"), or one per slot shared by the tasks ("slots").
+        dice_weight: Weight of the Dice term.
+        bce_weight: Weight of the cross-entropy term.
+    """
+
+    epochs: int = 1000
+    iterations: int = 250
+    val_iterations: int = 50
+    save_every: int = 50
+    initial_lr: float = 1e-2
+    momentum: float = 0.99
+    weight_decay: float = 3e-5
+    oversample_foreground_percent: float = 0.33
+    deep_supervision: bool = True
+    mirroring: bool = True
+    test_time_mirroring: bool = True
+    sampling: Literal["cases", "tasks", "sqrt"] = "cases"
+    gates: Literal["identity", "faithful"] = "identity"
+    head: Literal["regions", "slots"] = "regions"
+    dice_weight: float = 1.0
+    bce_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "iterations", "val_iterations", "save_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("weight_decay", "dice_weight", "bce_weight"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("momentum", "oversample_foreground_percent"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _require(0 < self.initial_lr < float("inf"), "initial_lr", self.initial_lr, "positive and finite")
+        _require(self.dice_weight + self.bce_weight > 0, "dice_weight", 0.0, "positive where bce_weight is 0")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str) -> "Settings":
+        """Check and complete settings as they stand in plans.
+
+        Args:
+            values: Setting names and JSON values; what is not named takes its default.
+            source: Where they were read, for the message.
+
+        Raises:
+            SettingsError: If a name is unknown or a value has the wrong type or range.
+        """
+        kinds = get_type_hints(cls)
+        for name, value in values.items():
+            if name not in kinds:
+                raise SettingsError(f"{source}: unknown setting {name!r}; known are {', '.join(kinds)}")
+            _check_type(name, value, kinds[name], source)
+        try:
+            return cls(**{name: float(value) if kinds[name] is float else value for name, value in values.items()})
+        except SettingsError as error:
+            raise SettingsError(f"{source}: {error}") from None
+
+    @classmethod
+    def parse(cls, assignments: list[str], base: Mapping[str, Any]) -> "Settings":
+        """Read `NAME=VALUE` texts from a command line on top of the settings `base`.
+
+        Raises:
+            SettingsError: If a text has no `=`, or names or values are refused by `from_mapping`.
+        """
+        values = dict(base)
+        kinds = get_type_hints(cls)
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                raise SettingsError(f"--set: {assignment!r} is not of the form NAME=VALUE")
+            values[name] = _parse_value(name, text, kinds.get(name, str))
+        return cls.from_mapping(values, "--set")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return every setting as JSON-able values, defaults included, so that a later change of a default shows."""
+        return dataclasses.asdict(self)
+
+
+def _parse_value(name: str, text: str, kind: Any) -> Any:
+    if kind is bool:
+        words = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in words:
+            raise SettingsError(f"--set: {name}={text!r} must be true or false")
+        return words[text.lower()]
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise SettingsError(f"--set: {name}={text!r} must be a number of type {kind.__name__}") from None
+    return text
+
+
+def _check_type(name: str, value: Any, kind: Any, source: str) -> None:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise SettingsError(f"{source}: {name}={value!r} must be one of {', '.join(get_args(kind))}")
+        return
+    # bool is an int in Python, and an int may stand for a float in JSON
+    accepted = {int: (int,), float: (int, float), bool: (bool,)}[kind]
+    if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+        raise SettingsError(f"{source}: {name}={value!r} must be of type {kind.__name__}")
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise SettingsError(f"{name}={value!r} must be {expected}")

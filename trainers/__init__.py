@@ -1,0 +1,1 @@
+"""One published variant per file; composition only."""

@@ -1,0 +1,195 @@
+"""Dice and cross-entropy over what was annotated: nnU-Net's region loss, restricted to (sample, region) pairs.
+
+Only the annotated channels are gathered and computed on. What nobody annotated is therefore never read, its logits get
+a gradient of exactly zero, and a batch without any annotation gives a zero that is still attached to the network.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+class PairSums(NamedTuple):
+    """Sums over the valid voxels of each annotated (sample, region) pair, each (P,) float32."""
+
+    intersection: Tensor
+    sum_pred: Tensor
+    sum_gt: Tensor
+    cross_entropy: Tensor
+
+
+def gather_pairs(volume: Tensor, pairs: Tensor) -> Tensor:
+    """Pick channels of a batch.
+
+    Args:
+        volume: (B, C, *spatial), contiguous, or else it is copied first.
+        pairs: Sample and channel of each pick, (P, 2) long, on the device of `volume`.
+
+    Returns:
+        The picked channels, (P, *spatial), same dtype. Channels that are not picked get a gradient of exactly zero.
+    """
+    # index_select and not volume[sample, channel]: the backward of the latter sorts its indices on CUDA.
+    return volume.flatten(0, 1).index_select(0, pairs[:, 0] * volume.shape[1] + pairs[:, 1])
+
+
+def pair_sums(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> PairSums:
+    """Compute what Dice and cross-entropy need, in float32 whatever the dtype of the logits and under autocast.
+
+    Args:
+        logits: Logits before the sigmoid, (P, *spatial), any floating dtype.
+        target: Whether a voxel lies in the region, (P, *spatial) bool.
+        valid: Voxels that count, (P, *spatial) bool; None if all do.
+
+    Returns:
+        Voxel sums per pair, (P,) float32.
+    """
+    axes = tuple(range(1, logits.ndim))
+    logits, truth = logits.float(), target.float()
+    probability = logits.sigmoid()
+    if valid is None:
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    else:
+        weight = valid.float()
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, truth, weight, reduction="none")
+        probability, truth = probability * weight, truth * weight
+    return PairSums((probability * truth).sum(axes), probability.sum(axes), truth.sum(axes), cross_entropy.sum(axes))
+
+
+def soft_dice(intersection: Tensor, sum_pred: Tensor, sum_gt: Tensor, smooth: float) -> Tensor:
+    """Return nnU-Net's soft Dice, elementwise; 1 where region and prediction are empty and `smooth` > 0."""
+    return (2 * intersection + smooth) / (sum_gt + sum_pred + smooth).clamp_min(1e-8)
+
+
+def process_count() -> int:
+    """Return the number of processes that train together, 1 without `torch.distributed`."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Add up a float tensor over all processes; every process must call this, whatever it holds.
+
+    The gradient is that of the local values times the number of processes. DistributedDataParallel averages gradients
+    over processes; where each process computes the same function of the returned sums, that average is then the
+    gradient of the function on the union of the batches. Because every process would send the same thing, the backward
+    needs no communication of its own.
+    """
+    n_processes = process_count()
+    if n_processes == 1:
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total + n_processes * (values - values.detach())
+
+
+def mean_over_processes(values: Tensor, count: Tensor) -> Tensor:
+    """Divide the sum of `values` by the number of things it covers on all processes.
+
+    Args:
+        values: Local values, (P,); P may be 0.
+        count: How many things the local values cover, () float32; not differentiated.
+
+    Returns:
+        Scalar. Its mean over the processes is the quotient for the union of the batches, and so is that of its
+        gradient. Zero, attached to `values`, where the count is zero everywhere.
+    """
+    return values.sum() * (process_count() / sum_over_processes(count).clamp_min(1))
+
+
+class MaskedDiceBCELoss(nn.Module):
+    """nnU-Net's Dice and binary cross-entropy over the annotated (sample, region) pairs.
+
+    With everything annotated it is nnU-Net's own loss for region training plus `dice_weight` (the Dice term is 1 - Dice
+    and not -Dice, so that it is never negative); the gradients are equal. Under `torch.distributed` the normalisers are
+    those of the union of all processes' batches: the mean of the processes' losses is the loss of the union, and
+    gradients averaged by DistributedDataParallel are its gradients. Every process must then call the loss equally
+    often, also with nothing annotated.
+
+    Args:
+        batch_dice: Sum over the annotated samples of a region before dividing, then average over the regions that are
+            annotated anywhere in the batch. Otherwise each annotated pair has its own Dice.
+        use_ignore_label: Whether the last channel of the targets marks voxels to ignore.
+        dice_weight: Weight of 1 - Dice.
+        bce_weight: Weight of the cross-entropy.
+        smooth: Added to numerator and denominator of Dice, in voxels.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_dice: bool,
+        use_ignore_label: bool,
+        dice_weight: float = 1.0,
+        bce_weight: float = 1.0,
+        smooth: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.batch_dice = batch_dice
+        self.use_ignore_label = use_ignore_label
+        self.dice_weight = dice_weight
+        self.bce_weight = bce_weight
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+        """Return the weighted sum of `terms`, a scalar; arguments as there."""
+        terms = self.terms(logits, target, annotated)
+        return self.dice_weight * terms["dice"] + self.bce_weight * terms["bce"]
+
+    def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
+        """Compute the unweighted terms of the loss.
+
+        Args:
+            logits: Segmentation logits before the sigmoid, (B, R, *spatial).
+            target: Region targets, (B, R, *spatial) bool; with the ignore label (B, R + 1, *spatial), it comes last.
+                Values of regions that are not annotated are not read.
+            annotated: Which regions the annotator labelled, (B, R) bool. On the CPU or where `logits` are; the CPU is
+                better, because finding the pairs on a CUDA device waits for that device.
+
+        Returns:
+            "dice" and "bce", scalar float32, never negative; zero, but attached to `logits`, if nothing is annotated.
+
+        Raises:
+            ValueError: If the shapes do not fit together.
+            TypeError: If `target` or `annotated` is not bool.
+        """
+        self._check(logits, target, annotated)
+        pairs = annotated.nonzero().to(logits.device, non_blocking=True)
+        valid = ~target[:, -1] if self.use_ignore_label else None
+        sums = pair_sums(
+            gather_pairs(logits, pairs),
+            gather_pairs(target, pairs),
+            None if valid is None else valid.index_select(0, pairs[:, 0]),
+        )
+        return {
+            "dice": self._dice(sums, pairs[:, 1], logits.shape[1]),
+            "bce": self._cross_entropy(sums, logits[0, 0].numel(), valid, annotated),
+        }
+
+    def _dice(self, sums: PairSums, region: Tensor, n_regions: int) -> Tensor:
+        statistics = torch.stack([sums.intersection, sums.sum_pred, sums.sum_gt])
+        if not self.batch_dice:
+            loss = 1 - soft_dice(statistics[0], statistics[1], statistics[2], self.smooth)
+            return mean_over_processes(loss, loss.new_full((), loss.numel()))
+        rows = torch.cat([statistics, torch.ones_like(statistics[:1])])
+        per_region = sum_over_processes(rows.new_zeros(4, n_regions).index_add(1, region, rows))
+        present = (per_region[3] > 0).float()
+        loss = 1 - soft_dice(per_region[0], per_region[1], per_region[2], self.smooth)
+        return (loss * present).sum() / present.sum().clamp_min(1)
+
+    def _cross_entropy(self, sums: PairSums, n_voxels: int, valid: Tensor | None, annotated: Tensor) -> Tensor:
+        values = sums.cross_entropy
+        if valid is None:
+            return mean_over_processes(values / n_voxels, values.new_full((), values.numel()))
+        # With the ignore label nnU-Net divides the sum over voxels and regions by the number of valid voxels, so that
+        # R regions weigh R times as much as without it. Kept: a data set annotated throughout trains as it does there.
+        in_use = annotated.any(1).to(valid.device, non_blocking=True)
+        return mean_over_processes(values, (valid.flatten(1).sum(1) * in_use).sum().float())
+
+    def _check(self, logits: Tensor, target: Tensor, annotated: Tensor) -> None:
+        channels = logits.shape[1] + self.use_ignore_label
+        if target.shape != (logits.shape[0], channels, *logits.shape[2:]):
+            raise ValueError(f"target is {tuple(target.shape)}; logits {tuple(logits.shape)} need {channels} channels")
+        if annotated.shape != logits.shape[:2]:
+            raise ValueError(f"annotated is {tuple(annotated.shape)}, expected {tuple(logits.shape[:2])}")
+        if target.dtype != torch.bool or annotated.dtype != torch.bool:
+            raise TypeError(f"target and annotated must be bool, got {target.dtype} and {annotated.dtype}")

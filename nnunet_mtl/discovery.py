@@ -32,6 +32,7 @@ class DiscoveryState:
         pth: The `.pth` file of this Python environment, whether it exists or not.
         by_pth: It exists and announces this installation's folder.
         pth_is_stale: It exists and announces something else, or an earlier version wrote it.
+        announced: `nnUNet_extTrainer` names the folder now, for whatever reason.
         by_environment: The process was started with the folder in `nnUNet_extTrainer`. Outside Linux that is known
             only where the `.pth` file is not there.
         missing: Entries of `nnUNet_extTrainer` that are no folder; nnU-Net skips them without a word.
@@ -40,6 +41,7 @@ class DiscoveryState:
     pth: Path
     by_pth: bool
     pth_is_stale: bool
+    announced: bool
     by_environment: bool
     missing: tuple[str, ...]
 
@@ -128,6 +130,7 @@ def state(site_packages: Path | None = None) -> DiscoveryState:
         pth=pth,
         by_pth=content == _pth_content(folder),
         pth_is_stale=content is not None and content != _pth_content(folder),
+        announced=folder in _entries(now),
         by_environment=folder in _entries(_value_at_start(unknown=now if content is None else "")),
         missing=tuple(entry for entry in _entries(now) if not Path(entry).exists()),
     )

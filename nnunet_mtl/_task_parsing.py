@@ -1,0 +1,222 @@
+"""The parts of the `nnunet_mtl` block, read strictly: each reader takes a place in the file, returns what it says."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnunet_mtl._json_nodes import Node
+from nnunet_mtl._messages import shown
+
+KINDS = ("nominal", "ordinal", "multilabel")
+TYPES = ("segmentation",)
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """Regions that are annotated together.
+
+    Attributes:
+        name: Name of the task, a key of `tasks`.
+        regions: Its labels, in the order written.
+        slots: Name of the shared output channel of each region, for heads that share channels between tasks.
+        parent: The task inside whose structure this one lies, if any.
+        overlaps: Tasks whose structures may share voxels with this one's.
+        type: What is predicted per voxel; only "segmentation" today.
+    """
+
+    name: str
+    regions: tuple[str, ...]
+    slots: tuple[str, ...]
+    parent: str | None = None
+    overlaps: tuple[str, ...] = ()
+    type: str = "segmentation"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of this task's key, defaults filled in."""
+        parent = {} if self.parent is None else {"parent": self.parent}
+        return {
+            "regions": list(self.regions),
+            "slots": list(self.slots),
+            **parent,
+            "overlaps": list(self.overlaps),
+            "type": self.type,
+        }
+
+
+@dataclass(frozen=True)
+class ClassificationTask:
+    """A question about a whole image.
+
+    Attributes:
+        name: Name of the question, a key of `classification`.
+        kind: "nominal", "ordinal" (classes in ascending order) or "multilabel".
+        classes: Names of the answers.
+        evidence: The region the question is about, if any.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    evidence: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of this question's key."""
+        evidence = {} if self.evidence is None else {"evidence": self.evidence}
+        return {"kind": self.kind, "classes": list(self.classes), **evidence}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known about one training case.
+
+    Attributes:
+        annotated: Tasks, or single regions of them, whose annotation was done, as written: a task's name means all its
+            regions, `TASK/REGION` one region even where a task has the region's name. What is annotated and empty is
+            background; what is not annotated is unknown.
+        classes: Class name per classification task (a tuple of names for multilabel, empty for none of them).
+            A task that is not here is unknown for this case.
+        patient: Identifier of the patient, which keeps cases of one patient in one fold.
+        source: The data set the case comes from.
+    """
+
+    annotated: tuple[str, ...]
+    classes: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    patient: str | None = None
+    source: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of this case's key."""
+        value: dict[str, Any] = {"annotated": list(self.annotated)}
+        if self.classes:
+            value["classes"] = {k: v if isinstance(v, str) else list(v) for k, v in self.classes.items()}
+        for key in ("patient", "source"):
+            if getattr(self, key) is not None:
+                value[key] = getattr(self, key)
+        return value
+
+
+def annotatable(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
+    """Return every name a case's `annotated` may list, and the regions it stands for.
+
+    A task comes before a region of the same name: `liver` is the whole task, `liver/liver` the region alone.
+    """
+    names = {f"{task.name}/{region}": (region,) for task in tasks for region in task.regions}
+    names |= {region: (region,) for task in tasks for region in task.regions}
+    return names | {task.name: task.regions for task in tasks}
+
+
+def default_slots(n_regions: int) -> tuple[str, ...]:
+    """Return slot names by position, the same for every task, so that first regions share a channel."""
+    return tuple(f"slot_{i}" for i in range(n_regions))
+
+
+def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
+    """Read `tasks`; together they hold every region exactly once.
+
+    Two tasks may hold regions with common label values, whether or not they say `overlaps` or `parent`: the values say
+    which voxels are shared, the two keys say what is known of the anatomy, also where no case annotates both.
+    """
+    children = node.members("task names")
+    if not children:
+        raise node.error("is empty; add a task with its regions")
+    owner: dict[str, str] = {}
+    tasks = []
+    for name, child in children.items():
+        if "/" in name or "\\" in name:
+            raise child.error("a task's name must not contain a slash; rename it")
+        tasks.append(_parse_task(name, child, children, regions))
+        for region, place in child.fields(("regions",), _TASK_KEYS)["regions"].names("labels").items():
+            if region in owner:
+                raise place.error(f"region {shown(region)} is in task {shown(owner[region])} too; remove it from one")
+            owner[region] = name
+    for region in regions:
+        if region not in owner:
+            raise node.error(f'region {shown(region)} is in no task; add it to the "regions" of one')
+        if region in children and owner[region] != region:
+            raise children[region].error(f"a region of task {shown(owner[region])} has this name; rename one of them")
+    _check_parents(tasks, children)
+    return tuple(tasks)
+
+
+_TASK_KEYS = ("slots", "parent", "overlaps", "type")
+
+
+def _parse_task(name: str, node: Node, names: Collection[str], labels: tuple[str, ...]) -> Task:
+    fields = node.fields(("regions",), _TASK_KEYS)
+    regions = fields["regions"].names("labels")
+    if not regions:
+        raise fields["regions"].error("is empty; list the labels of this task")
+    for place in regions.values():
+        place.known_name(labels, "label")
+    slots = default_slots(len(regions))
+    if "slots" in fields:
+        slots = tuple(fields["slots"].names("slot names"))
+        if len(slots) != len(regions):
+            raise fields["slots"].error(f"has {len(slots)} entries for {len(regions)} regions; give one per region")
+    others = [other for other in names if other != name]
+    parent = fields["parent"].known_name(others, "other task") if "parent" in fields else None
+    overlaps = fields["overlaps"].names("task names") if "overlaps" in fields else {}
+    for place in overlaps.values():
+        place.known_name(others, "other task")
+    kind = fields["type"].known_name(TYPES, "type") if "type" in fields else TYPES[0]
+    return Task(name, tuple(regions), slots, parent, tuple(overlaps), kind)
+
+
+def _check_parents(tasks: list[Task], places: dict[str, Node]) -> None:
+    parent_of = {task.name: task.parent for task in tasks}
+    for task in tasks:
+        seen = [task.name]
+        while (parent := parent_of[seen[-1]]) is not None:
+            if parent in seen:
+                circle = " in ".join(shown(name) for name in [*seen[seen.index(parent) :], parent])
+                raise places[parent].error(f"parents run in a circle ({circle}); remove one parent")
+            seen.append(parent)
+
+
+def parse_classification(node: Node, regions: tuple[str, ...]) -> tuple[ClassificationTask, ...]:
+    """Read `classification`."""
+    return tuple(_parse_question(name, child, regions) for name, child in node.members("names").items())
+
+
+def _parse_question(name: str, node: Node, regions: tuple[str, ...]) -> ClassificationTask:
+    fields = node.fields(("kind", "classes"), ("evidence",))
+    kind = fields["kind"].known_name(KINDS, "kind")
+    classes = tuple(fields["classes"].names("class names"))
+    fewest = 1 if kind == "multilabel" else 2
+    if len(classes) < fewest:
+        raise fields["classes"].error(f"has {len(classes)} entries; {kind} needs at least {fewest} classes, add them")
+    evidence = fields["evidence"].known_name(regions, "region") if "evidence" in fields else None
+    return ClassificationTask(name, kind, classes, evidence)
+
+
+def parse_cases(node: Node, tasks: Sequence[Task], questions: Sequence[ClassificationTask]) -> dict[str, Case]:
+    """Read `cases`."""
+    names = annotatable(tasks)
+    by_name = {question.name: question for question in questions}
+    return {case: _parse_case(child, names, by_name) for case, child in node.members("case names").items()}
+
+
+def _parse_case(node: Node, names: dict[str, tuple[str, ...]], questions: dict[str, ClassificationTask]) -> Case:
+    fields = node.fields(("annotated",), ("classes", "patient", "source"))
+    annotated = fields["annotated"].names("tasks or regions")
+    by: dict[str, str] = {}
+    for name, place in annotated.items():
+        for region in names[place.known_name(names, "task or region")]:
+            if region in by:
+                raise place.error(
+                    f"region {shown(region)} is listed by {shown(by[region])} already; remove one of them"
+                )
+            by[region] = name
+    answers = fields["classes"].members("classification names") if "classes" in fields else {}
+    classes = {name: _parse_answer(name, place, questions) for name, place in answers.items()}
+    patient, source = (fields[key].name() if key in fields else None for key in ("patient", "source"))
+    return Case(tuple(annotated), classes, patient, source)
+
+
+def _parse_answer(name: str, node: Node, questions: dict[str, ClassificationTask]) -> str | tuple[str, ...]:
+    Node(node.source, node.path, name).known_name(questions, "classification")
+    question = questions[name]
+    if question.kind != "multilabel":
+        return node.known_name(question.classes, "class")
+    return tuple(place.known_name(question.classes, "class") for place in node.names("class names").values())

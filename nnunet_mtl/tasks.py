@@ -1,0 +1,296 @@
+"""Which structures a data set holds, which were annotated in which case, and what is known of the image as a whole.
+
+This is the only code that reads or writes the `nnunet_mtl` block of `dataset.json`. The order of its keys is kept
+wherever it is written: nnU-Net's region order is the order of `labels`, and the order of `tasks` numbers the tasks.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunet_mtl._json_nodes import Node, TaskSetError
+from nnunet_mtl._labels import parse_labels
+from nnunet_mtl._messages import key_path, listed, shown
+from nnunet_mtl._task_parsing import (
+    VERSION,
+    Case,
+    ClassificationTask,
+    Task,
+    annotatable,
+    default_slots,
+    parse_cases,
+    parse_classification,
+    parse_tasks,
+)
+
+__all__ = [
+    "Case",
+    "ClassificationTask",
+    "Task",
+    "TaskSet",
+    "TaskSetError",
+    "read_dataset_json",
+    "without_cases",
+    "write_dataset_json",
+]
+
+_BLOCK = "nnunet_mtl"
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """The regions, tasks, classification tasks and cases of one data set.
+
+    A data set without the block is one task named "all" that holds every region, and every case is annotated.
+
+    Attributes:
+        regions: Name of each of the R output channels of nnU-Net: the labels in the order of `dataset.json` without
+            background and ignore label, or without regions (softmax) every label but the ignore label by its integer.
+        region_labels: Label values of each region, ascending.
+        regions_class_order: The value nnU-Net paints for each region; empty without regions.
+        ignore_label: nnU-Net's ignore label, if there is one.
+        has_regions: Whether nnU-Net trains regions (sigmoid) rather than classes (softmax).
+        tasks: The tasks in their order, which numbers them.
+        classification: The classification tasks in their order.
+        cases: What is known of each training case; empty where `has_cases` is false.
+        has_block: Whether the data set carries the block.
+        has_cases: Whether the block lists its cases; the copies kept beside trained models do not.
+        source: The file, for messages; not compared.
+    """
+
+    regions: tuple[str, ...]
+    region_labels: tuple[tuple[int, ...], ...]
+    regions_class_order: tuple[int, ...]
+    ignore_label: int | None
+    has_regions: bool
+    tasks: tuple[Task, ...]
+    classification: tuple[ClassificationTask, ...] = ()
+    cases: Mapping[str, Case] = field(default_factory=dict)
+    has_block: bool = True
+    has_cases: bool = True
+    source: str = field(default="dataset.json", compare=False)
+
+    @classmethod
+    def from_dataset_json(cls, dataset_json: Mapping[str, Any], source: str = "dataset.json") -> "TaskSet":
+        """Read the labels and the block of a `dataset.json`; other keys are nnU-Net's and not looked at.
+
+        Args:
+            dataset_json: The whole content of the file.
+            source: The file's name, for messages.
+
+        Raises:
+            TaskSetError: If anything is not as it must be; the message is one line with file, key path and remedy.
+        """
+        dataset = Node(source, "", dataset_json)
+        block = dataset.members("nnU-Net's names").get(_BLOCK)
+        labels = vars(parse_labels(dataset, has_block=block is not None))
+        if block is None:
+            regions = labels["regions"]
+            everything = Task("all", regions, default_slots(len(regions)))
+            return cls(**labels, tasks=(everything,), has_block=False, has_cases=False, source=source)
+        fields = block.fields(("version", "tasks"), ("classification", "cases"))
+        if fields["version"].integer(f"the integer {VERSION}") != VERSION:
+            raise fields["version"].error(
+                f"is {shown(fields['version'].value)}; this nnunet_mtl reads version {VERSION}, install the other one"
+            )
+        tasks = parse_tasks(fields["tasks"], labels["regions"])
+        questions: tuple[ClassificationTask, ...] = ()
+        if "classification" in fields:
+            questions = parse_classification(fields["classification"], labels["regions"])
+        cases = parse_cases(fields["cases"], tasks, questions) if "cases" in fields else {}
+        return cls(
+            **labels, tasks=tasks, classification=questions, cases=cases, has_cases="cases" in fields, source=source
+        )
+
+    @cached_property
+    def task_of_region(self) -> tuple[int, ...]:
+        """Index of the task each region belongs to, (R,)."""
+        owner = {region: i for i, task in enumerate(self.tasks) for region in task.regions}
+        return tuple(owner[region] for region in self.regions)
+
+    @cached_property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the shared output channels, in the order in which the tasks first name them."""
+        return tuple(dict.fromkeys(slot for task in self.tasks for slot in task.slots))
+
+    @cached_property
+    def slot_of_region(self) -> tuple[int, ...]:
+        """Index into `slot_names` of each region, (R,)."""
+        slots = {r: slot for task in self.tasks for r, slot in zip(task.regions, task.slots, strict=True)}
+        return tuple(self.slot_names.index(slots[region]) for region in self.regions)
+
+    @cached_property
+    def _annotatable(self) -> dict[str, tuple[str, ...]]:
+        return annotatable(self.tasks)
+
+    def annotated(self, case: str) -> tuple[bool, ...]:
+        """Return which regions were annotated in a case, (R,).
+
+        Raises:
+            TaskSetError: If there is a block and the case is not in it.
+        """
+        if not self.has_block:
+            return (True,) * len(self.regions)
+        self.require_cases([case])
+        done = {region for name in self.cases[case].annotated for region in self._annotatable[name]}
+        return tuple(region in done for region in self.regions)
+
+    def annotated_tasks(self, case: str) -> tuple[int, ...]:
+        """Return the indices of the tasks of which at least one region was annotated in a case, ascending."""
+        done = zip(self.task_of_region, self.annotated(case), strict=True)
+        return tuple(sorted({task for task, annotated in done if annotated}))
+
+    def require_cases(self, cases: Iterable[str]) -> None:
+        """Refuse cases that are not in the block: what was annotated in them is never assumed.
+
+        Raises:
+            TaskSetError: If there is a block and a case is not in it; every such case is counted, the first are named.
+        """
+        missing = [case for case in cases if case not in self.cases] if self.has_block else []
+        if missing and not self.has_cases:
+            raise self._error(
+                f"{_BLOCK}.cases",
+                "is missing, so nothing is known of "
+                f"{listed(missing)}; use the dataset.json of nnUNet_raw, or run `nnunet_mtl sync`",
+            )
+        if missing:
+            raise self._error(
+                f"{_BLOCK}.cases",
+                f"{len(missing)} case(s) missing: {listed(missing)}; add each with the tasks "
+                'annotated in it ("annotated": [] for none) and run `nnunet_mtl sync`',
+            )
+
+    def check_leaves(self, case: str, leaves: Iterable[int]) -> None:
+        """Refuse label values that contradict what a case says was annotated.
+
+        Args:
+            case: The case.
+            leaves: The values in its label file.
+
+        Raises:
+            TaskSetError: If a value lies in no region of a task annotated (wholly or in part) in this case; background
+                and nnU-Net's ignore label are always allowed.
+        """
+        tasks = self.annotated_tasks(case)
+        allowed = {0, self.ignore_label}
+        for task, values in zip(self.task_of_region, self.region_labels, strict=True):
+            allowed.update(values if task in tasks else ())
+        strange = [leaf for leaf in leaves if leaf not in allowed]
+        if strange:
+            done = listed(self.tasks[i].name for i in tasks) or "none"
+            place = key_path(f"{_BLOCK}.cases", case) if self.has_block else "labels"
+            raise self._error(
+                place,
+                f"the label file of {shown(case)} holds {', '.join(str(leaf) for leaf in strange[:12])}, which no "
+                f"region of its annotated tasks ({done}) contains; list the task or correct the label file",
+            )
+
+    def compact(self) -> dict[str, Any]:
+        """Return the block without its cases, defaults filled in: what a network and its outputs are built from."""
+        return {
+            "version": VERSION,
+            "tasks": {task.name: task.to_json() for task in self.tasks},
+            "classification": {question.name: question.to_json() for question in self.classification},
+        }
+
+    def to_block(self) -> dict[str, Any]:
+        """Return the whole block; where there was one, reading it beside the same labels gives an equal task set."""
+        if not self.has_cases:
+            return self.compact()
+        return self.compact() | {"cases": {name: case.to_json() for name, case in self.cases.items()}}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 hash (hexadecimal) of labels and block.
+
+        Equal for two files that mean the same: the order of cases, and of the names a case lists, does not count.
+        The order of labels, tasks, classification tasks and classes does.
+        """
+        labels = (self.regions, self.region_labels, self.regions_class_order, self.ignore_label, self.has_regions)
+        cases = [(name, list(_sorted_json(case))) for name, case in sorted(self.cases.items())]
+        content = [labels, self.compact(), cases, self.has_block, self.has_cases]
+        return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()
+
+    def _error(self, path: str, problem: str) -> TaskSetError:
+        return Node(self.source, path, None).error(problem)
+
+
+def _sorted_json(case: Case) -> Iterator[Any]:
+    yield sorted(case.annotated)
+    yield sorted((name, answer if isinstance(answer, str) else sorted(answer)) for name, answer in case.classes.items())
+    yield [case.patient, case.source]
+
+
+def without_cases(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy whose block lists no cases; every other key, and the order of keys, is kept."""
+    copy = dict(dataset_json)
+    if isinstance(copy.get(_BLOCK), Mapping):
+        copy[_BLOCK] = {key: value for key, value in copy[_BLOCK].items() if key != "cases"}
+    return copy
+
+
+def read_dataset_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a `dataset.json`; what its keys mean is not looked at.
+
+    Raises:
+        TaskSetError: If it cannot be read, is no JSON object, or an object in it has a key twice.
+    """
+    root = Node(str(path), "", None)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_object)
+    except OSError as error:
+        raise root.error(f"cannot be read ({error.strerror}); check the path") from None
+    except RecursionError:
+        raise root.error("is nested too deeply to be read; correct it") from None
+    except ValueError as error:
+        raise root.error(f"is not valid JSON ({' '.join(str(error).split())}); correct it") from None
+    if not isinstance(content, dict):
+        raise root.error(f"must hold a JSON object, holds {shown(content)}; write nnU-Net's dataset.json")
+    _refuse_repeated_keys(root, content)
+    return content
+
+
+def write_dataset_json(path: str | os.PathLike[str], dataset_json: Mapping[str, Any]) -> None:
+    """Write a `dataset.json` with the order of its keys kept.
+
+    Raises:
+        TaskSetError: If the file cannot be written.
+    """
+    text = json.dumps(dataset_json, indent=4) + "\n"
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Node(str(path), "", None).error(f"cannot be written ({error.strerror}); check the folder") from None
+
+
+class _WithRepeatedKey(dict[str, Any]):
+    """A JSON object one of whose keys stands in the file twice: `repeated`."""
+
+    repeated: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) == len(pairs):
+        return content
+    keys = [key for key, _ in pairs]
+    marked = _WithRepeatedKey(content)
+    marked.repeated = next(key for i, key in enumerate(keys) if key in keys[:i])
+    return marked
+
+
+def _refuse_repeated_keys(root: Node, content: dict[str, Any]) -> None:
+    places = [Node(root.source, "", content)]
+    while places:
+        place = places.pop()
+        if isinstance(place.value, _WithRepeatedKey):
+            path = key_path(place.path, place.value.repeated)
+            raise Node(root.source, path, None).error("this key is in its object twice; remove one")
+        if isinstance(place.value, dict):
+            places += [Node(root.source, key_path(place.path, key), value) for key, value in place.value.items()]
+        elif isinstance(place.value, list):
+            places += [Node(root.source, f"{place.path}[{i}]", value) for i, value in enumerate(place.value)]

@@ -1,0 +1,62 @@
+"""nnU-Net's trainer with its numbers taken from the plans' settings, and nothing else changed."""
+
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_mtl.settings import Settings
+
+
+class ScheduledTrainer(nnUNetTrainer):
+    """Epochs, iterations, learning rate, momentum and mirroring come from `plans["nnunet_mtl"]["settings"]`.
+
+    The signature is nnU-Net's: the base class looks its arguments up by name.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        self.settings = settings_in(plans)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.settings.epochs
+        self.num_iterations_per_epoch = self.settings.iterations
+        self.num_val_iterations_per_epoch = self.settings.val_iterations
+        self.save_every = self.settings.save_every
+        self.initial_lr = self.settings.initial_lr
+        self.weight_decay = self.settings.weight_decay
+        self.oversample_foreground_percent = self.settings.oversample_foreground_percent
+        self.enable_deep_supervision = self.settings.deep_supervision
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """Return nnU-Net's optimiser and scheduler with the momentum of the settings."""
+        optimizer, scheduler = super().configure_optimizers()
+        for group in optimizer.param_groups:
+            group["momentum"] = self.settings.momentum
+        return optimizer, scheduler
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
+        """Return nnU-Net's augmentation geometry, without the mirroring that the settings switch off."""
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if not self.settings.mirroring:
+            mirror_axes = None
+        if not (self.settings.mirroring and self.settings.test_time_mirroring):
+            self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+
+def settings_in(plans: dict[str, Any]) -> Settings:
+    """Read the settings of plans; plans without any take the defaults.
+
+    Raises:
+        SettingsError: If a setting is unknown or its value wrong.
+    """
+    source = f"{plans.get('plans_name', 'plans')}.json: nnunet_mtl.settings"
+    return Settings.from_mapping(plans.get("nnunet_mtl", {}).get("settings", {}), source)

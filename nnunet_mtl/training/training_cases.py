@@ -1,0 +1,51 @@
+"""Labels that should not be there, found before the first step."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+
+from nnunet_mtl.tasks import TaskSet, TaskSetError
+
+
+def refuse_unknown_foreground(tasks: TaskSet, datasets: Iterable[Any]) -> None:
+    """Refuse preprocessed cases that hold foreground of a region nobody was to annotate there.
+
+    A label map with a kidney in a case listed as annotated for the liver means that the case table or the label map is
+    wrong; training would hide it. nnU-Net's preprocessing recorded where each region lies, so no image is read.
+
+    Args:
+        tasks: With its case table.
+        datasets: nnU-Net's data sets, each with `source_folder` and `identifiers`.
+
+    Raises:
+        TaskSetError: Naming every such case, at most ten of them.
+    """
+    findings = []
+    if not tasks.has_block:
+        return
+    for dataset in datasets:
+        for case in dataset.identifiers:
+            properties = load_pickle(os.path.join(dataset.source_folder, f"{case}.pkl"))
+            findings += [f"{case} ({region})" for region in _unknown_foreground(tasks, case, properties)]
+    if findings:
+        shown = ", ".join(sorted(set(findings))[:10])
+        raise TaskSetError(
+            f"dataset.json: nnunet_mtl.cases: labels of regions that are not annotated in their case: {shown}. Correct "
+            f"`annotated` and run nnunet_mtl sync, or remove the labels and preprocess again"
+        )
+
+
+def _unknown_foreground(tasks: TaskSet, case: str, properties: dict[str, Any]) -> list[str]:
+    annotated = tasks.annotated(case)
+    known = {leaf for known, leaves in zip(annotated, tasks.region_labels, strict=True) if known for leaf in leaves}
+    found = []
+    for region, leaves, is_annotated in zip(tasks.regions, tasks.region_labels, annotated, strict=True):
+        # nnU-Net's keys are the labels as written: 2, (1, 2), or (1, 1) for a region of one leaf
+        keys = (leaves, leaves * 2, leaves[0])
+        locations = next((at for key in keys if len(at := properties["class_locations"].get(key, ()))), ())
+        # a leaf of another region may lie in an annotated one: a vessel in the liver
+        if not is_annotated and len(locations) and not known.intersection(leaves):
+            found.append(region)
+    return found

@@ -1,0 +1,13 @@
+"""Task-guided channel attention on the skips: the flagship.
+
+Own method of this package; the attention follows TGNet (Wu, Pang, Sowmya, ISBI 2022), section on task-guided attention,
+with one output channel per region and gates that start at the identity.
+"""
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerMTLAttention(MultiTaskTrainer):
+    """One network for every task, its skips gated by image and task."""
+
+    task_attention = "nnunet_mtl.networks.attention.TaskGuidedAttention"

@@ -1,0 +1,10 @@
+"""nnU-Net's own trainer with the numbers of the plans' settings: the control every comparison needs.
+
+It reads no task block: what a case does not annotate is background to it.
+"""
+
+from nnunet_mtl.training.schedule import ScheduledTrainer
+
+
+class nnUNetTrainerStockSchedule(ScheduledTrainer):
+    """Stock network, loss, sampling and validation; epochs, learning rate and mirroring from the settings."""

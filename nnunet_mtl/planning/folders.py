@@ -1,0 +1,71 @@
+"""Where nnU-Net keeps a data set, found by its own rules, and refused in one line where it is not there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+from nnunet_mtl.errors import UserError
+
+
+class PlanningError(UserError):
+    """Plans, splits or the copy of the task block cannot be written as asked."""
+
+
+def raw_folder(dataset: str | int) -> Path:
+    """Return `$nnUNet_raw/DatasetXXX_Name` of a data set given by its id or its name.
+
+    Raises:
+        PlanningError: If the variable is not set, or the data set or its `dataset.json` is not there.
+    """
+    return _dataset_folder(dataset, nnUNet_raw, "nnUNet_raw", "give the id or the name of a folder that is there")
+
+
+def preprocessed_folder(dataset: str | int) -> Path:
+    """Return `$nnUNet_preprocessed/DatasetXXX_Name` of a data set given by its id or its name.
+
+    Raises:
+        PlanningError: If the variable is not set, or the data set has not been planned.
+    """
+    remedy = f"run nnUNetv2_plan_and_preprocess -d {dataset} first"
+    return _dataset_folder(dataset, nnUNet_preprocessed, "nnUNet_preprocessed", remedy)
+
+
+def read_plans(path: Path) -> dict[str, Any]:
+    """Read a plans file.
+
+    Raises:
+        PlanningError: If it is not there or is not a plans file.
+    """
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.json") if "lans" in file.stem)
+        raise PlanningError(
+            f"{path}: no such plans; there are {', '.join(known) or 'none'}: run nnUNetv2_plan_experiment"
+        )
+    try:
+        plans = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PlanningError(f"{path}: not a JSON file ({error}); run nnUNetv2_plan_experiment again") from None
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+        raise PlanningError(
+            f"{path}: not a plans file: it has no 'configurations'; give the name of one that nnU-Net wrote"
+        )
+    return plans
+
+
+def _dataset_folder(dataset: str | int, root: Any, variable: str, remedy: str) -> Path:
+    if not root.is_set():
+        raise PlanningError(f"{variable} is not set; set it to the folder that nnU-Net keeps its data in")
+    try:
+        name = maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError):
+        # nnU-Net's own message has many lines, and is the same for none and for several folders.
+        found = sorted(folder.name for folder in Path(root).glob(f"Dataset{dataset:0>3}*"))
+        reason = f"several: {', '.join(found)}" if len(found) > 1 else "none of that id"
+        raise PlanningError(f"data set {dataset!r}: {reason} in {variable}={root}; {remedy}") from None
+    folder = Path(root) / str(name)
+    if not (folder / "dataset.json").is_file():
+        raise PlanningError(f"data set {dataset!r}: {folder / 'dataset.json'} is not there; {remedy}")
+    return folder

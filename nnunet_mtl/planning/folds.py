@@ -1,0 +1,125 @@
+"""Patients to folds, so that every region is annotated in every fold, or the reason why that cannot be."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, milp
+from sklearn.model_selection import StratifiedGroupKFold
+
+from nnunet_mtl.planning.folders import PlanningError
+
+_Bools = npt.NDArray[np.bool_]
+_Ints = npt.NDArray[np.int_]
+_N_DRAWS = 10
+_MAX_NODES = 10_000
+
+
+def assign_folds(
+    annotated: npt.ArrayLike, patients: Sequence[str], regions: Sequence[str], n_folds: int, seed: int
+) -> _Ints:
+    """Assign cases to folds, all cases of a patient to the same one.
+
+    The most even of several stratified draws is taken. Where none annotates every region in every fold, an integer
+    programme finds an assignment that does, or shows that there is none.
+
+    Args:
+        annotated: Which regions are annotated, (cases, R) bool.
+        patients: The patient of every case.
+        regions: Names of the R regions, for the message.
+        n_folds: Number of folds.
+        seed: Seed of the first draw; the others count on from it.
+
+    Returns:
+        The fold of every case, (cases,), from 0 to `n_folds` - 1.
+
+    Raises:
+        PlanningError: If there are too few patients, or too few for a region, or no assignment.
+    """
+    labelled: _Bools = np.asarray(annotated, dtype=bool).reshape(len(patients), len(regions))
+    groups: _Ints = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
+    per_patient = np.stack([labelled[groups == patient].any(0) for patient in range(len(set(patients)))])
+    _require_patients(per_patient, regions, n_folds)
+    best = min(_draws(labelled, groups, n_folds, seed), key=lambda folds: _unevenness(labelled, folds, n_folds))
+    missing = _missing(labelled, best, n_folds).any(0)
+    if not missing.any():
+        return best
+    solved = _solve(per_patient, np.bincount(groups), n_folds)
+    if solved is None:
+        names = ", ".join(repr(name) for name, is_missing in zip(regions, missing, strict=True) if is_missing)
+        raise PlanningError(
+            f"{n_folds} folds: no assignment of {len(per_patient)} patients annotates every region in every validation "
+            f"part (the nearest leaves out {names}); use fewer folds"
+        )
+    return solved[groups]
+
+
+def _require_patients(per_patient: _Bools, regions: Sequence[str], n_folds: int) -> None:
+    n_patients = len(per_patient)
+    if not 2 <= n_folds <= n_patients:
+        raise PlanningError(f"{n_folds} folds: there must be at least 2, and no more than the {n_patients} patients")
+    short = {name: int(n) for name, n in zip(regions, per_patient.sum(0), strict=True) if n < n_folds}
+    if short:
+        counts = ", ".join(f"{name!r} is annotated in {n} patients" for name, n in short.items())
+        fewest = min(short.values())
+        remedy = f"use at most {fewest} folds or annotate more" if fewest >= 2 else "annotate more"
+        raise PlanningError(f"{n_folds} folds: {counts}, and every validation part needs one; {remedy}")
+
+
+def _draws(labelled: _Bools, groups: _Ints, n_folds: int, seed: int) -> Iterator[_Ints]:
+    # Two stratifications: by everything that is annotated in a case, which is exact but has rare strata where cases
+    # have several tasks, and by the rarest region of it. The third has no strata and so always exists.
+    rarity = np.argsort(np.argsort(labelled.sum(0), kind="stable"), kind="stable")
+    combination = np.unique(labelled, axis=0, return_inverse=True)[1].reshape(-1)
+    rarest = np.where(labelled, rarity, len(rarity)).min(1, initial=len(rarity))
+    for draw in range(_N_DRAWS):
+        for strata in (combination, rarest, np.zeros_like(groups)):
+            folding = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed + draw)
+            folds = np.zeros(len(groups), dtype=int)
+            # Rarer strata than folds are expected here: a warning where some are, an error where all are.
+            if np.bincount(strata).max() < n_folds:
+                continue
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+                for fold, (_, held_out) in enumerate(folding.split(groups, strata, groups)):
+                    folds[held_out] = fold
+            yield folds
+
+
+def _missing(labelled: _Bools, folds: _Ints, n_folds: int) -> _Bools:
+    """Regions that no case of a fold is annotated for, (folds, R)."""
+    return np.stack([~labelled[folds == fold].any(0) for fold in range(n_folds)])
+
+
+def _unevenness(labelled: _Bools, folds: _Ints, n_folds: int) -> tuple[int, int]:
+    counts = np.stack([np.append(labelled[folds == fold].sum(0), (folds == fold).sum()) for fold in range(n_folds)])
+    return int(_missing(labelled, folds, n_folds).sum()), int(np.ptp(counts, axis=0).sum())
+
+
+def _solve(per_patient: _Bools, n_cases: _Ints, n_folds: int) -> _Ints | None:
+    """Find the fold of every patient, or None; of the possible ones, one with a small largest fold.
+
+    The unknowns are `x[patient, fold]` in {0, 1} and the size of the largest fold.
+    """
+    n_patients = len(per_patient)
+    one_fold = np.kron(np.eye(n_patients), np.ones(n_folds))
+    every_region = np.kron(per_patient.T, np.eye(n_folds))
+    fold_sizes = np.kron(n_cases, np.eye(n_folds))
+    n_binary = n_patients * n_folds
+    rows = np.vstack([one_fold, every_region, -fold_sizes])
+    largest = np.concatenate([np.zeros(len(one_fold) + len(every_region)), np.ones(n_folds)])
+    at_least = np.concatenate([np.ones(len(one_fold) + len(every_region)), np.zeros(n_folds)])
+    at_most = np.concatenate([np.ones(len(one_fold)), np.full(len(every_region) + n_folds, np.inf)])
+    result = milp(
+        np.append(np.zeros(n_binary), 1.0),
+        constraints=LinearConstraint(np.column_stack([rows, largest]), at_least, at_most),
+        integrality=np.append(np.ones(n_binary), 0.0),
+        bounds=Bounds(0.0, np.append(np.ones(n_binary), np.inf)),
+        # A limit in nodes, not in seconds: the same answer on every machine.
+        options={"node_limit": _MAX_NODES},
+    )
+    if result.x is None:
+        return None
+    folds: _Ints = np.argmax(result.x[:n_binary].reshape(n_patients, n_folds), axis=1)
+    return folds

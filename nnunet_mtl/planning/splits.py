@@ -1,0 +1,92 @@
+"""Folds for partially labelled data: no patient on both sides, every region annotated in every validation part.
+
+nnU-Net's own folds are drawn over cases alone, so a fold may validate a task on no case at all.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
+
+from nnunet_mtl.files import write_json
+from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, raw_folder
+from nnunet_mtl.planning.folds import assign_folds
+from nnunet_mtl.tasks import TaskSet, read_dataset_json
+
+_FILE = "splits_final.json"
+
+
+def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, overwrite: bool = False) -> str:
+    """Write `splits_final.json` into the preprocessed folder, where every trainer reads it.
+
+    The folds are the same for the same cases, block, `n_folds` and `seed`.
+
+    Args:
+        dataset: Id or name of the data set.
+        n_folds: Number of folds, at least 2.
+        seed: Start of the random draws that are compared.
+        overwrite: Whether other folds that are there are replaced.
+
+    Returns:
+        Text for the user: the file, and a table of annotated validation cases, folds x regions.
+
+    Raises:
+        PlanningError: If a region cannot be annotated in every validation part, or other folds are there.
+        TaskSetError: If the block is refused, or a training case is not in it.
+    """
+    raw, target = raw_folder(dataset), preprocessed_folder(dataset) / _FILE
+    dataset_json = read_dataset_json(raw / "dataset.json")
+    tasks = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
+    cases = _training_cases(raw, dataset_json)
+    tasks.require_cases(cases)
+    annotated = np.array([tasks.annotated(case) for case in cases], dtype=bool)
+    folds = assign_folds(annotated, _patients(tasks, cases), tasks.regions, n_folds, seed)
+    splits = [
+        {
+            "train": [case for case, held_out in zip(cases, folds != fold, strict=True) if held_out],
+            "val": [case for case, held_out in zip(cases, folds == fold, strict=True) if held_out],
+        }
+        for fold in range(n_folds)
+    ]
+    _refuse_other(raw / _FILE, splits, "nnU-Net compares it at the next planning; delete it first")
+    if not overwrite:
+        _refuse_other(target, splits, "runs may already use it; --overwrite replaces it")
+    write_json(target, splits)
+    return f"{target}\n{_table(annotated, folds, tasks.regions)}"
+
+
+def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
+    # A data set may list its files in dataset.json instead of keeping them in imagesTr.
+    listed = dataset_json.get("dataset")
+    if listed is None:
+        listed = get_identifiers_from_splitted_dataset_folder(str(raw / "imagesTr"), dataset_json["file_ending"])
+    return sorted(str(case) for case in listed)
+
+
+def _patients(tasks: TaskSet, cases: Sequence[str]) -> list[str]:
+    """A patient's name per case; a case that names none is its own patient, whatever other patients are called."""
+    names = (tasks.cases[case].patient if case in tasks.cases else None for case in cases)
+    return [f"case {case}" if name is None else f"patient {name}" for case, name in zip(cases, names, strict=True)]
+
+
+def _refuse_other(path: Path, splits: list[dict[str, list[str]]], remedy: str) -> None:
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != splits:
+        raise PlanningError(f"{path}: other folds are there; {remedy}")
+
+
+def _table(annotated: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_], regions: Sequence[str]) -> str:
+    header = ["fold", "train", "val", *regions]
+    rows = [header, *_rows(annotated, folds)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _rows(annotated: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Iterator[list[str]]:
+    for fold in range(int(folds.max()) + 1):
+        held_out = folds == fold
+        counts = [(~held_out).sum(), held_out.sum(), *annotated[held_out].sum(0)]
+        yield [str(fold), *map(str, counts)]

@@ -1,0 +1,19 @@
+"""What a multi-task network returns when it is asked for everything it computed."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MultiTaskOutput:
+    """Segmentation logits and image-level logits of one forward call; not a tuple: a list means deep supervision here.
+
+    Attributes:
+        segmentation: Logits before the sigmoid (or softmax), (B, R, *spatial); with deep supervision a list of them,
+            full resolution first.
+        classification: Logits per classification task, each (B, classes); empty for a network without such a head.
+    """
+
+    segmentation: Tensor | list[Tensor]
+    classification: dict[str, Tensor] = field(default_factory=dict)

@@ -134,6 +134,7 @@ h3 { font-size: 1rem; margin: 0 0 .4rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9375rem; }
 th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 500; }
+th[scope="row"] { width: 18rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .mean td { font-weight: 600; }
 .track { width: 40%; min-width: 6rem; vertical-align: middle; }
@@ -199,7 +200,8 @@ _TEMPLATE = (
 {% for row in page.dice %}
 <tr{% if not row.region %} class="mean"{% endif %}>
 <td>{{ row.task }}</td><td>{{ row.region or "mean of its regions" }}</td><td class="number">{{ row.dice | dice }}</td>
-<td class="track"><span style="width: {{ row.dice | percent }}%"></span></td><td class="number">{{ row.cases }}</td></tr>
+<td class="track"><span style="width: {{ row.dice | percent }}%"></span></td>
+<td class="number">{{ row.cases }}</td></tr>
 {% endfor %}
 </table></div>
 {% endif %}

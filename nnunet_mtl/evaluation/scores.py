@@ -97,7 +97,7 @@ def dice_table(
         predictions: Folder of label maps as nnU-Net exports them.
         references: Folder of label maps with the labels of `dataset_json`.
         taskset: Regions and tasks; also says what is annotated where `fully_labelled` is false.
-        dataset_json: The data set's description, for the file ending, the reader and the ignore label.
+        dataset_json: The data set's description, for the file ending and the reader.
         fully_labelled: Whether every region is annotated in every reference; otherwise a case counts for the regions
             that its entry in the task set names, and must have one.
 
@@ -118,7 +118,6 @@ def dice_table(
             f"{predictions}: no prediction for {', '.join(missing)}; predict these cases, then score again"
         )
     reader = determine_reader_writer_from_dataset_json(dict(dataset_json), verbose=False)()
-    ignore_label = dataset_json["labels"].get("ignore")
     scored, displaced = {}, []
     for case in cases:
         prediction, of_prediction = reader.read_seg(str(predictions / f"{case}{ending}"))
@@ -128,7 +127,7 @@ def dice_table(
             displaced.append(f"{case} ({difference})")
             continue
         annotated = [True] * len(taskset.regions) if fully_labelled else taskset.annotated(case)
-        scored[case] = _case_dice(prediction, reference, taskset, annotated, ignore_label)
+        scored[case] = _case_dice(prediction, reference, taskset, annotated)
     if displaced:
         raise ScoresError(
             f"{predictions}: not on the grid of the reference: {', '.join(displaced)}; predict from the images that "
@@ -142,9 +141,8 @@ def _case_dice(
     reference: npt.NDArray[np.float32],
     taskset: TaskSet,
     annotated: Sequence[bool],
-    ignore_label: int | None,
 ) -> dict[str, float]:
-    ignored = None if ignore_label is None else reference == ignore_label
+    ignored = None if taskset.ignore_label is None else reference == taskset.ignore_label
     dice = {}
     for index in _scored_regions(taskset):
         if annotated[index]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.findings import one_line
 
 VARIABLE = "nnUNet_extTrainer"
 PTH_NAME = "nnunet_mtl_ext_trainer.pth"
@@ -159,8 +160,8 @@ def look_up(trainer_name: str) -> type:
             trainer: type = recursive_find_trainer_class_by_name(trainer_name)
             return trainer
     except (Exception, SystemExit) as error:  # whatever a file in a folder of the user's raises when it is imported
-        cause = " ".join(str(error).split())
-        raise DiscoveryError(f"nnU-Net does not find {trainer_name}: {type(error).__name__}: {cause}") from error
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        raise DiscoveryError(f"nnU-Net does not find {trainer_name}: {cause}") from error
 
 
 def _entries(value: str) -> list[str]:

@@ -9,38 +9,17 @@ import importlib.metadata
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
 from nnunet_mtl import discovery
-from nnunet_mtl.errors import UserError
-from nnunet_mtl.tasks import TaskSet, read_dataset_json
+from nnunet_mtl.findings import Finding, one_line, report
+
+__all__ = ["Finding", "diagnose", "report"]
 
 _TRAINER = "nnUNetTrainerMTLAttention"
-_SHOWN_CASES = 5
-
-
-class UnreadableLabelError(UserError):
-    """A label file is missing or cannot be read as integers."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
-
-    Attributes:
-        level: "ok"; "warning" for what may be meant; "problem" for what fails or gives wrong results.
-        text: What was found.
-        remedy: What to do, empty where nothing is to be done.
-    """
-
-    level: Literal["ok", "warning", "problem"]
-    text: str
-    remedy: str = ""
 
 
 def diagnose(dataset: str | None = None, progress: Callable[[str], None] | None = None) -> list[Finding]:
@@ -60,17 +39,15 @@ def diagnose(dataset: str | None = None, progress: Callable[[str], None] | None 
     return findings
 
 
-def report(findings: Iterable[Finding]) -> str:
-    """Return the findings as text, one or two lines each, and a last line that counts them."""
-    findings = list(findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.level:<8} {finding.text}")
-        if finding.remedy:
-            lines.append(f"{'':<8} -> {finding.remedy}")
-    problems, warnings = (sum(finding.level == level for finding in findings) for level in ("problem", "warning"))
-    lines.append(f"{len(findings)} checks: {problems} problems, {warnings} warnings")
-    return "\n".join(lines)
+def _dataset(dataset: str, tell: Callable[[str], None]) -> Iterator[Finding]:
+    try:
+        # Imported here, so that the other checks can speak where nnU-Net cannot be imported.
+        from nnunet_mtl.dataset_checks import check_dataset
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        text = f"{dataset} was not looked at, because nnU-Net cannot be imported: {one_line(error)}"
+        yield Finding("problem", text, "mend the installation and the environment first")
+        return
+    yield from check_dataset(dataset, tell)
 
 
 def _versions() -> Iterator[Finding]:
@@ -100,7 +77,7 @@ def _version(package: str, wanted: Requirement | None) -> Finding:
     except (ImportError, OSError, RuntimeError) as error:
         return Finding(
             "problem",
-            f"{package} {version} cannot be imported: {_one_line(error)}",
+            f"{package} {version} cannot be imported: {one_line(error)}",
             f"reinstall it: pip install --force-reinstall {package}, torch and torchvision from the same index",
         )
     return Finding("ok", f"{package} {version}" + (f", supported {wanted.specifier}" if wanted else ""))
@@ -185,120 +162,3 @@ def _discovery() -> Iterator[Finding]:
     ways = [f"by {state.pth}"] if state.by_pth else []
     ways += [f"by {discovery.VARIABLE}"] if state.by_environment or not ways else []
     yield Finding("ok", f"nnU-Net finds {_TRAINER}; announced {' and '.join(ways)}")
-
-
-def _dataset(dataset: str, tell: Callable[[str], None]) -> Iterator[Finding]:
-    try:
-        # Imported here, so that the checks above can speak where nnU-Net cannot be imported.
-        from nnunet_mtl.planning.folders import raw_folder
-
-        raw = raw_folder(dataset)
-        dataset_json = read_dataset_json(raw / "dataset.json")
-        taskset = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
-    except (UserError, ImportError) as error:
-        yield Finding("problem", _one_line(error), "mend that first; nothing else of the data set was looked at")
-        return
-    name = raw.name
-    preprocessed, results = (
-        Path(os.environ.get(f"nnUNet_{place}", "")) / name for place in ("preprocessed", "results")
-    )
-    if not taskset.has_block:
-        yield Finding("ok", f"{name} has no nnunet_mtl block: one task, every case annotated")
-    else:
-        tasks = ", ".join(task.name for task in taskset.tasks)
-        yield Finding("ok", f"{name}: {len(taskset.cases)} cases, tasks {tasks}")
-    yield from _cases(raw, dataset_json, taskset, tell)
-    yield from _preprocessed(name, dataset_json, taskset, preprocessed / "dataset.json")
-    yield from _postprocessing(taskset, results)
-
-
-def _cases(raw: Path, dataset_json: dict[str, Any], taskset: TaskSet, tell: Callable[[str], None]) -> Iterator[Finding]:
-    labels = _label_files(raw, dataset_json)
-    try:
-        taskset.require_cases(labels)
-    except UserError as error:
-        yield Finding("problem", _one_line(error), f"say in {raw / 'dataset.json'} what was annotated in them")
-    surplus = sorted(set(taskset.cases) - set(labels))
-    if surplus:
-        text = f"cases of the block without a training image: {_some(surplus)}"
-        yield Finding("warning", text, "mend the names, or remove them from the block")
-    wrong = []
-    for number, (case, label) in enumerate(labels.items(), start=1):
-        tell(f"label file {number} of {len(labels)}: {case}")
-        try:
-            if not taskset.has_block or case in taskset.cases:
-                taskset.check_leaves(case, _leaves(label, dataset_json))
-        except UserError as error:
-            wrong.append(_one_line(error))
-    for text in wrong[:_SHOWN_CASES]:
-        yield Finding("problem", text, "mend the label file, or add the task to the case's annotated ones")
-    if len(wrong) > _SHOWN_CASES:
-        yield Finding("problem", f"{len(wrong) - _SHOWN_CASES} more label files are wrong", "mend the ones above first")
-    if labels and not wrong:
-        yield Finding("ok", f"{len(labels)} label files hold only what their case's annotated tasks contain")
-
-
-def _label_files(raw: Path, dataset_json: dict[str, Any]) -> dict[str, Path]:
-    from nnunetv2.utilities.utils import (
-        get_filenames_of_train_images_and_targets,
-        get_identifiers_from_splitted_dataset_folder,
-    )
-
-    if "dataset" in dataset_json:  # nnU-Net's explicit list of files
-        listed = get_filenames_of_train_images_and_targets(str(raw), {"dataset": dict(dataset_json["dataset"])})
-        return {case: Path(files["label"]) for case, files in listed.items()}
-    if not (raw / "imagesTr").is_dir():
-        return {}
-    ending = dataset_json["file_ending"]
-    cases = get_identifiers_from_splitted_dataset_folder(str(raw / "imagesTr"), ending)
-    return {str(case): raw / "labelsTr" / f"{case}{ending}" for case in cases}
-
-
-def _leaves(label: Path, dataset_json: dict[str, Any]) -> list[int]:
-    import numpy as np
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    try:
-        reader = determine_reader_writer_from_dataset_json(dataset_json, verbose=False)
-        values = np.unique(reader().read_seg(str(label))[0])
-    except Exception as error:  # every file format has its own
-        raise UnreadableLabelError(f"{label}: cannot be read: {_one_line(error)}") from error
-    if not np.array_equal(values, np.rint(values)):
-        raise UnreadableLabelError(f"{label}: holds values that are not integers, such as {values[values % 1 != 0][0]}")
-    return [int(value) for value in values]
-
-
-def _preprocessed(name: str, dataset_json: dict[str, Any], taskset: TaskSet, copy: Path) -> Iterator[Finding]:
-    if not copy.is_file():
-        yield Finding("ok", f"{name} is not planned yet")
-        return
-    remedy = f"nnunet_mtl sync -d {name}"
-    try:
-        copied = read_dataset_json(copy)
-        stale = TaskSet.from_dataset_json(copied, str(copy)).fingerprint() != taskset.fingerprint()
-    except UserError as error:
-        yield Finding("problem", _one_line(error), remedy)
-        return
-    if copied.get("labels") != dataset_json.get("labels"):
-        remedy = f"nnUNetv2_plan_and_preprocess -d {name}: the preprocessed label maps are of the old labels"
-    if stale:
-        yield Finding("problem", f"{copy}, which training reads, is not what nnUNet_raw says now", remedy)
-    else:
-        yield Finding("ok", f"{copy} has the same labels and block as nnUNet_raw")
-
-
-def _postprocessing(taskset: TaskSet, results: Path) -> Iterator[Finding]:
-    if all(all(taskset.annotated(case)) for case in taskset.cases):
-        return
-    for fitted in sorted({*results.glob("*/*/postprocessing.pkl"), *results.glob("*/*/validation/postprocessing.pkl")}):
-        text = f"{fitted} was fitted on maps that hold only each case's annotated tasks; it can delete whole organs"
-        yield Finding("warning", text, "do not apply it to predictions; delete it")
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _SHOWN_CASES
-    return ", ".join(names[:_SHOWN_CASES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

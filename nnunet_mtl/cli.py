@@ -1,0 +1,176 @@
+"""The `nnunet_mtl` command: argument parsing only. Each command imports what it needs when it runs."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_mtl import __version__
+from nnunet_mtl.errors import UserError
+
+Subparsers = Any  # argparse gives its sub-parser object no public type
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after `nnunet_mtl`; by default those of the process.
+
+    Returns:
+        Exit status: 0 done, 1 the command found a problem, 2 something given was wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="nnunet_mtl", description="nnU-Net v2 that learns several tasks from partially labelled data."
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet_mtl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _demo):
+        add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except UserError as error:
+        print(f"nnunet_mtl: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nnunet_mtl: stopped", file=sys.stderr)
+        return 130
+
+
+def _command(
+    commands: Subparsers, name: str, summary: str, run: Callable[[argparse.Namespace], int | None]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _dataset_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("-d", dest="dataset", metavar="ID", required=required, help="data set id or name")
+
+
+def _progress(text: str) -> None:
+    print(text, flush=True)
+
+
+def _discovery(commands: Subparsers) -> None:
+    def printed(name: str) -> Callable[[argparse.Namespace], None]:
+        def run(_: argparse.Namespace) -> None:
+            from nnunet_mtl import discovery
+
+            print(getattr(discovery, name)())
+
+        return run
+
+    _command(commands, "enable", "Let nnU-Net find the trainers in this Python environment.", printed("enable"))
+    _command(commands, "disable", "Undo `enable`.", printed("disable"))
+    _command(commands, "env", 'Print the shell line that does it once: eval "$(nnunet_mtl env)".', printed("env_line"))
+
+
+def _doctor(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from nnunet_mtl.doctor import diagnose, report
+
+        findings = diagnose(options.dataset, _progress)
+        print(report(findings))
+        return int(any(finding.level == "problem" for finding in findings))
+
+    parser = _command(commands, "doctor", "Say what is wrong with the installation, or with a data set.", run)
+    _dataset_argument(parser, required=False)
+
+
+def _plan(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.planning.network_size import NetworkSize
+        from nnunet_mtl.planning.plans import write_plans
+
+        network = NetworkSize(
+            patch_size=options.patch_size and tuple(options.patch_size),
+            batch_size=options.batch_size,
+            features_per_stage=options.features and tuple(options.features),
+        )
+        path = write_plans(
+            options.dataset,
+            name=options.name,
+            source=options.source,
+            assignments=options.assignments,
+            network=network,
+            configurations=options.configurations,
+            overwrite=options.overwrite,
+        )
+        print(f"wrote {path}; train with -p {options.name}")
+
+    parser = _command(
+        commands, "plan", "Write settings into new plans; nothing is preprocessed again. See the README.", run
+    )
+    _dataset_argument(parser)
+    parser.add_argument("--from", dest="source", default="nnUNetPlans", metavar="PLANS", help="plans to start from")
+    parser.add_argument("--name", required=True, metavar="PLANS", help="name of the new plans")
+    parser.add_argument(
+        "--set", dest="assignments", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="a setting"
+    )
+    parser.add_argument("-c", dest="configurations", nargs="+", default=[], help="configurations to resize")
+    parser.add_argument("--patch_size", nargs="+", type=int, help="voxels, in the axis order of the plans")
+    parser.add_argument("--batch_size", type=int, help="patches in a batch")
+    parser.add_argument("--features", nargs="+", type=int, help="channels of every stage, full resolution first")
+    parser.add_argument("--overwrite", action="store_true", help="replace other plans of that name")
+
+
+def _sync(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.planning.sync import sync
+
+        print(sync(options.dataset))
+
+    parser = _command(commands, "sync", "Copy the task block of the raw dataset.json to where training reads it.", run)
+    _dataset_argument(parser)
+
+
+def _make_splits(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.planning.splits import make_splits
+
+        print(make_splits(options.dataset, n_folds=options.folds, seed=options.seed, overwrite=options.overwrite))
+
+    summary = "Write folds that keep patients together and have every region annotated in every validation part."
+    parser = _command(commands, "make-splits", summary, run)
+    _dataset_argument(parser)
+    parser.add_argument("--folds", type=int, default=5, help="number of folds")
+    parser.add_argument("--seed", type=int, default=12345, help="of the assignment")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing splits_final.json")
+
+
+def _phantom(commands: Subparsers) -> None:
+    from nnunet_mtl.datasets.phantom import PhantomOptions, add_phantom_arguments
+
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.datasets.phantom import write_phantom_dataset
+        from nnunet_mtl.planning.folders import new_raw_folder
+
+        folder = new_raw_folder(options.dataset, "Phantom", overwrite=options.overwrite)
+        write_phantom_dataset(folder, PhantomOptions.from_namespace(options), _progress)
+
+    parser = _command(commands, "phantom", "Write a partially labelled data set of CT-like phantoms.", run)
+    _dataset_argument(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the data set of that id")
+    add_phantom_arguments(parser)
+
+
+def _demo(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.demo.chain import DemoOptions, run_demo
+
+        print(run_demo(DemoOptions.from_namespace(options)))
+
+    parser = _command(commands, "demo", "Run the whole chain on data made here, and write a page about it.", run)
+    parser.add_argument("--folder", type=Path, default=Path("nnunet_mtl_demo"), help="where everything is written")
+    parser.add_argument("--data", choices=("phantom", "real"), default="phantom", help="phantoms, or five real scans")
+    parser.add_argument("--source", type=Path, help="with --data real: the archive, where it cannot be downloaded")
+    parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--quick", action="store_true", help="a few iterations: shows that it runs, learns nothing")
+    parser.add_argument("--compare", action="store_true", help="also train stock nnU-Net, missing labels as background")

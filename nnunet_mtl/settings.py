@@ -4,10 +4,12 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from nnunet_mtl._messages import shown
 from nnunet_mtl.errors import UserError
 
 
@@ -58,12 +60,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "iterations", "val_iterations", "save_every"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
         for name in ("weight_decay", "dice_weight", "bce_weight"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")
         for name in ("momentum", "oversample_foreground_percent"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-        _require(0 < self.initial_lr < float("inf"), "initial_lr", self.initial_lr, "positive and finite")
+        _require(0 < self.initial_lr < math.inf, "initial_lr", self.initial_lr, "positive and finite")
         _require(self.dice_weight + self.bce_weight > 0, "dice_weight", 0.0, "positive where bce_weight is 0")
 
     @classmethod
@@ -78,12 +80,14 @@ class Settings:
             SettingsError: If a name is unknown or a value has the wrong type or range.
         """
         kinds = get_type_hints(cls)
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"{source}: settings must be an object of names and values, not {shown(values)}")
         for name, value in values.items():
             if name not in kinds:
-                raise SettingsError(f"{source}: unknown setting {name!r}; known are {', '.join(kinds)}")
+                raise SettingsError(f"{source}: unknown setting {shown(name)}; known are {', '.join(kinds)}")
             _check_type(name, value, kinds[name], source)
         try:
-            return cls(**{name: float(value) if kinds[name] is float else value for name, value in values.items()})
+            return cls(**{name: _number(name, value, kinds[name]) for name, value in values.items()})
         except SettingsError as error:
             raise SettingsError(f"{source}: {error}") from None
 
@@ -92,14 +96,14 @@ class Settings:
         """Read `NAME=VALUE` texts from a command line on top of the settings `base`.
 
         Raises:
-            SettingsError: If a text has no `=`, or names or values are refused by `from_mapping`.
+            SettingsError: If a text has no `=`, or names or values, of `base` too, are refused by `from_mapping`.
         """
-        values = dict(base)
+        values = cls.from_mapping(base, "settings before --set").to_mapping()
         kinds = get_type_hints(cls)
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals:
-                raise SettingsError(f"--set: {assignment!r} is not of the form NAME=VALUE")
+                raise SettingsError(f"--set: {shown(assignment)} is not of the form NAME=VALUE, such as epochs=50")
             values[name] = _parse_value(name, text, kinds.get(name, str))
         return cls.from_mapping(values, "--set")
 
@@ -112,27 +116,37 @@ def _parse_value(name: str, text: str, kind: Any) -> Any:
     if kind is bool:
         words = {"true": True, "1": True, "false": False, "0": False}
         if text.lower() not in words:
-            raise SettingsError(f"--set: {name}={text!r} must be true or false")
+            raise SettingsError(f"--set: {name}={shown(text)} must be true or false")
         return words[text.lower()]
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
-            raise SettingsError(f"--set: {name}={text!r} must be a number of type {kind.__name__}") from None
+            raise SettingsError(f"--set: {name}={shown(text)} must be a number of type {kind.__name__}") from None
     return text
+
+
+def _number(name: str, value: Any, kind: Any) -> Any:
+    """Turn an int that stands for a float into one, so that equal settings are written alike."""
+    if kind is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise SettingsError(f"{name}={shown(value)} must be finite") from None
 
 
 def _check_type(name: str, value: Any, kind: Any, source: str) -> None:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise SettingsError(f"{source}: {name}={value!r} must be one of {', '.join(get_args(kind))}")
+            raise SettingsError(f"{source}: {name}={shown(value)} must be one of {', '.join(get_args(kind))}")
         return
     # bool is an int in Python, and an int may stand for a float in JSON
     accepted = {int: (int,), float: (int, float), bool: (bool,)}[kind]
     if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
-        raise SettingsError(f"{source}: {name}={value!r} must be of type {kind.__name__}")
+        raise SettingsError(f"{source}: {name}={shown(value)} must be of type {kind.__name__}")
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise SettingsError(f"{name}={value!r} must be {expected}")
+        raise SettingsError(f"{name}={shown(value)} must be {expected}")

@@ -1,0 +1,288 @@
+"""The phantom's anatomy: an abdomen whose organs look alike, so that place, shape and neighbours tell them apart.
+
+The left and the right kidney are each other's mirror image in shape and equal in intensity. What tells them apart in a
+patch, also in one that was mirrored, is the bowel filled with contrast agent that runs beside the left kidney only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_mtl.datasets.phantom_geometry import Ellipsoid, Mask, Points, rotation, tube, waves
+from nnunet_mtl.datasets.phantom_lesions import Disease, Mimic, Tumour, draw_mimic
+
+
+class Tissue(IntEnum):
+    """What a point is made of; the scanner's contrast phase gives it its intensity."""
+
+    AIR = 0
+    FAT = 1
+    MUSCLE = 2
+    BONE = 3
+    BOWEL = 4
+    STOMACH = 5
+    FILLED_BOWEL = 6
+    AORTA = 7
+    CAVA = 8
+    LIVER = 9
+    VESSEL = 10
+    KIDNEY = 11
+    SPLEEN = 12
+    PANCREAS = 13
+
+
+class Leaf(IntEnum):
+    """Label values: each voxel has one; the regions of the data set are unions of them."""
+
+    BACKGROUND = 0
+    LIVER = 1
+    VESSEL = 2
+    LIVER_TUMOUR = 3
+    KIDNEY_LEFT = 4
+    KIDNEY_RIGHT = 5
+    SPLEEN = 6
+    PANCREAS = 7
+    PANCREAS_TUMOUR = 8
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A body sampled at N points.
+
+    Attributes:
+        tissue: `Tissue` at each point, (N,) uint8.
+        leaves: `Leaf` at each point, (N,) uint8.
+        lesion_hu: What tumours and their mimics add to the intensity, (N,) float32, 0 elsewhere.
+    """
+
+    tissue: NDArray[np.uint8]
+    leaves: NDArray[np.uint8]
+    lesion_hu: NDArray[np.float32]
+
+
+# Half extents of the trunk in mm; the organs below are placed in it.
+BODY_SEMI_AXES_MM = (145.0, 100.0)
+
+_LIVER = ((-58.0, -8.0, 30.0), (72.0, 64.0, 62.0))
+_LEFT_LOBE = ((0.0, -44.0, 40.0), (56.0, 30.0, 36.0))
+_KIDNEY = ((58.0, 46.0, -24.0), (27.0, 25.0, 48.0))
+_SPLEEN = ((84.0, 18.0, 38.0), (27.0, 45.0, 44.0))
+_STOMACH = ((48.0, -46.0, 36.0), (36.0, 30.0, 40.0))
+_PANCREAS = np.array([(-34.0, -6.0, -12.0), (-12.0, -18.0, -6.0), (20.0, -12.0, 0.0), (52.0, 4.0, 8.0)])
+_PANCREAS_RADII = np.array([20.0, 16.0, 15.0, 13.0])
+_ASCENDING_COLON = np.array([(-104.0, 22.0, -140.0), (-104.0, 18.0, -30.0)])
+# Branches of the vessel tree in coordinates of the right lobe, in which its surface has length 1.
+_BRANCHES = (
+    ((0.62, 0.05, -0.45), (0.3, -0.02, -0.3), (-0.1, 0.02, -0.22)),
+    ((-0.1, 0.02, -0.22), (-0.42, -0.2, 0.0), (-0.72, -0.3, 0.25)),
+    ((-0.1, 0.02, -0.22), (-0.4, 0.3, -0.3), (-0.7, 0.42, -0.3)),
+    ((-0.1, 0.02, -0.22), (-0.2, -0.45, -0.2), (-0.3, -0.75, -0.15)),
+    ((-0.1, 0.02, -0.22), (-0.15, 0.2, 0.3), (-0.3, 0.3, 0.7)),
+    ((0.3, -0.02, -0.3), (0.5, -0.35, 0.0), (0.85, -0.6, 0.25)),
+)
+
+
+class Body:
+    """One patient: every shape is drawn at construction, from the patient's own random numbers.
+
+    Args:
+        rng: The patient's generator.
+        disease: The patient's tumours and mimics.
+        focus_z_mm: Height at which tumours and mimics are centred, so that a single slice there shows them; None
+            leaves their height free.
+    """
+
+    def __init__(self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None = None) -> None:
+        self._warp_entropy = int(rng.integers(2**32))
+        self._loops = [_draw_loop(rng) for _ in range(6)]
+        self._liver = _draw_organ(rng, *_LIVER)
+        self._left_lobe = _draw_organ(rng, *_LEFT_LOBE)
+        self._kidney_left = _draw_organ(rng, *_KIDNEY)
+        self._kidney_right = _mirrored(_draw_organ(rng, *_KIDNEY))
+        self._spleen = _draw_organ(rng, *_SPLEEN)
+        self._stomach = _draw_organ(rng, *_STOMACH)
+        self._pancreas = _PANCREAS + rng.normal(0, 6, size=3) + rng.normal(0, 3, size=_PANCREAS.shape)
+        self._branches = [_draw_branch(rng, self._liver, branch) for branch in _BRANCHES]
+        self._tumours = self._draw_tumours(rng, disease, focus_z_mm)
+        self._mimics = [self._draw_mimic(rng, focus_z_mm) for _ in range(rng.poisson(disease.mimics))]
+
+    def sample(self, points: Points) -> Anatomy:
+        """Return the body at points (3, N) in mm, in the patient's own coordinates."""
+        rng = np.random.default_rng(self._warp_entropy)
+        # Small enough for neighbours to stay neighbours, large enough that no two livers are the same ellipsoid.
+        bent = points + np.stack([waves(points, rng, (70, 160), 6) for _ in range(3)]) * np.float32(4)
+        tissue, cavity = _trunk(points)
+        leaves = np.zeros_like(tissue)
+        for mask, kind, leaf in self._parts(bent):
+            mask &= cavity
+            tissue[mask] = kind
+            leaves[mask] = leaf
+        lesion_hu = np.zeros(tissue.shape, dtype=np.float32)
+        self._add_mimics(lesion_hu, tissue, bent)
+        self._add_tumours(lesion_hu, tissue, leaves, bent)
+        self._add_vessels(lesion_hu, tissue, leaves, bent)
+        return Anatomy(tissue, leaves, lesion_hu)
+
+    def _parts(self, points: Points) -> Iterator[tuple[Mask, Tissue, Leaf]]:
+        """Yield what lies in the cavity; where two parts overlap the later one has the place."""
+        for nodes in self._loops:
+            yield tube(points, nodes, np.full(len(nodes), 11.0)), Tissue.BOWEL, Leaf.BACKGROUND
+        yield self._stomach.contains(points), Tissue.STOMACH, Leaf.BACKGROUND
+        yield tube(points, _ASCENDING_COLON, np.array([15.0, 15.0])), Tissue.BOWEL, Leaf.BACKGROUND
+        yield self._liver.contains(points) | self._left_lobe.contains(points), Tissue.LIVER, Leaf.LIVER
+        yield self._spleen.contains(points), Tissue.SPLEEN, Leaf.SPLEEN
+        yield tube(points, self._pancreas, _PANCREAS_RADII), Tissue.PANCREAS, Leaf.PANCREAS
+        yield _kidney(self._kidney_right, 1.0, points), Tissue.KIDNEY, Leaf.KIDNEY_RIGHT
+        yield _kidney(self._kidney_left, -1.0, points), Tissue.KIDNEY, Leaf.KIDNEY_LEFT
+        yield np.hypot(points[0] - 13, points[1] - 28) < 11, Tissue.AORTA, Leaf.BACKGROUND
+        yield np.hypot(points[0] + 15, points[1] - 28) < 11, Tissue.CAVA, Leaf.BACKGROUND
+        colon = self._descending_colon()
+        yield tube(points, colon, np.array([15.0, 15.0])), Tissue.BOWEL, Leaf.BACKGROUND
+        yield tube(points, colon, np.array([12.0, 12.0])), Tissue.FILLED_BOWEL, Leaf.BACKGROUND
+
+    def _descending_colon(self) -> NDArray[np.float64]:
+        """Return the landmark's two ends in mm, (2, 3): in front of and lateral to the left kidney, all along it."""
+        kidney = self._kidney_left
+        reach = kidney.semi_axes[0] + 15
+        beside = kidney.centre + reach * np.array([0.85, -0.53, 0.0])
+        up = np.array([0.0, 0.0, 1.0])
+        return np.stack([beside - 1.3 * kidney.semi_axes[2] * up, beside + 30 * up])
+
+    def _draw_tumours(
+        self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None
+    ) -> list[tuple[str, Tumour]]:
+        tumours = []
+        # All places are always drawn, so that the number of tumours changes nothing else in the patient.
+        for organ, number in (("liver", 0), ("liver", 1), ("pancreas", 0), ("pancreas", 1)):
+            radius_mm = float(rng.uniform(*disease.radius_mm))
+            if organ == "liver":
+                # The second one lies on the other side of the vessel tree's trunk.
+                relative = np.array([-0.35, 0.35 if number else -0.3, 0.05]) + rng.uniform(-0.3, 0.3, size=3)
+                centre = self._liver.at(relative)
+            else:
+                centre = _along(self._pancreas, float(rng.random()))
+                # A pancreas is slender: a tumour of the liver's size would swallow it.
+                radius_mm *= 0.8
+            centre = _at_height(centre, focus_z_mm, radius_mm / 3, rng)
+            tumour = Tumour(centre, radius_mm, disease.malignant, int(rng.integers(2**32)))
+            if number < disease.tumours.get(organ, 0):
+                tumours.append((organ, tumour))
+        return tumours
+
+    def _draw_mimic(self, rng: np.random.Generator, focus_z_mm: float | None) -> Mimic:
+        organ = self._liver if rng.random() < 0.7 else self._spleen
+        centre = _at_height(organ.at(rng.uniform(-0.5, 0.5, size=3)), focus_z_mm, 4, rng)
+        return draw_mimic(centre, rng)
+
+    def _add_mimics(self, lesion_hu: NDArray[np.float32], tissue: NDArray[np.uint8], points: Points) -> None:
+        for mimic in self._mimics:
+            lesion_hu[mimic.contains(points) & np.isin(tissue, (Tissue.LIVER, Tissue.SPLEEN))] = mimic.contrast_hu
+
+    def _add_tumours(
+        self,
+        lesion_hu: NDArray[np.float32],
+        tissue: NDArray[np.uint8],
+        leaves: NDArray[np.uint8],
+        points: Points,
+    ) -> None:
+        for organ, tumour in self._tumours:
+            kind, leaf, hosts = _HOSTS[organ]
+            mask = tumour.contains(points) & np.isin(tissue, hosts)
+            tissue[mask] = kind
+            leaves[mask] = leaf
+            lesion_hu[mask] = tumour.contrast_hu(points[:, mask])
+
+    def _add_vessels(
+        self,
+        lesion_hu: NDArray[np.float32],
+        tissue: NDArray[np.uint8],
+        leaves: NDArray[np.uint8],
+        points: Points,
+    ) -> None:
+        for number, nodes in enumerate(self._branches):
+            radii = np.array([11.0, 11.0, 9.5]) if number == 0 else np.array([9.0, 8.5, 7.5])
+            mask = tube(points, nodes, radii) & (leaves == Leaf.LIVER)
+            tissue[mask] = Tissue.VESSEL
+            leaves[mask] = Leaf.VESSEL
+            lesion_hu[mask] = 0
+
+
+# Tissue a tumour is made of, its label, and the tissue it may replace.
+_HOSTS = {
+    "liver": (Tissue.LIVER, Leaf.LIVER_TUMOUR, (Tissue.LIVER,)),
+    "pancreas": (Tissue.PANCREAS, Leaf.PANCREAS_TUMOUR, (Tissue.PANCREAS, Tissue.FAT, Tissue.BOWEL, Tissue.STOMACH)),
+}
+
+
+def _trunk(points: Points) -> tuple[NDArray[np.uint8], Mask]:
+    """Return the tissue of skin, wall and spine, air outside, and the cavity that they leave, both (N,)."""
+    x, y, z = points
+    half_x, half_y = BODY_SEMI_AXES_MM
+
+    def within(margin_mm: float) -> Mask:
+        inside: Mask = (np.abs(x) / (half_x - margin_mm)) ** 2.3 + (np.abs(y) / (half_y - margin_mm)) ** 2.3 < 1
+        return inside
+
+    cavity = within(23)
+    tissue = np.where(within(0), np.uint8(Tissue.FAT), np.uint8(Tissue.AIR))
+    wall = within(10) & ~cavity
+    ribs = wall & (z > -30) & (np.cos(12 * np.arctan2(y, x) + z / 14) > 0.75)
+    back = (np.abs(np.abs(x) - 34) < 20) & (np.abs(y - 78) < 14) & within(10)
+    spine = np.hypot(x / 24, (y - 62) / 20) < 1
+    tissue[wall | back] = Tissue.MUSCLE
+    tissue[ribs | spine] = Tissue.BONE
+    return tissue, cavity & ~spine & ~back
+
+
+def _draw_organ(
+    rng: np.random.Generator, centre: tuple[float, float, float], semi_axes: tuple[float, float, float]
+) -> Ellipsoid:
+    shift = np.clip(rng.normal(0, 7, size=3), -14, 14)
+    sizes = np.array(semi_axes) * rng.uniform(0.88, 1.12, size=3)
+    tilt = rotation(np.clip(rng.normal(0, 0.14, size=3), -0.3, 0.3))
+    return Ellipsoid(np.array(centre) + shift, sizes, tilt)
+
+
+def _mirrored(organ: Ellipsoid) -> Ellipsoid:
+    mirror = np.array([-1.0, 1.0, 1.0])
+    return Ellipsoid(organ.centre * mirror, organ.semi_axes, organ.rotation * mirror[:, None])
+
+
+def _kidney(organ: Ellipsoid, towards_spine: float, points: Points) -> Mask:
+    hilum = organ.at(np.array([towards_spine * 1.0, -0.25, 0.0])).astype(np.float32)[:, None]
+    offset = (points - hilum) / np.array([[15.0], [11.0], [18.0]], dtype=np.float32)
+    mask: Mask = organ.contains(points) & (np.einsum("in,in->n", offset, offset) > 1)
+    return mask
+
+
+def _draw_loop(rng: np.random.Generator) -> NDArray[np.float64]:
+    start = rng.uniform((-75, -62, -100), (75, -5, 5))
+    steps = rng.normal(size=(4, 3)) * (1, 0.5, 0.6)
+    steps *= 32 / np.linalg.norm(steps, axis=1, keepdims=True)
+    return np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
+
+
+def _draw_branch(
+    rng: np.random.Generator, liver: Ellipsoid, branch: tuple[tuple[float, float, float], ...]
+) -> NDArray[np.float64]:
+    nodes = np.array(branch)
+    # Only ends that no other branch starts from may move.
+    if branch is not _BRANCHES[0]:
+        nodes[1:] += rng.normal(0, 0.08, size=(len(nodes) - 1, 3))
+    return np.stack([liver.at(node) for node in nodes])
+
+
+def _along(nodes: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
+    """Return the place a fraction of the way along a polyline (M, 3), by corners and not by length."""
+    corners = np.arange(len(nodes))
+    return np.array([np.interp(fraction * corners[-1], corners, axis) for axis in nodes.T])
+
+
+def _at_height(
+    centre: NDArray[np.float64], focus_z_mm: float | None, spread_mm: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    offset = float(rng.uniform(-spread_mm, spread_mm))
+    return centre if focus_z_mm is None else np.array([centre[0], centre[1], focus_z_mm + offset])

@@ -29,9 +29,9 @@ _DPI = 110
 
 def region_colour(index: int) -> tuple[float, float, float]:
     """Return the colour of the region with this index as red, green, blue in 0..1; the second seven are lighter."""
-    red, green, blue = to_rgb(_COLOURS[index % len(_COLOURS)])
     lightening = 0.55 * (index // len(_COLOURS) % 2)
-    return tuple(channel + (1 - channel) * lightening for channel in (red, green, blue))  # type: ignore[return-value]
+    red, green, blue = (channel + (1 - channel) * lightening for channel in to_rgb(_COLOURS[index % len(_COLOURS)]))
+    return red, green, blue
 
 
 def read_upright(path: Path) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
@@ -82,25 +82,24 @@ def overlay_figure(
     )
     index = fullest_slice(_masks(true_labels, regions)) if slice_index is None else slice_index
     plane = _windowed(volume[index])
-    rows, columns = plane.shape
     aspect = spacing_mm[-2] / spacing_mm[-1]
-    figure = Figure(figsize=(9.8, 0.7 + 3.2 * min(max(rows * aspect / columns, 0.4), 1.6)), dpi=_DPI)
-    grid = figure.add_gridspec(1, 3, left=0.01, right=0.99, top=0.92, bottom=0.13, wspace=0.03)
-    painted = {
+    panels = {
         f"image, slice {index + 1} of {len(volume)}": [],
         "truth": _masks(true_labels[index], regions),
         "prediction": _masks(predicted_labels[index], regions),
     }
-    for position, (title, masks) in enumerate(painted.items()):
-        axes = figure.add_subplot(grid[0, position])
+    drawn = sorted({number for masks in panels.values() for number, mask in enumerate(masks) if mask.any()})
+    figure, all_axes = _panels(
+        len(panels), aspect * plane.shape[0] / plane.shape[1], legend_rows=math.ceil(len(drawn) / 5)
+    )
+    for axes, (title, masks) in zip(all_axes, panels.items(), strict=True):
         axes.imshow(_painted(plane, masks), aspect=aspect, interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.set_axis_off()
-    shown = {number for masks in painted.values() for number, mask in enumerate(masks) if mask.any()}
-    names = list(regions)
-    patches = [Patch(facecolor=region_colour(number), label=names[number]) for number in sorted(shown)]
-    if patches:
-        figure.legend(handles=patches, loc="lower center", ncols=min(len(patches), 6), frameon=False, fontsize=9)
+    if drawn:
+        names = list(regions)
+        patches = [Patch(facecolor=region_colour(number), label=names[number]) for number in drawn]
+        figure.legend(handles=patches, loc="lower center", ncols=min(len(patches), 5), frameon=False, fontsize=9)
     return _png(figure)
 
 
@@ -154,6 +153,18 @@ def bars_figure(groups: Sequence[str], series: Mapping[str, Sequence[float | Non
     _plain(axes)
     figure.legend(loc="outside upper left", ncols=len(series), frameon=False, fontsize=9)
     return _png(figure)
+
+
+def _panels(number: int, height_to_width: float, legend_rows: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row of panels, a title's room above and the legend's below (lengths in inches)."""
+    width, title, legend = 3.2, 0.3, 0.12 + 0.22 * legend_rows
+    height = width * min(max(height_to_width, 0.4), 1.6)
+    total = title + height + legend
+    figure = Figure(figsize=(number * (width + 0.1), total), dpi=_DPI)
+    grid = figure.add_gridspec(
+        1, number, left=0.01, right=0.99, top=1 - title / total, bottom=legend / total, wspace=0.03
+    )
+    return figure, [figure.add_subplot(grid[0, column]) for column in range(number)]
 
 
 def _line_colour(number: int) -> str:

@@ -42,7 +42,7 @@ def assign_folds(
     per_patient = np.stack([labelled[groups == patient].any(0) for patient in range(len(set(patients)))])
     _require_patients(per_patient, regions, n_folds)
     best = min(_draws(labelled, groups, n_folds, seed), key=lambda folds: _unevenness(labelled, folds, n_folds))
-    missing = _missing(labelled, best, n_folds).any(0)
+    missing: _Bools = np.asarray(_missing(labelled, best, n_folds).any(0))
     if not missing.any():
         return best
     solved = _solve(per_patient, np.bincount(groups), n_folds)

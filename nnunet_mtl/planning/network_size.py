@@ -39,6 +39,8 @@ class NetworkSize:
             numbers = value if isinstance(value, tuple) else () if value is None else (value,)
             if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in numbers):
                 raise PlanningError(f"{name}={value!r} must hold whole numbers of at least 1")
+        if self.features_per_stage is not None and len(self.features_per_stage) < 2:
+            raise PlanningError(f"features_per_stage={self.features_per_stage!r} must have at least 2 numbers")
 
     @property
     def is_empty(self) -> bool:
@@ -70,10 +72,11 @@ class NetworkSize:
         features = tuple(self.features_per_stage or arch_kwargs["features_per_stage"])
         strides, kernel_sizes = _topology(spacing, patch_size, len(features))
         n_stages = len(strides)
-        if n_stages < max(2, len(self.features_per_stage or ())):
+        needed = len(self.features_per_stage or (1, 1))
+        if n_stages < needed:
             raise PlanningError(
-                f"{source}: a patch of {_shown(patch_size)} at spacing {_shown(spacing)} mm allows {n_stages} stages, "
-                f"features_per_stage asks for {len(features)}; give a larger patch or at most {n_stages} numbers"
+                f"{source}: a patch of {_shown(patch_size)} at spacing {_shown(spacing)} mm can be pooled to {n_stages} of "
+                f"the {needed} stages; give a larger patch_size or a shorter features_per_stage"
             )
         _require_divisible(spacing, patch_size, len(features), source)
         depth = next(name for name in _ENCODER_DEPTHS if name in arch_kwargs)
@@ -126,7 +129,7 @@ def _require_divisible(spacing: Sequence[float], patch_size: Sequence[int], max_
     nearest = min(allowed, key=lambda patch: (sum(abs(a - b) for a, b in zip(patch, patch_size, strict=True)), patch))
     raise PlanningError(
         f"{source}: patch_size={_shown(patch_size)} must be divisible by {_shown(divisors)}; "
-        f"the nearest allowed is {_shown(nearest)}"
+        f"the nearest multiple is {_shown(nearest)}"
     )
 
 

@@ -1,0 +1,119 @@
+import json
+
+import pytest
+
+from nnunet_mtl.errors import UserError
+from nnunet_mtl.planning.splits import make_splits
+
+
+def read(dataset):
+    return dataset.read("splits_final.json")
+
+
+def test_folds_are_nnunets_format_stratified_and_grouped(dataset, dataset_json):
+    make_splits(900)
+    cases = dataset_json["nnunet_mtl"]["cases"]
+    splits = read(dataset)
+    assert len(splits) == 5
+    assert sorted(case for split in splits for case in split["val"]) == sorted(cases)
+    for split in splits:
+        assert set(split) == {"train", "val"}
+        assert sorted(split["train"] + split["val"]) == sorted(cases)
+        assert {cases[case]["patient"] for case in split["train"]}.isdisjoint(
+            cases[case]["patient"] for case in split["val"]
+        )
+        # Ten cases per organ in five patients: exactly one patient of each.
+        assert sorted(case.split("_")[0] for case in split["val"]) == sorted(["liver", "kidney", "spleen"] * 2)
+
+
+def test_table_counts_annotated_validation_cases(dataset, dataset_json):
+    del dataset_json["nnunet_mtl"]["cases"]["spleen_00"]["patient"]
+    dataset_json["nnunet_mtl"]["cases"]["liver_00"]["annotated"] = ["liver", "kidney"]
+    dataset.write_raw(dataset_json)
+    path, header, *rows = make_splits(900, n_folds=2).split("\n")
+    assert path == str(dataset.preprocessed / "splits_final.json")
+    assert header.split() == ["fold", "train", "val", "liver", "liver_tumour", "kidney", "spleen"]
+    cells = [[int(cell) for cell in row.split()] for row in rows]
+    assert [row[0] for row in cells] == [0, 1]
+    assert all(row[1] + row[2] == 30 for row in cells)
+    assert [sum(column) for column in zip(*cells, strict=True)][2:] == [30, 10, 10, 11, 10]
+
+
+def test_same_call_same_folds_and_other_folds_need_leave(dataset):
+    make_splits(900)
+    first = (dataset.preprocessed / "splits_final.json").read_bytes()
+    make_splits("900")
+    assert (dataset.preprocessed / "splits_final.json").read_bytes() == first
+    with pytest.raises(UserError, match=r"preprocessed.*splits_final\.json: other folds are there; .*--overwrite"):
+        make_splits(900, n_folds=3)
+    assert (dataset.preprocessed / "splits_final.json").read_bytes() == first
+    make_splits(900, n_folds=3, overwrite=True)
+    assert len(read(dataset)) == 3
+
+
+def test_folds_in_the_raw_folder_are_not_contradicted(dataset):
+    (dataset.raw / "splits_final.json").write_text(json.dumps([{"train": ["liver_00"], "val": ["liver_01"]}]))
+    with pytest.raises(UserError, match=r"raw.*splits_final\.json: other folds are there; nnU-Net compares it"):
+        make_splits(900, overwrite=True)
+    assert not (dataset.preprocessed / "splits_final.json").exists()
+
+
+def test_case_without_patient_is_a_patient_of_its_own(dataset, dataset_json):
+    for organ in ("liver", "kidney", "spleen"):
+        for i in range(10):
+            case = dataset_json["nnunet_mtl"]["cases"][f"{organ}_{i:02}"]
+            del case["patient"]
+            # Named like other cases: these are patients, and must not be taken for those cases.
+            if i < 3:
+                case["patient"] = f"{organ}_09"
+    dataset.write_raw(dataset_json)
+    make_splits(900, n_folds=8)
+    assert len(read(dataset)) == 8
+    assert [[c for c in split["val"] if c in ("liver_00", "liver_01", "liver_02")] for split in read(dataset)].count(
+        []
+    ) == 7
+
+
+def test_region_in_too_few_patients_is_refused(dataset, dataset_json):
+    for i in range(4, 10):
+        dataset_json["nnunet_mtl"]["cases"][f"spleen_{i:02}"]["annotated"] = ["kidney"]
+    dataset.write_raw(dataset_json)
+    with pytest.raises(UserError, match="5 folds: 'spleen' is annotated in 2 patients"):
+        make_splits(900)
+    assert not (dataset.preprocessed / "splits_final.json").exists()
+
+
+def test_training_case_that_is_not_in_the_block_is_refused(dataset):
+    (dataset.raw / "imagesTr" / "lung_00_0000.nii.gz").touch()
+    with pytest.raises(UserError, match="lung_00"):
+        make_splits(900)
+
+
+def test_cases_of_the_block_that_are_not_there_are_left_out(dataset):
+    (dataset.raw / "imagesTr" / "liver_00_0000.nii.gz").unlink()
+    make_splits(900)
+    assert not any("liver_00" in split["train"] + split["val"] for split in read(dataset))
+
+
+def test_files_listed_in_dataset_json_are_the_cases(dataset, dataset_json):
+    listed = [case for case in dataset_json["nnunet_mtl"]["cases"] if not case.endswith("9")]
+    dataset_json["dataset"] = {case: {"images": [f"{case}.nii.gz"], "label": f"{case}.nii.gz"} for case in listed}
+    dataset.write_raw(dataset_json)
+    make_splits(900)
+    assert sorted(case for split in read(dataset) for case in split["val"]) == sorted(listed)
+
+
+def test_data_set_without_block_has_every_case_annotated(dataset, dataset_json):
+    del dataset_json["nnunet_mtl"]
+    dataset.write_raw(dataset_json)
+    make_splits(900)
+    assert sorted(len(split["val"]) for split in read(dataset)) == [6] * 5
+
+
+def test_failure_while_writing_leaves_the_old_folds(dataset, failing_disk):
+    make_splits(900)
+    before = (dataset.preprocessed / "splits_final.json").read_bytes()
+    failing_disk()
+    with pytest.raises(OSError, match="No space left"):
+        make_splits(900, n_folds=3, overwrite=True)
+    assert (dataset.preprocessed / "splits_final.json").read_bytes() == before

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunet_mtl._json_nodes import Node
-from nnunet_mtl._messages import shown
+from nnunet_mtl._messages import listed, shown
 
 KINDS = ("nominal", "ordinal", "multilabel")
 TYPES = ("segmentation",)
@@ -101,9 +101,11 @@ def annotatable(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
 
     A task comes before a region of the same name: `liver` is the whole task, `liver/liver` the region alone.
     """
-    names = {f"{task.name}/{region}": (region,) for task in tasks for region in task.regions}
-    names |= {region: (region,) for task in tasks for region in task.regions}
-    return names | {task.name: task.regions for task in tasks}
+    wholes = {task.name: task.regions for task in tasks}
+    singles = {region: (region,) for task in tasks for region in task.regions}
+    qualified = {f"{task.name}/{region}": (region,) for task in tasks for region in task.regions}
+    names = qualified | singles | wholes
+    return {name: names[name] for name in (*wholes, *singles, *qualified)}
 
 
 def default_slots(n_regions: int) -> tuple[str, ...]:
@@ -169,8 +171,9 @@ def _check_parents(tasks: list[Task], places: dict[str, Node]) -> None:
         seen = [task.name]
         while (parent := parent_of[seen[-1]]) is not None:
             if parent in seen:
-                circle = " in ".join(shown(name) for name in [*seen[seen.index(parent) :], parent])
-                raise places[parent].error(f"parents run in a circle ({circle}); remove one parent")
+                circle = listed([*seen[seen.index(parent) :], parent])
+                place = places[parent].fields(("regions",), _TASK_KEYS)["parent"]
+                raise place.error(f"parents run in a circle ({circle}); remove one")
             seen.append(parent)
 
 

@@ -7,7 +7,7 @@ checksum before it is read.
 """
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -194,7 +194,8 @@ def _require_downloader(release: Release) -> None:
             f"the set-up of {release.requirement} runs on Python {newest} or older, this is {sys.version.split()[0]}: "
             f"use an older Python, or {_by_hand(release)}"
         )
-    missing = [name for name in ("pip", "setuptools", "numpy") if importlib.util.find_spec(name) is None]
+    # By their metadata: looking for the module pip makes setuptools throw loaded modules out.
+    missing = [name for name in ("pip", "setuptools", "numpy") if not any(importlib.metadata.distributions(name=name))]
     if missing:
         raise RealDataError(
             f"downloading {release.requirement} needs {', '.join(missing)} in this Python environment: install it, or "

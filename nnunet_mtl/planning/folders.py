@@ -33,6 +33,23 @@ def preprocessed_folder(dataset: str | int) -> Path:
     return _dataset_folder(dataset, nnUNet_preprocessed, "nnUNet_preprocessed", remedy)
 
 
+def new_raw_folder(dataset_id: int, name: str) -> Path:
+    """Return `$nnUNet_raw/DatasetXXX_name` for a data set that is to be written; nothing is made.
+
+    Raises:
+        PlanningError: If the variable is not set, or the id is out of range or taken by another data set.
+    """
+    if not nnUNet_raw.is_set():
+        raise PlanningError("nnUNet_raw is not set; set it to the folder that nnU-Net keeps its data in")
+    if not 1 <= dataset_id <= 999:
+        raise PlanningError(f"data set id {dataset_id}: must lie between 1 and 999")
+    folder = Path(nnUNet_raw) / f"Dataset{dataset_id:03d}_{name}"
+    others = [other.name for other in Path(nnUNet_raw).glob(f"Dataset{dataset_id:03d}_*") if other != folder]
+    if others:
+        raise PlanningError(f"data set id {dataset_id}: taken by {', '.join(others)}; give another -d")
+    return folder
+
+
 def read_plans(path: Path) -> dict[str, Any]:
     """Read a plans file.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -41,7 +42,7 @@ def assign_folds(
     groups: _Ints = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
     per_patient = np.stack([labelled[groups == patient].any(0) for patient in range(len(set(patients)))])
     _require_patients(per_patient, regions, n_folds)
-    best = min(_draws(labelled, groups, n_folds, seed), key=lambda folds: _unevenness(labelled, folds, n_folds))
+    best = _most_even(_draws(labelled, groups, n_folds, seed), labelled, n_folds)
     missing: _Bools = np.asarray(_missing(labelled, best, n_folds).any(0))
     if not missing.any():
         return best
@@ -87,6 +88,18 @@ def _draws(labelled: _Bools, groups: _Ints, n_folds: int, seed: int) -> Iterator
             yield folds
 
 
+def _most_even(draws: Iterator[_Ints], labelled: _Bools, n_folds: int) -> _Ints:
+    # No folds are more even than counts that differ by one where the total is not divisible.
+    totals = np.append(labelled.sum(0), len(labelled))
+    ideal = (0, int((totals % n_folds != 0).sum()))
+    best = next(draws)
+    for folds in draws:
+        if _unevenness(labelled, best, n_folds) <= ideal:
+            break
+        best = min(best, folds, key=lambda candidate: _unevenness(labelled, candidate, n_folds))
+    return best
+
+
 def _missing(labelled: _Bools, folds: _Ints, n_folds: int) -> _Bools:
     """Regions that no case of a fold is annotated for, (folds, R)."""
     return np.stack([~labelled[folds == fold].any(0) for fold in range(n_folds)])
@@ -103,17 +116,18 @@ def _solve(per_patient: _Bools, n_cases: _Ints, n_folds: int) -> _Ints | None:
     The unknowns are `x[patient, fold]` in {0, 1} and the size of the largest fold.
     """
     n_patients = len(per_patient)
-    one_fold = np.kron(np.eye(n_patients), np.ones(n_folds))
-    every_region = np.kron(per_patient.T, np.eye(n_folds))
-    fold_sizes = np.kron(n_cases, np.eye(n_folds))
     n_binary = n_patients * n_folds
-    rows = np.vstack([one_fold, every_region, -fold_sizes])
-    largest = np.concatenate([np.zeros(len(one_fold) + len(every_region)), np.ones(n_folds)])
-    at_least = np.concatenate([np.ones(len(one_fold) + len(every_region)), np.zeros(n_folds)])
-    at_most = np.concatenate([np.ones(len(one_fold)), np.full(len(every_region) + n_folds, np.inf)])
+    one_fold = sparse.kron(sparse.eye(n_patients), np.ones((1, n_folds)))
+    every_region = sparse.kron(per_patient.T, sparse.eye(n_folds))
+    fold_sizes = sparse.kron(n_cases[None], sparse.eye(n_folds))
+    n_demands = n_patients + every_region.shape[0]
+    largest = np.append(np.zeros(n_demands), np.ones(n_folds))[:, None]
+    rows = sparse.hstack([sparse.vstack([one_fold, every_region, -fold_sizes]), largest])
+    at_least = np.append(np.ones(n_demands), np.zeros(n_folds))
+    at_most = np.append(np.ones(n_patients), np.full(len(at_least) - n_patients, np.inf))
     result = milp(
         np.append(np.zeros(n_binary), 1.0),
-        constraints=LinearConstraint(np.column_stack([rows, largest]), at_least, at_most),
+        constraints=LinearConstraint(rows.tocsr(), at_least, at_most),
         integrality=np.append(np.ones(n_binary), 0.0),
         bounds=Bounds(0.0, np.append(np.ones(n_binary), np.inf)),
         # A limit in nodes, not in seconds: the same answer on every machine.

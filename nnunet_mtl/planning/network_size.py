@@ -75,8 +75,8 @@ class NetworkSize:
         needed = len(self.features_per_stage or (1, 1))
         if n_stages < needed:
             raise PlanningError(
-                f"{source}: a patch of {_shown(patch_size)} at spacing {_shown(spacing)} mm can be pooled to {n_stages} of "
-                f"the {needed} stages; give a larger patch_size or a shorter features_per_stage"
+                f"{source}: a patch of {_shown(patch_size)} at spacing {_shown(spacing)} mm can be pooled to {n_stages}"
+                f" of the {needed} stages; give a larger patch_size or a shorter features_per_stage"
             )
         _require_divisible(spacing, patch_size, len(features), source)
         depth = next(name for name in _ENCODER_DEPTHS if name in arch_kwargs)

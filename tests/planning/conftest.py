@@ -1,4 +1,4 @@
-"""A data set as it stands after nnU-Net's planning, without a single image: the real planner on a written fingerprint."""
+"""A data set as it stands after nnU-Net's planning, without images: its own planners on a written fingerprint."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -89,13 +89,13 @@ def test_block_that_is_wrong_is_not_copied(dataset, dataset_json):
     before = (dataset.preprocessed / "dataset.json").read_bytes()
     dataset_json["nnunet_mtl"]["cases"]["liver_00"]["annotated"] = ["lung"]
     dataset.write_raw(dataset_json)
-    with pytest.raises(UserError, match="liver_00.*lung"):
+    with pytest.raises(UserError, match=r"liver_00.*lung"):
         sync(900)
     assert (dataset.preprocessed / "dataset.json").read_bytes() == before
 
 
 def test_data_set_that_is_not_planned_is_refused(unplanned):
-    with pytest.raises(UserError, match="preprocessed.*dataset.json is not there; run nnUNetv2_plan_and_preprocess"):
+    with pytest.raises(UserError, match=r"preprocessed.*dataset\.json is not there; run nnUNetv2_plan_and_preprocess"):
         sync(900)
 
 

@@ -63,8 +63,9 @@ class Anatomy:
     lesion_hu: NDArray[np.float32]
 
 
-# Half extents of the trunk in mm; the organs below are placed in it.
-BODY_SEMI_AXES_MM = (145.0, 100.0)
+# Half extents in mm of the cavity in which the organs below are placed, and the thickness of the wall around it.
+_CAVITY_MM = np.array([122.0, 77.0])
+_WALL_MM = 13.0
 
 _LIVER = ((-58.0, -8.0, 30.0), (72.0, 64.0, 62.0))
 _LEFT_LOBE = ((0.0, -44.0, 40.0), (56.0, 30.0, 36.0))
@@ -97,7 +98,12 @@ class Body:
 
     def __init__(self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None = None) -> None:
         self._warp_entropy = int(rng.integers(2**32))
-        self._loops = [_draw_loop(rng) for _ in range(6)]
+        # Skin and organs vary apart from each other: a place in the body's outline is not yet a place among the organs.
+        fat_mm = float(rng.uniform(4, 36))
+        self.skin_centre_mm = rng.uniform(-0.5, 0.5, size=2) * fat_mm
+        self.skin_semi_axes_mm = _CAVITY_MM + _WALL_MM + fat_mm
+        self._shift = np.clip(rng.normal(0, (7, 6, 14)), (-12, -10, -26), (12, 10, 26)).astype(np.float32)[:, None]
+        self._loops = [_draw_loop(rng) for _ in range(9)]
         self._liver = _draw_organ(rng, *_LIVER)
         self._left_lobe = _draw_organ(rng, *_LEFT_LOBE)
         self._kidney_left = _draw_organ(rng, *_KIDNEY)
@@ -113,8 +119,8 @@ class Body:
         """Return the body at points (3, N) in mm, in the patient's own coordinates."""
         rng = np.random.default_rng(self._warp_entropy)
         # Small enough for neighbours to stay neighbours, large enough that no two livers are the same ellipsoid.
-        bent = points + np.stack([waves(points, rng, (70, 160), 6) for _ in range(3)]) * np.float32(4)
-        tissue, cavity = _trunk(points)
+        bent = points - self._shift + np.stack([waves(points, rng, (70, 160), 6) for _ in range(3)]) * np.float32(4)
+        tissue, cavity = self._trunk(points)
         leaves = np.zeros_like(tissue)
         for mask, kind, leaf in self._parts(bent):
             mask &= cavity
@@ -125,6 +131,21 @@ class Body:
         self._add_tumours(lesion_hu, tissue, leaves, bent)
         self._add_vessels(lesion_hu, tissue, leaves, bent)
         return Anatomy(tissue, leaves, lesion_hu)
+
+    def _trunk(self, points: Points) -> tuple[NDArray[np.uint8], Mask]:
+        """Return the tissue of skin, wall and spine, air outside, and the cavity that they leave, both (N,)."""
+        x, y, z = points
+        skin_x, skin_y = self.skin_centre_mm
+        skin = _oval(x - np.float32(skin_x), y - np.float32(skin_y), self.skin_semi_axes_mm)
+        cavity = _oval(x, y, _CAVITY_MM)
+        wall = _oval(x, y, _CAVITY_MM + _WALL_MM) & ~cavity
+        ribs = wall & (z > -30) & (np.cos(12 * np.arctan2(y, x) + z / 14) > 0.75)
+        back = (np.abs(np.abs(x) - 34) < 20) & (np.abs(y - 78) < 14)
+        spine = np.hypot(x / 24, (y - 62) / 20) < 1
+        tissue = np.where(skin, np.uint8(Tissue.FAT), np.uint8(Tissue.AIR))
+        tissue[wall | (back & skin)] = Tissue.MUSCLE
+        tissue[ribs | spine] = Tissue.BONE
+        return tissue, cavity & ~spine & ~back
 
     def _parts(self, points: Points) -> Iterator[tuple[Mask, Tissue, Leaf]]:
         """Yield what lies in the cavity; where two parts overlap the later one has the place."""
@@ -146,10 +167,10 @@ class Body:
     def _descending_colon(self) -> NDArray[np.float64]:
         """Return the landmark's two ends in mm, (2, 3): in front of and lateral to the left kidney, all along it."""
         kidney = self._kidney_left
-        reach = kidney.semi_axes[0] + 15
+        reach = kidney.semi_axes[0] + 17
         beside = kidney.centre + reach * np.array([0.85, -0.53, 0.0])
         up = np.array([0.0, 0.0, 1.0])
-        return np.stack([beside - 1.3 * kidney.semi_axes[2] * up, beside + 30 * up])
+        return np.stack([beside - 1.3 * kidney.semi_axes[2] * up, beside + 12 * up])
 
     def _draw_tumours(
         self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None
@@ -160,7 +181,7 @@ class Body:
             radius_mm = float(rng.uniform(*disease.radius_mm))
             if organ == "liver":
                 # The second one lies on the other side of the vessel tree's trunk.
-                relative = np.array([-0.35, 0.35 if number else -0.3, 0.05]) + rng.uniform(-0.3, 0.3, size=3)
+                relative = np.array([-0.2, 0.4 if number else -0.3, 0.05]) + rng.uniform(-0.4, 0.4, size=3)
                 centre = self._liver.at(relative)
             else:
                 centre = _along(self._pancreas, float(rng.random()))
@@ -217,31 +238,16 @@ _HOSTS = {
 }
 
 
-def _trunk(points: Points) -> tuple[NDArray[np.uint8], Mask]:
-    """Return the tissue of skin, wall and spine, air outside, and the cavity that they leave, both (N,)."""
-    x, y, z = points
-    half_x, half_y = BODY_SEMI_AXES_MM
-
-    def within(margin_mm: float) -> Mask:
-        inside: Mask = (np.abs(x) / (half_x - margin_mm)) ** 2.3 + (np.abs(y) / (half_y - margin_mm)) ** 2.3 < 1
-        return inside
-
-    cavity = within(23)
-    tissue = np.where(within(0), np.uint8(Tissue.FAT), np.uint8(Tissue.AIR))
-    wall = within(10) & ~cavity
-    ribs = wall & (z > -30) & (np.cos(12 * np.arctan2(y, x) + z / 14) > 0.75)
-    back = (np.abs(np.abs(x) - 34) < 20) & (np.abs(y - 78) < 14) & within(10)
-    spine = np.hypot(x / 24, (y - 62) / 20) < 1
-    tissue[wall | back] = Tissue.MUSCLE
-    tissue[ribs | spine] = Tissue.BONE
-    return tissue, cavity & ~spine & ~back
+def _oval(x: NDArray[np.float32], y: NDArray[np.float32], semi_axes: NDArray[np.float64]) -> Mask:
+    inside: Mask = (np.abs(x) / np.float32(semi_axes[0])) ** 2.3 + (np.abs(y) / np.float32(semi_axes[1])) ** 2.3 < 1
+    return inside
 
 
 def _draw_organ(
     rng: np.random.Generator, centre: tuple[float, float, float], semi_axes: tuple[float, float, float]
 ) -> Ellipsoid:
-    shift = np.clip(rng.normal(0, 7, size=3), -14, 14)
-    sizes = np.array(semi_axes) * rng.uniform(0.88, 1.12, size=3)
+    shift = np.clip(rng.normal(0, 8, size=3), -16, 16)
+    sizes = np.array(semi_axes) * rng.uniform(0.84, 1.14, size=3)
     tilt = rotation(np.clip(rng.normal(0, 0.14, size=3), -0.3, 0.3))
     return Ellipsoid(np.array(centre) + shift, sizes, tilt)
 
@@ -259,7 +265,7 @@ def _kidney(organ: Ellipsoid, towards_spine: float, points: Points) -> Mask:
 
 
 def _draw_loop(rng: np.random.Generator) -> NDArray[np.float64]:
-    start = rng.uniform((-75, -62, -100), (75, -5, 5))
+    start = rng.uniform((-85, -65, -110), (85, 30, 70))
     steps = rng.normal(size=(4, 3)) * (1, 0.5, 0.6)
     steps *= 32 / np.linalg.norm(steps, axis=1, keepdims=True)
     return np.concatenate([start[None], start + np.cumsum(steps, axis=0)])

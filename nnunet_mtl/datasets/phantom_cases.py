@@ -136,17 +136,17 @@ def disease_of(options: PhantomOptions, case: PhantomCase) -> Disease:
     tumours = {organ: 1 for organ in ("liver", "pancreas") if level[organ] < options.tumour_prevalence}
     if "liver" in tumours and level["second"] < 0.3:
         tumours["liver"] = 2
-    malignant = level["malignant"] < options.malignant_share
+    malignant = bool(level["malignant"] < options.malignant_share)
     return Disease(tumours, malignant, options.tumour_radius_mm, options.mimics)
 
 
 def render(options: PhantomOptions, case: PhantomCase) -> Scan:
     """Return the image of a case and its whole anatomy, whatever is annotated of it."""
     patient = _rng(options, 1, case.group, case.patient_index)
-    scale = np.exp(np.clip(patient.normal(0, (0.07, 0.07, 0.06)), -0.12, 0.12))
+    scale = np.exp(np.clip(patient.normal(-0.05, (0.08, 0.08, 0.08)), -0.2, 0.1))
     visit = _rng(options, 3, case.group, case.index)
-    angle = float(np.clip(visit.normal(0, 0.13), -0.26, 0.26))
-    shift = np.clip(visit.normal(0, (12, 9, 13)), (-22, -16, -24), (22, 16, 24))
+    angles = np.clip(visit.normal(0, (0.07, 0.07, 0.2)), (-0.14, -0.14, -0.4), (0.14, 0.14, 0.4))
+    shift = np.clip(visit.normal(0, (12, 9, 12)), (-22, -16, -22), (22, 16, 22))
     focus = None
     if options.dimension == 2:
         # Heights at which every organ can be met.
@@ -154,7 +154,7 @@ def render(options: PhantomOptions, case: PhantomCase) -> Scan:
         focus = float(-shift[2] / scale[2])
     body = Body(patient, disease_of(options, case), focus)
     return scan(
-        body, Pose(angle, shift, scale), SCANNERS[case.domain], options.matrix, options.contrast_to_noise, visit
+        body, Pose(angles, shift, scale), SCANNERS[case.domain], options.matrix, options.contrast_to_noise, visit
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from nnunet_mtl.datasets.phantom_anatomy import BODY_SEMI_AXES_MM, Body, Tissue
+from nnunet_mtl.datasets.phantom_anatomy import Body, Tissue
 from nnunet_mtl.datasets.phantom_geometry import rotation
 from nnunet_mtl.datasets.phantom_lesions import TUMOUR_CONTRAST_HU
 
@@ -75,18 +75,18 @@ class Pose:
     """How the patient lies in the scanner.
 
     Attributes:
-        angle: Rotation about the long axis in radians.
+        angles: Rotation about x, y and the long axis in radians, (3,).
         shift_mm: Displacement of the body's centre from the centre of the image, (3,).
         scale: Size of the patient relative to the reference body, (3,).
     """
 
-    angle: float
+    angles: NDArray[np.float64]
     shift_mm: NDArray[np.float64]
     scale: NDArray[np.float64]
 
     def to_body(self, world: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the patient's own coordinates of points (3, N) in mm."""
-        turn = rotation(np.array([0.0, 0.0, -self.angle])) / self.scale[:, None]
+        turn = rotation(self.angles).T / self.scale[:, None]
         moved = world - self.shift_mm.astype(np.float32)[:, None]
         body: NDArray[np.float32] = turn.astype(np.float32) @ moved
         return body
@@ -150,7 +150,7 @@ def scan(
     levels = np.array([scanner.phase_hu[tissue] for tissue in Tissue]) + rng.normal(0, 6, size=len(Tissue))
     signal = levels.astype(np.float32)[anatomy.tissue] + anatomy.lesion_hu
     signal[anatomy.tissue == Tissue.AIR] = AIR_HU
-    signal[_table(world, pose, scanner) & (anatomy.tissue == Tissue.AIR)] = TABLE_HU
+    signal[_table(world, body, pose, scanner) & (anatomy.tissue == Tissue.AIR)] = TABLE_HU
     profile_mm = (scanner.slice_thickness_mm / 2.355, scanner.blur_mm, scanner.blur_mm)
     signal = gaussian_filter(signal.reshape(shape), np.divide(profile_mm, spacing))
     noise = _noise(shape, spacing, scanner, rng) * np.float32(TUMOUR_CONTRAST_HU / contrast_to_noise)
@@ -173,9 +173,11 @@ def _grid(
     return (round(matrix[0] / scanner.slice_spacing), rows, columns), (step_z, step_y, step_x)
 
 
-def _table(world: NDArray[np.float32], pose: Pose, scanner: Scanner) -> NDArray[np.bool_]:
+def _table(world: NDArray[np.float32], body: Body, pose: Pose, scanner: Scanner) -> NDArray[np.bool_]:
     x, y, _ = world
-    depth = y - (pose.shift_mm[1] + BODY_SEMI_AXES_MM[1] * pose.scale[1] + 5)
+    turn = rotation(pose.angles)[1, :2] * pose.scale[:2]
+    back = pose.shift_mm[1] + turn @ body.skin_centre_mm + np.linalg.norm(turn * body.skin_semi_axes_mm)
+    depth = y - np.float32(back + 5)
     if scanner.table == "curved":
         depth = depth + np.float32(1 / 500) * x**2
     sheet = (depth > 0) & (depth < 9)

@@ -1,0 +1,131 @@
+"""How far intensity and place alone get on a data set: the floor a phantom must hold for shape and context to matter.
+
+Per region an intensity window from the voxels of the annotated training cases, and a map of how often the region lies
+at a place relative to the body's bounding box; a voxel belongs to the region if it is in the window and its place is
+frequent enough. Window and frequency are the best ones on the training cases.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+from scipy.ndimage import binary_opening, gaussian_filter, label, map_coordinates
+
+from nnunet_mtl.tasks import TaskSet, read_dataset_json
+
+_BODY_HU = -300
+_MAP_SIZE = 24
+_PERCENTILES = ((0.0, 100.0), (5.0, 95.0), (15.0, 85.0))
+_FREQUENCIES = np.linspace(0.05, 0.9, 18)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A case in the patient's orientation: smoothed image and leaves on its grid, relative place of each voxel."""
+
+    image: NDArray[np.float32]
+    leaves: NDArray[np.integer[Any]]
+    place: NDArray[np.float32]
+
+
+def threshold_and_position_dice(folder: Path) -> dict[str, float]:
+    """Return the Dice of thresholds and position maps on the fully labelled test cases, per region.
+
+    Args:
+        folder: A data set as `write_phantom_dataset` writes it.
+
+    Returns:
+        Mean over the test cases that have the region; nan for a region that no test case has.
+    """
+    tasks = TaskSet.from_dataset_json(read_dataset_json(folder / "dataset.json"))
+    oracle = TaskSet.from_dataset_json(read_dataset_json(folder / "labelsTs" / "dataset.json"))
+    training = {name: _read(folder, "Tr", name) for name in tasks.cases}
+    test = [_read(folder, "Ts", name) for name in oracle.cases]
+    scores = {}
+    for index, region in enumerate(tasks.regions):
+        labels = tasks.region_labels[index]
+        annotated = [case for name, case in training.items() if tasks.annotated(name)[index]]
+        scores[region] = _score(annotated, test, labels)
+    return scores
+
+
+def _score(training: Sequence[_Case], test: Sequence[_Case], labels: tuple[int, ...]) -> float:
+    truths = [np.isin(case.leaves, labels) for case in training]
+    voxels = np.concatenate([case.image[truth] for case, truth in zip(training, truths, strict=True)])
+    if not voxels.size:
+        return float("nan")
+    frequency = _position_map(training, truths)
+    frequencies = [_look_up(frequency, case.place) for case in training]
+    best = (-1.0, (0.0, 0.0), 0.0)
+    for percentiles in _PERCENTILES:
+        window = (float(np.percentile(voxels, percentiles[0])), float(np.percentile(voxels, percentiles[1])))
+        for level in _FREQUENCIES * frequency.max():
+            scored = zip(training, frequencies, truths, strict=True)
+            dice = [_dice(_segment(case, places, window, level), truth) for case, places, truth in scored]
+            best = max(best, (float(np.nanmean(dice)), window, float(level)))
+    _, window, level = best
+    dice = [
+        _dice(_segment(case, _look_up(frequency, case.place), window, level), np.isin(case.leaves, labels))
+        for case in test
+        if np.isin(case.leaves, labels).any()
+    ]
+    return float(np.mean(dice)) if dice else float("nan")
+
+
+def _segment(
+    case: _Case, frequencies: NDArray[np.float32], window: tuple[float, float], level: float
+) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = (case.image >= window[0]) & (case.image <= window[1]) & (frequencies >= level)
+    return found
+
+
+def _dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    total = int(found.sum()) + int(truth.sum())
+    return 2 * int((found & truth).sum()) / total if total else float("nan")
+
+
+def _position_map(cases: Sequence[_Case], truths: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
+    """Return how often the region lies at each place of the body's box, smoothed, (24, ..., 24)."""
+    dimension = truths[0].ndim
+    shape = (_MAP_SIZE,) * dimension
+    inside, seen = np.zeros(shape, dtype=np.float32), np.full(shape, 1e-6, dtype=np.float32)
+    for case, truth in zip(cases, truths, strict=True):
+        cell = tuple(np.clip((case.place * _MAP_SIZE).astype(int), 0, _MAP_SIZE - 1))
+        np.add.at(inside, cell, truth.astype(np.float32))
+        np.add.at(seen, cell, np.float32(1))
+    frequency: NDArray[np.float32] = gaussian_filter(inside, 1.0) / gaussian_filter(seen, 1.0)
+    return frequency
+
+
+def _look_up(frequency: NDArray[np.float32], place: NDArray[np.float32]) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = map_coordinates(frequency, place * _MAP_SIZE - 0.5, order=1, mode="nearest")
+    return values
+
+
+def _read(folder: Path, part: str, name: str) -> _Case:
+    image = SimpleITK.ReadImage(str(folder / f"images{part}" / f"{name}_0000.nii.gz"))
+    leaves = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / f"labels{part}" / f"{name}.nii.gz")))
+    values = SimpleITK.GetArrayFromImage(image)
+    dimension = values.ndim
+    # Arrays are indexed slice first, direction cosines column first.
+    stored_backwards = np.diag(np.reshape(image.GetDirection(), (dimension, dimension)))[::-1] < 0
+    axes = tuple(np.flatnonzero(stored_backwards))
+    smooth = gaussian_filter(np.flip(values, axes).astype(np.float32), 0.7)
+    return _Case(smooth, np.flip(leaves, axes), _relative_place(smooth))
+
+
+def _relative_place(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the coordinates of each voxel in the body's bounding box, 0 to 1 inside it, (D, *shape)."""
+    # Opening takes the table away.
+    components, _ = label(binary_opening(image > _BODY_HU, iterations=2))
+    body = components == np.bincount(components[components > 0]).argmax()
+    corners = np.argwhere(body)
+    low, high = corners.min(axis=0), corners.max(axis=0) + 1
+    grid = np.indices(image.shape, dtype=np.float32)
+    column = (slice(None),) + (None,) * image.ndim
+    place: NDArray[np.float32] = ((grid + 0.5 - low[column]) / (high - low)[column]).astype(np.float32)
+    return place

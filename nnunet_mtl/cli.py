@@ -145,19 +145,37 @@ def _make_splits(commands: Subparsers) -> None:
 
 
 def _phantom(commands: Subparsers) -> None:
-    from nnunet_mtl.datasets.phantom import PhantomOptions, add_phantom_arguments
+    options_of_phantoms = {
+        "seed": (int, "start of all random numbers"),
+        "dimension": (int, "3 for volumes, 2 for slices"),
+        "cases_per_task": (int, "training cases annotated for each task"),
+        "test_cases": (int, "fully annotated test cases"),
+        "domain_task_coupling": (float, "how strongly scanner and task go together, 0 to 1"),
+        "tumour_prevalence": (float, "share of patients with a tumour"),
+        "contrast_to_noise": (float, "of tumours"),
+        "mimics": (float, "mean number of spots that are no tumours"),
+        "malignant_share": (float, "share of malignant tumours"),
+    }
 
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.datasets.phantom import write_phantom_dataset
+        from nnunet_mtl.datasets.phantom_cases import PhantomOptions
+        from nnunet_mtl.datasets.phantom_dataset import write_phantom_dataset
         from nnunet_mtl.planning.folders import new_raw_folder
 
-        folder = new_raw_folder(options.dataset, "Phantom", overwrite=options.overwrite)
-        write_phantom_dataset(folder, PhantomOptions.from_namespace(options), _progress)
+        several = {name: tuple(value) for name in ("image_size", "tumour_radius_mm") if (value := vars(options)[name])}
+        single = {name: value for name in options_of_phantoms if (value := vars(options)[name]) is not None}
+        folder = new_raw_folder(options.dataset, options.name)
+        write_phantom_dataset(folder, PhantomOptions(**several, **single), _progress, overwrite=options.overwrite)
+        print(f"wrote {folder}; next: nnUNetv2_plan_and_preprocess -d {options.dataset} --verify_dataset_integrity")
 
     parser = _command(commands, "phantom", "Write a partially labelled data set of CT-like phantoms.", run)
-    _dataset_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace the data set of that id")
-    add_phantom_arguments(parser)
+    parser.add_argument("-d", dest="dataset", type=int, required=True, metavar="ID", help="data set id")
+    parser.add_argument("--name", default="Phantom", help="name of the data set, after DatasetXXX_")
+    parser.add_argument("--overwrite", action="store_true", help="replace the phantoms in that folder")
+    for name, (kind, text) in options_of_phantoms.items():
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument("--image_size", nargs="+", type=int, help="voxels, (Z) Y X")
+    parser.add_argument("--tumour_radius_mm", nargs=2, type=float, help="smallest and largest radius in mm")
 
 
 def _demo(commands: Subparsers) -> None:

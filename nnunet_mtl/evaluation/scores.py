@@ -58,6 +58,10 @@ class Scores:
         """
         return _mean(_mean(case.get(region, math.nan) for case in self.cases.values()) for region in regions)
 
+    def mean_dice_of_case(self, case: str) -> float:
+        """Return the mean over the regions that have a Dice in this case; NaN where none has."""
+        return _mean(self.cases[case].values())
+
     def ranked_cases(self) -> list[str]:
         """Return the cases that have a Dice, from the lowest to the highest mean over their regions."""
         means = {case: _mean(dice.values()) for case, dice in self.cases.items()}

@@ -1,0 +1,71 @@
+"""The numbers of the demonstrations: what is generated, how large the network is, how long it trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One demonstration.
+
+    Attributes:
+        dataset: Name of the data set.
+        patch_size: Voxels, in the axis order of the plans.
+        features: Channels of every stage, full resolution first.
+        batch_size: Patches in a batch.
+        settings: What differs from the default settings.
+        fold: What nnU-Net trains: a fold or "all".
+        folds: Number of folds; the more, the fewer cases are left out of training.
+        phantom: Words for `nnunet_mtl phantom`.
+    """
+
+    dataset: str
+    patch_size: tuple[int, ...]
+    features: tuple[int, ...]
+    batch_size: int
+    settings: Mapping[str, object]
+    fold: str = "0"
+    folds: int = 5
+    phantom: tuple[str, ...] = field(default=())
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs, for the progress line."""
+        return int(str(self.settings["epochs"]))
+
+
+# nnU-Net's learning rate and momentum are made for 250,000 iterations; in about a thousand they learn little.
+_SHORT = {"initial_lr": 0.05, "momentum": 0.9, "test_time_mirroring": False}
+
+PHANTOM = Recipe(
+    dataset="Phantom",
+    patch_size=(24, 32, 32),
+    features=(16, 32, 64, 96),
+    batch_size=2,
+    settings={**_SHORT, "epochs": 15, "iterations": 100, "val_iterations": 6},
+)
+PHANTOM_QUICK = Recipe(
+    dataset="Phantom",
+    patch_size=(16, 24, 24),
+    features=(4, 8, 8),
+    batch_size=2,
+    settings={**_SHORT, "epochs": 2, "iterations": 3, "val_iterations": 2},
+    folds=2,
+    phantom=("--cases_per_task", "3", "--test_cases", "2"),
+)
+REAL = Recipe(
+    dataset="RealScans",
+    patch_size=(16, 64, 64),
+    features=(8, 16, 32, 48),
+    batch_size=2,
+    settings={**_SHORT, "epochs": 4, "iterations": 50, "val_iterations": 4},
+    fold="all",
+)
+REAL_QUICK = Recipe(
+    dataset="RealScans",
+    patch_size=(16, 64, 64),
+    features=(4, 8, 8),
+    batch_size=2,
+    settings={**_SHORT, "epochs": 1, "iterations": 3, "val_iterations": 2},
+    fold="all",
+)

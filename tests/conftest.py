@@ -1,0 +1,131 @@
+"""Fixtures shared by the whole suite: a tiny partially labelled data set that went through nnU-Net's own preprocessing."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from nnunet_mtl.discovery import shim_folder
+
+LEAVES = {"liver": (1, 2), "kidney": (3, 4), "spleen": (5,)}
+CASES_PER_TASK = 4
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """Folders of a data set that is planned and preprocessed, and what stands in its dataset.json."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    dataset_json: dict[str, Any]
+
+    def plans(self, name: str = "nnUNetPlans") -> dict[str, Any]:
+        """Read plans as nnU-Net's entry point does before it hands them to a trainer."""
+        plans: dict[str, Any] = json.loads((self.preprocessed / f"{name}.json").read_text())
+        return plans | {"continue_training": False}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_nnunet_of_the_user() -> Iterator[None]:
+    """Tests see no folder or switch of the person who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("nnUNet_")]:
+            patch.delenv(name)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MPLBACKEND", "agg")
+        yield
+
+
+def _case(rng: np.random.Generator, leaves: tuple[int, ...], level: float) -> tuple[Any, Any]:
+    image = rng.normal(0, 1, (20, 24, 24)).astype(np.float32)
+    label = np.zeros(image.shape, np.uint8)
+    for depth, leaf in enumerate(leaves):
+        label[(slice(4 + 2 * depth, 14 - 2 * depth),) * 3] = leaf
+    image[label > 0] += level
+    return SimpleITK.GetImageFromArray(image), SimpleITK.GetImageFromArray(label)
+
+
+def _write_raw(folder: Path) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    cases: dict[str, Any] = {}
+    for level, (task, leaves) in enumerate(LEAVES.items(), start=1):
+        for index in range(CASES_PER_TASK):
+            case = f"{task}_{index:03d}"
+            image, label = _case(rng, leaves, 2.0 * level)
+            SimpleITK.WriteImage(image, str(folder / "imagesTr" / f"{case}_0000.nii.gz"))
+            SimpleITK.WriteImage(label, str(folder / "labelsTr" / f"{case}.nii.gz"))
+            cases[case] = {"annotated": [task], "patient": f"secretpatient{task}{index}"}
+    dataset_json = {
+        "channel_names": {"0": "CT"},
+        "labels": {
+            "background": 0,
+            "liver": [1, 2],
+            "liver_tumour": [2],
+            "kidney": [3, 4],
+            "kidney_tumour": [4],
+            "spleen": [5],
+        },
+        "regions_class_order": [1, 2, 3, 4, 5],
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+        "nnunet_mtl": {
+            "version": 1,
+            "tasks": {
+                "liver": {"regions": ["liver", "liver_tumour"], "slots": ["organ", "tumour"]},
+                "kidney": {"regions": ["kidney", "kidney_tumour"], "slots": ["organ", "tumour"]},
+                "spleen": {"regions": ["spleen"], "slots": ["organ"]},
+            },
+            "cases": cases,
+        },
+    }
+    (folder / "dataset.json").write_text(json.dumps(dataset_json, indent=4))
+    return dataset_json
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedDataset]:
+    """Three tasks of four cases, planned and preprocessed in this process; plans `tiny` train on a CPU in seconds.
+
+    `tiny` is a plain U-Net, `tiny_resenc` one with a residual encoder; both have `2d` and `3d_fullres`.
+    """
+    root = tmp_path_factory.mktemp("nnunet")
+    name = "Dataset900_Tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, folder in (("nnUNet_raw", "raw"), ("nnUNet_preprocessed", "pre"), ("nnUNet_results", "results")):
+            (root / folder).mkdir()
+            patch.setenv(variable, str(root / folder))
+        patch.setenv("nnUNet_n_proc_DA", "1")  # planning cannot do with 0
+        patch.setenv("nnUNet_def_n_proc", "1")
+        patch.setenv("nnUNet_extTrainer", str(shim_folder()))
+        dataset_json = _write_raw(root / "raw" / name)
+        _prepare()
+        patch.setenv("nnUNet_n_proc_DA", "0")
+        yield PreparedDataset(root / "raw" / name, root / "pre" / name, root / "results" / name, dataset_json)
+
+
+def _prepare() -> None:
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+
+    from nnunet_mtl.planning.network_size import NetworkSize
+    from nnunet_mtl.planning.plans import write_plans
+
+    extract_fingerprints([900], num_processes=1)
+    for planner in ("ExperimentPlanner", "ResEncUNetPlanner"):
+        plan_experiments([900], planner)
+    preprocess([900], configurations=("2d", "3d_fullres"), num_processes=(1, 1))
+    numbers = ["epochs=2", "iterations=2", "val_iterations=2", "test_time_mirroring=false"]
+    for stock, name in (("nnUNetPlans", "tiny"), ("nnUNetResEncUNetPlans", "tiny_resenc")):
+        steps = ((stock, f"{name}_2d", "2d", (16, 16)), (f"{name}_2d", name, "3d_fullres", (16, 16, 16)))
+        for source, target, configuration, patch_size in steps:
+            size = NetworkSize(patch_size=patch_size, batch_size=2, features_per_stage=(4, 8, 8))
+            options = {"network": size, "configurations": [configuration], "assignments": numbers}
+            write_plans(900, name=target, source=source, **options)

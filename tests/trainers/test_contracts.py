@@ -1,0 +1,178 @@
+"""The battery every file in trainers/ must pass; a new trainer is tested by existing.
+
+Each is found through nnU-Net's own finder and meets real small plans: 2D and 3D, plain and residual encoder.
+"""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_mtl.discovery import look_up
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+TRAINERS = Path(__file__).parents[2] / "trainers"
+NAMES = sorted(path.stem for path in TRAINERS.glob("nnUNetTrainer*.py"))
+NETWORKS = [("tiny", "2d"), ("tiny", "3d_fullres"), ("tiny_resenc", "2d"), ("tiny_resenc", "3d_fullres")]
+HOOKS = {"architecture", "compute_losses", "configure_optimizers"}
+N_REGIONS = 5
+
+
+@pytest.fixture(scope="module")
+def find(prepared: Any) -> Any:
+    """Look a trainer up once as `nnUNetv2_train -tr` does."""
+    found = {name: look_up(name) for name in NAMES}
+    return found.__getitem__
+
+
+@pytest.fixture(params=NAMES)
+def trainer_class(request: pytest.FixtureRequest, find: Any) -> Any:
+    return find(request.param)
+
+
+@pytest.fixture
+def results(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    return tmp_path
+
+
+def build(trainer_class: Any, prepared: Any, plans: str = "tiny", configuration: str = "3d_fullres") -> Any:
+    dataset_json = json.loads(json.dumps(prepared.dataset_json))
+    trainer = trainer_class(prepared.plans(plans), configuration, 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    return trainer
+
+
+def batch_of(trainer: Any, keys: list[str], seed: int = 0) -> dict[str, Any]:
+    """A batch as nnU-Net's loader makes it: float data, one bool target per scale of deep supervision."""
+    rng = torch.Generator().manual_seed(seed)
+    patch = trainer.configuration_manager.patch_size
+    shapes = [patch]
+    if trainer.enable_deep_supervision:
+        shapes = [
+            [round(edge * scale) for edge, scale in zip(patch, scales, strict=True)]
+            for scales in trainer._get_deep_supervision_scales()
+        ]
+    targets = [torch.rand(len(keys), N_REGIONS, *shape, generator=rng) > 0.7 for shape in shapes]
+    data = torch.randn(len(keys), 1, *patch, generator=rng)
+    return {"data": data, "target": targets, "keys": np.array(keys)}
+
+
+def test_a_leaf_is_composition_only() -> None:
+    for path in TRAINERS.glob("nnUNetTrainer*.py"):
+        tree = ast.parse(path.read_text())
+        (leaf,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        assert leaf.name == path.stem
+        assert not [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+        assert {node.name for node in leaf.body if isinstance(node, ast.FunctionDef)} <= HOOKS
+        assert len(path.read_text().splitlines()) <= 40
+
+
+def test_the_constructor_is_the_hosts(trainer_class: Any) -> None:
+    ours = list(inspect.signature(trainer_class.__init__).parameters)
+    assert ours == list(inspect.signature(nnUNetTrainer.__init__).parameters)
+
+
+@pytest.mark.parametrize(("plans", "configuration"), NETWORKS)
+def test_a_network_call_returns_one_fresh_tensor(
+    trainer_class: Any, prepared: Any, results: Path, plans: str, configuration: str
+) -> None:
+    trainer = build(trainer_class, prepared, plans, configuration)
+    trainer.network.eval()
+    trainer.set_deep_supervision_enabled(False)
+    x = torch.randn(2, 1, *trainer.configuration_manager.patch_size)
+    with torch.no_grad():
+        first, second = trainer.network(x), trainer.network(x)
+    assert first.shape == (2, N_REGIONS, *x.shape[2:])
+    assert torch.isfinite(first).all()
+    assert first.data_ptr() != second.data_ptr()
+    first += 1  # the host adds mirrored predictions in place
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.network(x), second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("plans", "configuration"), NETWORKS)
+def test_a_training_and_a_validation_step(
+    trainer_class: Any, prepared: Any, results: Path, plans: str, configuration: str
+) -> None:
+    trainer = build(trainer_class, prepared, plans, configuration)
+    before = {name: value.clone() for name, value in trainer.network.named_parameters()}
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    outputs = [trainer.train_step(batch_of(trainer, ["liver_000", "kidney_001"], seed)) for seed in range(2)]
+    assert all(np.isfinite(output["loss"]) for output in outputs)
+    assert all(torch.isfinite(value.grad).all() for value in trainer.network.parameters() if value.grad is not None)
+    assert any(not torch.equal(value, before[name]) for name, value in trainer.network.named_parameters())
+    trainer.on_train_epoch_end(outputs)
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        outputs = [trainer.validation_step(batch_of(trainer, ["liver_000", "spleen_002"], seed)) for seed in range(2)]
+    trainer.on_validation_epoch_end(outputs)
+    trainer.on_epoch_end()
+    assert (results / "Dataset900_Tiny").is_dir()
+    assert Path(trainer.output_folder, "progress.png").is_file()
+    assert Path(trainer.output_folder, "checkpoint_best.pth").is_file()
+    assert np.isfinite(trainer.logger.get_value("mean_fg_dice", step=-1))
+
+
+def test_a_checkpoint_restores_the_weights(trainer_class: Any, prepared: Any, results: Path) -> None:
+    trainer = build(trainer_class, prepared)
+    trainer.on_train_epoch_start()
+    trainer.train_step(batch_of(trainer, ["liver_000", "kidney_001"]))
+    path = str(results / "checkpoint.pth")
+    trainer.save_checkpoint(path)
+    other = build(trainer_class, prepared)
+    other.load_checkpoint(path)
+    assert other.current_epoch == 1
+    for name, value in trainer.network.state_dict().items():
+        assert torch.equal(other.network.state_dict()[name], value), name
+
+
+def step_on(trainer_class: Any, prepared: Any, scramble: list[tuple[int, int]]) -> tuple[Any, Any, Any]:
+    """One training and one validation step on the same weights and drawing, some label channels inverted."""
+    torch.manual_seed(1)
+    trainer = build(trainer_class, prepared)
+    batch = batch_of(trainer, ["liver_000", "kidney_001"])
+    for sample, region in scramble:
+        for target in batch["target"]:
+            target[sample, region] = ~target[sample, region]
+    trainer.on_train_epoch_start()
+    train = trainer.train_step(batch)
+    gradients = {name: value.grad.clone() for name, value in trainer.network.named_parameters()}
+    with torch.no_grad():
+        validation = trainer.validation_step(batch)
+    return train, gradients, validation
+
+
+def test_labels_of_unannotated_regions_change_nothing(trainer_class: Any, prepared: Any, results: Path) -> None:
+    if not issubclass(trainer_class, MultiTaskTrainer):
+        pytest.skip("nnU-Net's own loss: what is not annotated is background to it")
+    liver, kidney = (0, 1), (2, 3)
+    unannotated = [(0, region) for region in (*kidney, 4)] + [(1, region) for region in (*liver, 4)]
+    clean = step_on(trainer_class, prepared, [])
+    scrambled = step_on(trainer_class, prepared, unannotated)
+    annotated = step_on(trainer_class, prepared, [(0, liver[0])])
+    for ours, theirs in ((clean[0], scrambled[0]), (clean[2], scrambled[2])):
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert all(torch.equal(clean[1][name], scrambled[1][name]) for name in clean[1])
+    assert not np.array_equal(clean[0]["loss"], annotated[0]["loss"])
+
+
+def test_every_parameter_gets_a_gradient(trainer_class: Any, prepared: Any, results: Path) -> None:
+    """DDP without `find_unused_parameters` hangs otherwise; also for a batch in which nothing is annotated."""
+    trainer = build(trainer_class, prepared)
+    lowest = len(trainer.network.decoder.seg_layers) - 1
+    unused = {f"decoder.seg_layers.{lowest - 1}.weight", f"decoder.seg_layers.{lowest - 1}.bias"}
+    # nnU-Net gives the lowest resolution no weight, except under DDP
+    unused = {f"decoder.seg_layers.0.{kind}" for kind in ("weight", "bias")}
+    trainer.on_train_epoch_start()
+    trainer.train_step(batch_of(trainer, ["liver_000", "kidney_001"]))
+    missing = {name for name, value in trainer.network.named_parameters() if value.grad is None}
+    assert missing <= unused

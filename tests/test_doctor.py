@@ -1,5 +1,9 @@
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import packaging
 import pytest
 
 from nnunet_mtl import discovery
@@ -144,3 +148,32 @@ def test_findings_of_a_data_set_come_after_those_of_the_installation(healthy):
     assert isinstance(findings[-1], Finding)
     assert findings[-1].level == "problem"
     assert "'900'" in findings[-1].text
+
+
+def test_it_speaks_where_nothing_is_installed_or_can_be_imported(tmp_path):
+    shutil.copytree(Path(discovery.__file__).parent, tmp_path / "nnunet_mtl")
+    shutil.copytree(Path(packaging.__file__).parent, tmp_path / "packaging")
+    for name in ("torch", "torchvision"):
+        metadata = tmp_path / f"{name}-1.0.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('operator does not\\n exist')\n")
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from nnunet_mtl import discovery, doctor
+os.environ.clear()
+os.environ["nnUNet_extTrainer"] = str(discovery.shim_folder())
+print(doctor.report(doctor.diagnose("900")))
+"""
+    # -S: without site-packages
+    run = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stderr == ""
+    problems = [line.removeprefix("problem  ") for line in run.stdout.splitlines() if line.startswith("problem")]
+    assert problems[:3] == [
+        "nnunetv2 is not installed",
+        "torch 1.0 cannot be imported: operator does not exist",
+        "torchvision 1.0 cannot be imported: operator does not exist",
+    ]
+    assert "No module named 'nnunetv2'" in problems[-2]
+    assert problems[-1].startswith("900 was not looked at, because nnU-Net cannot be imported")

@@ -11,11 +11,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet
 
 # Loaded dynamically: static checkers do not follow the mapping of planners/ into the package.
-nnUNetPlannerMTL = import_module("nnunet_mtl.planners.nnUNetPlannerMTL").nnUNetPlannerMTL
+Planner = import_module("nnunet_mtl.planners.nnUNetPlannerMTL").nnUNetPlannerMTL
 
 
 def test_constructor_takes_what_nnunet_passes():
-    stock, ours = (inspect.signature(planner).parameters for planner in (ExperimentPlanner, nnUNetPlannerMTL))
+    stock, ours = (inspect.signature(planner).parameters for planner in (ExperimentPlanner, Planner))
     assert list(ours) == list(stock)
     assert ours["plans_name"].default == "nnUNetMTLPlans"
 
@@ -44,7 +44,7 @@ def test_plans_name_a_network_that_nnunet_builds(tmp_path, monkeypatch):
     }
     (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
 
-    plans, _ = plan_experiment_dataset(900, nnUNetPlannerMTL)
+    plans, _ = plan_experiment_dataset(900, Planner)
 
     configuration = PlansManager(plans).get_configuration("2d")
     network = get_network_from_plans(

@@ -69,7 +69,7 @@ _WALL_MM = 13.0
 
 _LIVER = ((-58.0, -8.0, 30.0), (72.0, 64.0, 62.0))
 _LEFT_LOBE = ((0.0, -44.0, 40.0), (56.0, 30.0, 36.0))
-_KIDNEY = ((58.0, 46.0, -24.0), (27.0, 25.0, 48.0))
+_KIDNEY = ((59.0, 41.0, -24.0), (30.0, 27.0, 50.0))
 _SPLEEN = ((84.0, 18.0, 38.0), (27.0, 45.0, 44.0))
 _STOMACH = ((48.0, -46.0, 36.0), (36.0, 30.0, 40.0))
 _PANCREAS = np.array([(-34.0, -6.0, -12.0), (-12.0, -18.0, -6.0), (20.0, -12.0, 0.0), (52.0, 4.0, 8.0)])
@@ -89,11 +89,14 @@ _BRANCHES = (
 class Body:
     """One patient: every shape is drawn at construction, from the patient's own random numbers.
 
+    The skin's oval (`skin_centre_mm`, `skin_semi_axes_mm`, in the plane) and the displacement of the organs as a whole
+    (`shift_mm`) are of interest to the scanner.
+
     Args:
         rng: The patient's generator.
         disease: The patient's tumours and mimics.
-        focus_z_mm: Height at which tumours and mimics are centred, so that a single slice there shows them; None
-            leaves their height free.
+        focus_z_mm: Height among the organs at which tumours and mimics are centred, so that a single slice there shows
+            them; None leaves their height free.
     """
 
     def __init__(self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None = None) -> None:
@@ -102,7 +105,7 @@ class Body:
         fat_mm = float(rng.uniform(4, 36))
         self.skin_centre_mm = rng.uniform(-0.5, 0.5, size=2) * fat_mm
         self.skin_semi_axes_mm = _CAVITY_MM + _WALL_MM + fat_mm
-        self._shift = np.clip(rng.normal(0, (7, 6, 14)), (-12, -10, -26), (12, 10, 26)).astype(np.float32)[:, None]
+        self.shift_mm = np.clip(rng.normal(0, (7, 6, 14)), (-12, -10, -26), (12, 10, 26))
         self._loops = [_draw_loop(rng) for _ in range(9)]
         self._liver = _draw_organ(rng, *_LIVER)
         self._left_lobe = _draw_organ(rng, *_LEFT_LOBE)
@@ -119,7 +122,8 @@ class Body:
         """Return the body at points (3, N) in mm, in the patient's own coordinates."""
         rng = np.random.default_rng(self._warp_entropy)
         # Small enough for neighbours to stay neighbours, large enough that no two livers are the same ellipsoid.
-        bent = points - self._shift + np.stack([waves(points, rng, (70, 160), 6) for _ in range(3)]) * np.float32(4)
+        bent = points - self.shift_mm.astype(np.float32)[:, None]
+        bent += np.stack([waves(points, rng, (70, 160), 6) for _ in range(3)]) * np.float32(4)
         tissue, cavity = self._trunk(points)
         leaves = np.zeros_like(tissue)
         for mask, kind, leaf in self._parts(bent):

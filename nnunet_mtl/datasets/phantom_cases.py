@@ -147,12 +147,11 @@ def render(options: PhantomOptions, case: PhantomCase) -> Scan:
     visit = _rng(options, 3, case.group, case.index)
     angles = np.clip(visit.normal(0, (0.07, 0.07, 0.2)), (-0.14, -0.14, -0.4), (0.14, 0.14, 0.4))
     shift = np.clip(visit.normal(0, (12, 9, 12)), (-22, -16, -22), (22, 16, 22))
-    focus = None
+    # A height at which every organ can be met; drawn for volumes too, whose anatomy is to be the same.
+    height = float(patient.uniform(4, 14))
+    body = Body(patient, disease_of(options, case), height if options.dimension == 2 else None)
     if options.dimension == 2:
-        # Heights at which every organ can be met.
-        shift[2] = visit.uniform(-12, 8)
-        focus = float(-shift[2] / scale[2])
-    body = Body(patient, disease_of(options, case), focus)
+        shift[2] = -(height + body.shift_mm[2]) * scale[2]
     return scan(
         body, Pose(angles, shift, scale), SCANNERS[case.domain], options.matrix, options.contrast_to_noise, visit
     )

@@ -365,7 +365,7 @@ def run_scenario(network, scenario, samples):
 def train_as_one_of_two(rank, folder):
     """Run every scenario as process `rank` of two and save what came out; called in a process of its own."""
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=180)
     )
     results = {}
     for scenario in SCENARIOS:
@@ -389,7 +389,7 @@ def two_processes(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=240)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

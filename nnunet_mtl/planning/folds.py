@@ -23,7 +23,8 @@ def assign_folds(
     """Assign cases to folds, all cases of a patient to the same one.
 
     The most even of several stratified draws is taken. Where none annotates every region in every fold, an integer
-    programme finds an assignment that does, or shows that there is none.
+    programme looks for an assignment that does; its search is bounded, but exact for the few patients that make it
+    necessary.
 
     Args:
         annotated: Which regions are annotated, (cases, R) bool.
@@ -50,8 +51,8 @@ def assign_folds(
     if solved is None:
         names = ", ".join(repr(name) for name, is_missing in zip(regions, missing, strict=True) if is_missing)
         raise PlanningError(
-            f"{n_folds} folds: no assignment of {len(per_patient)} patients annotates every region in every validation "
-            f"part (the nearest leaves out {names}); use fewer folds"
+            f"{n_folds} folds: found no assignment of {len(per_patient)} patients with every region annotated in every "
+            f"validation part (the nearest leaves out {names}); use fewer folds"
         )
     return solved[groups]
 
@@ -62,10 +63,12 @@ def _require_patients(per_patient: _Bools, regions: Sequence[str], n_folds: int)
         raise PlanningError(f"{n_folds} folds: there must be at least 2, and no more than the {n_patients} patients")
     short = {name: int(n) for name, n in zip(regions, per_patient.sum(0), strict=True) if n < n_folds}
     if short:
-        counts = ", ".join(f"{name!r} is annotated in {n} patients" for name, n in short.items())
+        counts = ", ".join(f"{n} for {name!r}" for name, n in short.items())
         fewest = min(short.values())
         remedy = f"use at most {fewest} folds or annotate more" if fewest >= 2 else "annotate more"
-        raise PlanningError(f"{n_folds} folds: {counts}, and every validation part needs one; {remedy}")
+        raise PlanningError(
+            f"{n_folds} folds need {n_folds} patients annotated for every region, there are {counts}; {remedy}"
+        )
 
 
 def _draws(labelled: _Bools, groups: _Ints, n_folds: int, seed: int) -> Iterator[_Ints]:

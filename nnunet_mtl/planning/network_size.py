@@ -67,23 +67,15 @@ class NetworkSize:
         spacing = configuration["spacing"]
         if len(patch_size) != len(spacing):
             raise PlanningError(f"{source}: patch_size={_shown(patch_size)} must have {len(spacing)} numbers")
+        n_stages = self._n_stages(configuration, patch_size, source)
         architecture = deepcopy(configuration["architecture"])
         arch_kwargs = architecture["arch_kwargs"]
-        features = tuple(self.features_per_stage or arch_kwargs["features_per_stage"])
-        strides, kernel_sizes = _topology(spacing, patch_size, len(features))
-        n_stages = len(strides)
-        needed = len(self.features_per_stage or (1, 1))
-        if n_stages < needed:
-            raise PlanningError(
-                f"{source}: a patch of {_shown(patch_size)} at spacing {_shown(spacing)} mm can be pooled to {n_stages}"
-                f" of the {needed} stages; give a larger patch_size or a shorter features_per_stage"
-            )
-        _require_divisible(spacing, patch_size, len(features), source)
+        strides, kernel_sizes = _topology(spacing, patch_size, n_stages)
         depth = next(name for name in _ENCODER_DEPTHS if name in arch_kwargs)
         arch_kwargs.update(
             {
                 "n_stages": n_stages,
-                "features_per_stage": list(features[:n_stages]),
+                "features_per_stage": list(self.features_per_stage or arch_kwargs["features_per_stage"][:n_stages]),
                 "kernel_sizes": kernel_sizes,
                 "strides": strides,
                 depth: _resized(arch_kwargs[depth], n_stages),
@@ -91,6 +83,21 @@ class NetworkSize:
             }
         )
         return {**changed, "patch_size": list(patch_size), "architecture": architecture}
+
+    def _n_stages(self, configuration: Mapping[str, Any], patch_size: tuple[int, ...], source: str) -> int:
+        """Stages of a patch that fits the network."""
+        spacing = configuration["spacing"]
+        planned = configuration["architecture"]["arch_kwargs"]["features_per_stage"]
+        max_stages = len(self.features_per_stage or planned)
+        n_stages = len(_topology(spacing, patch_size, max_stages)[0])
+        needed = len(self.features_per_stage or (1, 1))
+        if n_stages < needed:
+            raise PlanningError(
+                f"{source}: a patch of {_shown(patch_size)} at spacing {_shown(spacing)} mm can be pooled to {n_stages}"
+                f" of the {needed} stages; give a larger patch_size or a shorter features_per_stage"
+            )
+        _require_divisible(spacing, patch_size, max_stages, source)
+        return n_stages
 
 
 def _topology(

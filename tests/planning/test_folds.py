@@ -33,7 +33,7 @@ def exists(annotated, groups, n_folds):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(CASES, st.integers(2, 3))
 def test_folds_cover_and_group_wherever_that_is_possible(cases, n_folds):
     annotated = np.array([row for row, _ in cases])
@@ -49,7 +49,7 @@ def test_folds_cover_and_group_wherever_that_is_possible(cases, n_folds):
         assert len({fold for fold, name in zip(folds, patients, strict=True) if name == patient}) == 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(0, 2), min_size=30, max_size=60), st.integers(0, 5))
 def test_single_task_cases_are_spread_evenly(tasks, seed):
     annotated = np.eye(3, dtype=bool)[tasks]
@@ -85,21 +85,21 @@ def test_an_assignment_that_draws_miss_is_found():
 def test_region_in_too_few_patients_is_named_with_the_remedy():
     annotated = np.eye(3, dtype=bool)[[0] * 6 + [1] * 6 + [2] * 9]
     patients = [f"P{i}" for i in range(12)] + [f"Q{i // 3}" for i in range(9)]
-    with pytest.raises(UserError, match=r"5 folds: 'spleen' is annotated in 3 patients, .*use at most 3 folds"):
+    with pytest.raises(UserError, match=r"5 folds need 5 patients .*, there are 3 for 'spleen'; use at most 3 folds"):
         assign_folds(annotated, patients, REGIONS, 5, 0)
     assert covers(annotated, assign_folds(annotated, patients, REGIONS, 3, 0), 3)
 
 
 def test_region_in_one_patient_cannot_be_helped_by_fewer_folds():
     annotated = np.eye(3, dtype=bool)[[0] * 6 + [1] * 6 + [2]]
-    with pytest.raises(UserError, match=r"'spleen' is annotated in 1 patients, and .*; annotate more$"):
+    with pytest.raises(UserError, match=r"there are 1 for 'spleen'; annotate more$"):
         assign_folds(annotated, [f"P{i}" for i in range(13)], REGIONS, 2, 0)
 
 
 def test_enough_patients_and_still_no_assignment_is_said():
     # Every two of three patients share a region, so any two folds leave one out.
     annotated = [[True, True, False], [False, True, True], [True, False, True]]
-    with pytest.raises(UserError, match=r"no assignment of 3 patients .* leaves out '(liver|kidney|spleen)'"):
+    with pytest.raises(UserError, match=r"found no assignment of 3 patients .* leaves out '(liver|kidney|spleen)'"):
         assign_folds(annotated, ["a", "b", "c"], REGIONS, 2, 0)
 
 

@@ -114,7 +114,7 @@ def curves_figure(losses: Mapping[str, Sequence[float]], dice: Mapping[str, Sequ
     left, right = figure.subplots(1, 2)
     for axes, curves, label in ((left, losses, "loss"), (right, dice, "pseudo Dice (validation patches)")):
         for number, (name, values) in enumerate(curves.items()):
-            numbers = [math.nan if value is None else value for value in values]
+            numbers = np.array(values, dtype=float)
             dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
             # A lone epoch is a point, which a line would not show.
             marker = "o" if len(numbers) == 1 else ""
@@ -140,7 +140,7 @@ def bars_figure(groups: Sequence[str], series: Mapping[str, Sequence[float | Non
     figure = Figure(figsize=(8, 0.9 + 0.26 * len(groups) * (len(series) + 0.5)), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     for number, (name, values) in enumerate(series.items()):
-        numbers = [math.nan if value is None else value for value in values]
+        numbers = np.array(values, dtype=float)
         heights = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * thickness
         axes.barh(heights, np.nan_to_num(numbers), thickness * 0.92, color=_line_colour(number), label=name)
         for height, value in zip(heights, numbers, strict=True):

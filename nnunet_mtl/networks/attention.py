@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Gates = Literal["identity", "faithful"]
 
@@ -24,7 +25,7 @@ class NoTaskAttention(nn.Module):
     def __init__(self, skip_channels: int, feature_channels: int, num_tasks: int, gates: Gates) -> None:
         super().__init__()
 
-    def forward(self, skip: Tensor, feature: Tensor, task: Tensor | None = None) -> Tensor:
+    def forward(self, skip: Tensor, feature: Tensor) -> Tensor:
         """Return `skip`."""
         return skip
 
@@ -32,12 +33,19 @@ class NoTaskAttention(nn.Module):
 class TaskGuidedAttention(nn.Module):
     """Scales every channel of a skip by a factor computed from the coarser decoder feature and from the task.
 
+    The descriptor v of the feature is standardised over the images seen in training: what pooled features have in
+    common is much larger than what tells images apart, and gates that read them as they are learn the task alone.
+
     Args:
         skip_channels: Channels of the skip.
         feature_channels: Channels of the coarser decoder feature.
         num_tasks: K.
-        gates: "identity": factors of a small perceptron, 2 sigmoid(.), exactly 1 before training; "faithful":
-            sigmoid(W [v || e] + b), initialised as published, near one half.
+        gates: "identity": 2 sigmoid(perceptron(v, e)), exactly 1 before training, v the mean and the standard deviation
+            of every channel, e the task's code; "faithful": sigmoid(W [v || e] + b) with v the means, averaged to as
+            many as the skip has channels, initialised as published, near one half.
+
+    Source: Wu, Pang, Sowmya, Task-guided network for partially labelled segmentation, ISBI 2022. Written from the
+    paper; the descriptor and "identity" are ours.
     """
 
     conditioned: ClassVar[bool] = True
@@ -46,19 +54,11 @@ class TaskGuidedAttention(nn.Module):
     def __init__(self, skip_channels: int, feature_channels: int, num_tasks: int, gates: Gates) -> None:
         super().__init__()
         self.register_buffer("task_indices", torch.arange(num_tasks), persistent=False)
-        self.hidden: nn.Module
+        self.gate: nn.Module
         if gates == "identity":
-            hidden_channels = max(skip_channels // 4, 8)
-            self.scale = 2.0
-            self.hidden = nn.Sequential(nn.Linear(2 * feature_channels + num_tasks, hidden_channels), nn.LeakyReLU())
-            self.factor = nn.Linear(hidden_channels, skip_channels)
-            # nnU-Net re-initialises convolutions after construction; linear layers keep what they have here.
-            nn.init.zeros_(self.factor.weight)
-            nn.init.zeros_(self.factor.bias)
+            self.gate = IdentityGate(skip_channels, feature_channels, num_tasks)
         else:
-            self.scale = 1.0
-            self.hidden = nn.Identity()
-            self.factor = nn.Linear(2 * feature_channels + num_tasks, skip_channels)
+            self.gate = PublishedGate(skip_channels, feature_channels, num_tasks)
 
     def forward(self, skip: Tensor, feature: Tensor, task: Tensor) -> Tensor:
         """Return the gated skip.
@@ -74,18 +74,110 @@ class TaskGuidedAttention(nn.Module):
     def factors(self, feature: Tensor, task: Tensor) -> Tensor:
         """Return the factor of every skip channel, (B, C), in float32 under autocast too."""
         with torch.autocast(feature.device.type, enabled=False):
-            code = (task[:, None] == self.task_indices).to(self.factor.weight.dtype)
-            described = descriptor(feature).to(code.dtype)
-            hidden = self.hidden(torch.cat((described, code), dim=1))
-            return self.scale * torch.sigmoid(self.factor(hidden))
+            mean, deviation = pooled(feature)
+            code = (task[:, None] == self.task_indices).to(mean.dtype)
+            factors: Tensor = self.gate(mean, deviation, code)
+        return factors
 
 
-def descriptor(feature: Tensor) -> Tensor:
-    """Return the mean and the standard deviation of every channel over space, (B, 2C), at least float32."""
+class IdentityGate(nn.Module):
+    """A perceptron of one hidden layer, whose last layer starts at zero: 2 sigmoid(0) = 1.
+
+    Args:
+        skip_channels: Number of factors.
+        feature_channels: Channels of the pooled feature.
+        num_tasks: K.
+    """
+
+    def __init__(self, skip_channels: int, feature_channels: int, num_tasks: int) -> None:
+        super().__init__()
+        hidden = max(skip_channels // 4, 8)
+        self.standardise = RunningStandardiser(2 * feature_channels)
+        self.description = nn.Linear(2 * feature_channels, hidden)
+        self.task_embedding = nn.Linear(num_tasks, hidden, bias=False)
+        self.output = nn.Linear(hidden, skip_channels)
+        # Image and task reach the hidden layer with unit variance each; by default the code, one of many inputs,
+        # would hardly count. nnU-Net re-initialises convolutions after construction, never linear layers.
+        nn.init.normal_(self.description.weight, std=1 / math.sqrt(2 * feature_channels))
+        nn.init.zeros_(self.description.bias)
+        nn.init.normal_(self.task_embedding.weight)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, mean: Tensor, deviation: Tensor, code: Tensor) -> Tensor:
+        """Return factors (B, C) between 0 and 2 of pooled features (B, C') and the task's one-hot code (B, K)."""
+        described = self.description(self.standardise(torch.cat((mean, deviation), dim=1)))
+        return 2 * torch.sigmoid(self.output(functional.leaky_relu(described + self.task_embedding(code))))
+
+
+class PublishedGate(nn.Module):
+    """One linear layer on the pooled feature and the task's code.
+
+    Args:
+        skip_channels: Number of factors.
+        feature_channels: Channels of the pooled feature.
+        num_tasks: K.
+    """
+
+    def __init__(self, skip_channels: int, feature_channels: int, num_tasks: int) -> None:
+        super().__init__()
+        self.skip_channels = skip_channels
+        self.standardise = RunningStandardiser(skip_channels)
+        self.output = nn.Linear(skip_channels + num_tasks, skip_channels)
+
+    def forward(self, mean: Tensor, deviation: Tensor, code: Tensor) -> Tensor:
+        """Return factors (B, C) between 0 and 1 of pooled features (B, C') and the task's one-hot code (B, K)."""
+        # The published descriptor has the channels of the skip; with those of the coarser stage W would be too large.
+        described = self.standardise(functional.adaptive_avg_pool1d(mean, self.skip_channels))
+        return torch.sigmoid(self.output(torch.cat((described, code), dim=1)))
+
+
+class RunningStandardiser(nn.Module):
+    """Removes mean and scale over images, with running estimates in training and in evaluation alike.
+
+    Unlike in batch normalisation no sample is scaled by its neighbours in the batch.
+
+    Args:
+        channels: Number of values per image.
+        momentum: Weight of a new batch in the running estimates, once so many have been seen; a plain average before.
+    """
+
+    mean: Tensor
+    var: Tensor
+    num_batches: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+        self.register_buffer("num_batches", torch.zeros(()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return standardised values (B, C)."""
+        if self.training:
+            self._update(values.detach())
+        return (values - self.mean) / (self.var + 1e-6).sqrt()
+
+    @torch.no_grad()
+    def _update(self, values: Tensor) -> None:
+        self.num_batches += 1
+        weight = self.num_batches.reciprocal().clamp_min(self.momentum)
+        _blend(self.mean, values.mean(0), weight)
+        _blend(self.var, (values - self.mean).square().mean(0), weight)
+
+
+def _blend(estimate: Tensor, seen: Tensor, weight: Tensor) -> None:
+    updated = estimate.lerp(seen, weight)
+    # An overflow under mixed precision must not stay in the estimate for good.
+    estimate.copy_(torch.where(updated.isfinite(), updated, estimate))
+
+
+def pooled(feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the standard deviation of every channel over space, (B, C) each, at least float32."""
     dims = tuple(range(2, feature.ndim))
     dtype = torch.promote_types(feature.dtype, torch.float32)
     mean = feature.mean(dims, dtype=dtype)
     # Accumulated in float32 without a float32 copy of the feature, which autograd would have to keep.
     rms = torch.linalg.vector_norm(feature, dim=dims, dtype=dtype) / math.sqrt(feature[0, 0].numel())
-    deviation = (rms.square() - mean.square()).clamp_min(0).add(1e-5).sqrt()
-    return torch.cat((mean, deviation), dim=1)
+    return mean, (rms.square() - mean.square()).clamp_min(0).add(1e-6).sqrt()

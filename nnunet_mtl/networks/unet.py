@@ -93,6 +93,11 @@ class _TaskGuidedUNet(nn.Module):
         segmentation = self.passes(self._steps(all_scales), x, task)
         return MultiTaskOutput(segmentation, {}) if full_output else cast(Tensor, segmentation)
 
+    @property
+    def conditioned(self) -> bool:
+        """Whether the task enters anywhere; if not, every region's logits mean the same whatever the task."""
+        return any(step.conditioned for step in self._steps(all_scales=False))
+
     def _steps(self, all_scales: bool) -> tuple[Step, ...]:
         decode_conditioned = any(cast(Any, attention).conditioned for attention in self.task_attention)
         return (
@@ -101,13 +106,13 @@ class _TaskGuidedUNet(nn.Module):
             Step(partial(self._segment, all_scales=all_scales), conditioned=self.segmentation_head.conditioned),
         )
 
-    def _decode(self, skips: Sequence[Tensor], task: Tensor | None = None) -> list[Tensor]:
+    def _decode(self, skips: Sequence[Tensor], *task: Tensor) -> list[Tensor]:
         """Return the features of every decoder stage, coarsest first."""
         decoder = cast(Any, self.decoder)
         x = feature = skips[-1]
         features = []
         for level, (upsample, stage) in enumerate(zip(decoder.transpconvs, decoder.stages, strict=True)):
-            skip = self.task_attention[level](skips[-(level + 2)], feature, task)
+            skip = self.task_attention[level](skips[-(level + 2)], feature, *task)
             x, feature = run_stage(stage, cat((upsample(x), skip), dim=1))
             features.append(x)
         return features

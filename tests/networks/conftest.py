@@ -1,0 +1,79 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from torch import nn
+
+from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
+
+OURS = {"plain": TaskGuidedPlainConvUNet, "residual": TaskGuidedResidualEncoderUNet}
+STOCK = {"plain": PlainConvUNet, "residual": ResidualEncoderUNet}
+
+
+def architecture_kwargs(
+    kind: str, dimensions: int, features: Sequence[int], strides: Sequence[Any], kernels: Sequence[Any], convs: int
+) -> dict[str, Any]:
+    return {
+        "input_channels": 1,
+        "n_stages": len(features),
+        "features_per_stage": list(features),
+        "conv_op": {2: nn.Conv2d, 3: nn.Conv3d}[dimensions],
+        "kernel_sizes": list(kernels) or [[3] * dimensions] * len(features),
+        "strides": list(strides) or [[1] * dimensions] + [[2] * dimensions] * (len(features) - 1),
+        {"plain": "n_conv_per_stage", "residual": "n_blocks_per_stage"}[kind]: [2] * len(features),
+        "n_conv_per_stage_decoder": [convs] * (len(features) - 1),
+        "conv_bias": True,
+        "norm_op": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimensions],
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+        "deep_supervision": True,
+    }
+
+
+@pytest.fixture
+def build() -> Callable[..., nn.Module]:
+    """Builds a seeded tiny network as nnU-Net does: five regions of three tasks unless told otherwise."""
+
+    def build(
+        kind: str = "plain",
+        *,
+        stock: bool = False,
+        dimensions: int = 2,
+        features: Sequence[int] = (4, 6, 8),
+        strides: Sequence[Any] = (),
+        kernels: Sequence[Any] = (),
+        convs: int = 2,
+        **own: Any,
+    ) -> nn.Module:
+        torch.manual_seed(0)
+        kwargs = architecture_kwargs(kind, dimensions, features, strides, kernels, convs)
+        if stock:
+            own = {"num_classes": 5} | own
+        else:
+            own.setdefault("task_of_region", [0, 0, 1, 2, 2])
+            own.setdefault("num_classes", len(own["task_of_region"]))
+        network = (STOCK if stock else OURS)[kind](**(kwargs | own))
+        network.apply(network.initialize)
+        return network
+
+    return build
+
+
+@pytest.fixture
+def trained() -> Callable[[nn.Module], nn.Module]:
+    """Moves every gate away from its start, as training does, and the running estimates with them."""
+
+    def trained(network: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if name.startswith("task_attention."):
+                    parameter.add_(torch.randn_like(parameter))
+        network.train()
+        image = torch.randn(4, 1, *[16] * network.encoder.conv_op(1, 1, 1).weight[0, 0].ndim)
+        network(image)
+        return network.eval()
+
+    return trained

@@ -59,33 +59,40 @@ def _score(training: Sequence[_Case], test: Sequence[_Case], labels: tuple[int, 
     if not voxels.size:
         return float("nan")
     frequency = _position_map(training, truths)
-    frequencies = [_look_up(frequency, case.place) for case in training]
-    best = (-1.0, (0.0, 0.0), 0.0)
-    for percentiles in _PERCENTILES:
-        window = (float(np.percentile(voxels, percentiles[0])), float(np.percentile(voxels, percentiles[1])))
-        for level in _FREQUENCIES * frequency.max():
-            scored = zip(training, frequencies, truths, strict=True)
-            dice = [_dice(_segment(case, places, window, level), truth) for case, places, truth in scored]
-            best = max(best, (float(np.nanmean(dice)), window, float(level)))
-    _, window, level = best
-    dice = [
-        _dice(_segment(case, _look_up(frequency, case.place), window, level), np.isin(case.leaves, labels))
-        for case in test
-        if np.isin(case.leaves, labels).any()
-    ]
-    return float(np.mean(dice)) if dice else float("nan")
+    levels = _FREQUENCIES * frequency.max()
+    best = (-1.0, 0, 0)
+    windows = [np.percentile(voxels, percentiles) for percentiles in _PERCENTILES]
+    for number, window in enumerate(windows):
+        scored = zip(training, truths, strict=True)
+        curve = np.nanmean([_dice_curve(case, truth, frequency, window, levels) for case, truth in scored], axis=0)
+        best = max(best, (float(curve.max()), number, int(curve.argmax())))
+    _, number, level = best
+    dice = [_dice_curve(case, np.isin(case.leaves, labels), frequency, windows[number], levels)[level] for case in test]
+    present = [np.isin(case.leaves, labels).any() for case in test]
+    return float(np.mean(dice, where=present)) if any(present) else float("nan")
 
 
-def _segment(
-    case: _Case, frequencies: NDArray[np.float32], window: tuple[float, float], level: float
-) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (case.image >= window[0]) & (case.image <= window[1]) & (frequencies >= level)
-    return found
+def _dice_curve(
+    case: _Case,
+    truth: NDArray[np.bool_],
+    frequency: NDArray[np.float32],
+    window: NDArray[np.float64],
+    levels: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the Dice at each level of frequency, (L,); nan where neither the case nor the guess has the region."""
+    candidates = (case.image >= window[0]) & (case.image <= window[1])
+    # How many levels a voxel passes: every level's counts come from one pass.
+    passed = np.searchsorted(levels, _look_up(frequency, case.place[:, candidates]), side="right")
+    found = _counts_at_or_above(passed, len(levels))
+    hits = _counts_at_or_above(passed[truth[candidates]], len(levels))
+    total = found + truth.sum()
+    dice: NDArray[np.float64] = np.divide(2 * hits, total, out=np.full(len(levels), np.nan), where=total > 0)
+    return dice
 
 
-def _dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    total = int(found.sum()) + int(truth.sum())
-    return 2 * int((found & truth).sum()) / total if total else float("nan")
+def _counts_at_or_above(passed: NDArray[np.intp], levels: int) -> NDArray[np.float64]:
+    counts: NDArray[np.float64] = np.bincount(passed, minlength=levels + 1)[::-1].cumsum()[::-1][1:].astype(float)
+    return counts
 
 
 def _position_map(cases: Sequence[_Case], truths: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
@@ -110,10 +117,9 @@ def _read(folder: Path, part: str, name: str) -> _Case:
     image = SimpleITK.ReadImage(str(folder / f"images{part}" / f"{name}_0000.nii.gz"))
     leaves = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / f"labels{part}" / f"{name}.nii.gz")))
     values = SimpleITK.GetArrayFromImage(image)
-    dimension = values.ndim
-    # Arrays are indexed slice first, direction cosines column first.
-    stored_backwards = np.diag(np.reshape(image.GetDirection(), (dimension, dimension)))[::-1] < 0
-    axes = tuple(np.flatnonzero(stored_backwards))
+    # Every (D + 1)-th cosine is on the diagonal; arrays are indexed slice first, cosines column first.
+    cosines = np.asarray(image.GetDirection())[:: values.ndim + 1][::-1]
+    axes = tuple(axis for axis, cosine in enumerate(cosines) if cosine < 0)
     smooth = gaussian_filter(np.flip(values, axes).astype(np.float32), 0.7)
     return _Case(smooth, np.flip(leaves, axes), _relative_place(smooth))
 

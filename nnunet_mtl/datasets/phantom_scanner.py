@@ -114,11 +114,11 @@ SCANNERS = (
         (False, False, False),
     ),
     Scanner(
-        "scanner_b", _phase(82, 20, 138, 122, 112, 96, 84, 270, 58), 0.93, 1.0, 6.5, 2.8, 3.0, False, "curved",
+        "scanner_b", _phase(88, 22, 130, 118, 108, 96, 84, 270, 58), 0.93, 1.0, 6.5, 2.8, 3.4, False, "curved",
         (False, False, True),
     ),
     Scanner(
-        "scanner_c", _phase(98, 165, 104, 90, 84, 92, 70, 140, 136), 1.08, 1.2, 7.5, 2.4, 2.2, False, "double",
+        "scanner_c", _phase(98, 165, 104, 90, 84, 92, 70, 140, 136), 1.08, 1.2, 7.5, 2.4, 2.8, False, "double",
         (True, True, False),
     ),
 )  # fmt: skip

@@ -7,6 +7,7 @@ wherever it is written: nnU-Net's region order is the order of `labels`, and the
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -277,9 +278,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) == len(pairs):
         return content
-    keys = [key for key, _ in pairs]
     marked = _WithRepeatedKey(content)
-    marked.repeated = next(key for i, key in enumerate(keys) if key in keys[:i])
+    marked.repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
     return marked
 
 

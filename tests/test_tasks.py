@@ -47,7 +47,7 @@ def abdomen():
 @pytest.fixture
 def stock():
     """A data set without regions and without the block, its labels not in the order of their values."""
-    return {"labels": {"b": 2, "background": 0, "a": [1], "ignore": 3}}
+    return {"labels": {"b": 2, "background": 0, "z": [1], "ignore": 3}}
 
 
 def test_that_regions_are_the_labels_in_json_order(abdomen):
@@ -129,10 +129,10 @@ def test_that_leaves_must_lie_in_a_region_of_an_annotated_task(abdomen):
 
 def test_that_a_softmax_data_set_is_one_task_of_every_class(stock):
     task_set = TaskSet.from_dataset_json(stock)
-    assert task_set.regions == ("background", "a", "b")
+    assert task_set.regions == ("background", "z", "b")
     assert task_set.region_labels == ((0,), (1,), (2,))
     assert (task_set.has_regions, task_set.has_block, task_set.has_cases) == (False, False, False)
-    assert [(task.name, task.regions) for task in task_set.tasks] == [("all", ("background", "a", "b"))]
+    assert [(task.name, task.regions) for task in task_set.tasks] == [("all", ("background", "z", "b"))]
     assert task_set.annotated("whatever") == (True, True, True)
     assert task_set.annotated_tasks("whatever") == (0,)
     task_set.require_cases(["whatever"])
@@ -167,6 +167,7 @@ def test_that_the_block_written_is_the_block_read(abdomen):
     task_set = TaskSet.from_dataset_json(abdomen)
     abdomen["nnunet_mtl"] = json.loads(json.dumps(task_set.to_block()))
     assert TaskSet.from_dataset_json(abdomen) == task_set
+    assert TaskSet.from_dataset_json(abdomen, "elsewhere.json") == task_set
     assert pickle.loads(pickle.dumps(task_set)) == task_set
 
 
@@ -177,6 +178,12 @@ def test_that_an_empty_case_list_is_not_a_missing_one(abdomen):
     assert task_set.to_block()["cases"] == {}
     with pytest.raises(TaskSetError, match="1 case"):
         task_set.annotated("liver_000")
+
+
+def test_that_the_fingerprint_tells_no_cases_from_cases_left_out(abdomen):
+    abdomen["nnunet_mtl"]["cases"] = {}
+    left_out = TaskSet.from_dataset_json(without_cases(abdomen))
+    assert TaskSet.from_dataset_json(abdomen).fingerprint() != left_out.fingerprint()
 
 
 def test_that_compact_holds_defaults_but_no_case(abdomen):
@@ -271,7 +278,7 @@ def test_that_a_file_that_cannot_be_written_is_one_error(abdomen, tmp_path):
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        ('{"labels": {"a": 1, "b": 2, "a": 1}}', "labels.a: this key is in its object twice; remove one"),
+        ('{"labels": {"x": 0, "a": 1, "b": 2, "a": 1}}', "labels.a: this key is in its object twice; remove one"),
         (
             '{"nnunet_mtl": {"cases": {"c 1": {}, "c 1": {}}}}',
             'nnunet_mtl.cases["c 1"]: this key is in its object twice',

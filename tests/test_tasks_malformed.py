@@ -332,6 +332,11 @@ def test_that_a_fault_is_refused_with_place_and_remedy(place, value, message):
     assert refusal_of(put(copy.deepcopy(VALID), place, value)).startswith(message)
 
 
+def test_that_a_flat_block_is_told_what_to_write():
+    message = refusal_of(put(copy.deepcopy(VALID), LABELS, FLAT))
+    assert message.endswith('write "liver": [1, 1] and add "regions_class_order"')
+
+
 def test_that_parents_must_not_run_in_a_circle():
     dataset = put(copy.deepcopy(VALID), f"{LIVER}/parent", "kidney")
     assert TaskSet.from_dataset_json(dataset).tasks[0].parent == "kidney"

@@ -1,0 +1,101 @@
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_mtl.networks.architecture import ArchitectureError, multitask_architecture
+from nnunet_mtl.networks.attention import NoTaskAttention, TaskGuidedAttention
+from nnunet_mtl.networks.heads import SlotHead
+from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
+
+CHOICES = {
+    "task_of_region": (0, 0, 1),
+    "slot_of_region": (0, 1, 0),
+    "attention": "nnunet_mtl.networks.attention.TaskGuidedAttention",
+    "head": "nnunet_mtl.networks.heads.SlotHead",
+    "gates": "identity",
+}
+
+
+def stock_architecture(name: str = "unet.PlainConvUNet") -> dict[str, Any]:
+    blocks = "n_conv_per_stage" if "Plain" in name else "n_blocks_per_stage"
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.{name}",
+        "arch_kwargs": {
+            "n_stages": 3,
+            "features_per_stage": [4, 8, 8],
+            "conv_op": "torch.nn.modules.conv.Conv2d",
+            "kernel_sizes": [[3, 3], [3, 3], [3, 3]],
+            "strides": [[1, 1], [2, 2], [2, 2]],
+            blocks: [1, 1, 1],
+            "n_conv_per_stage_decoder": [1, 1],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("stock", "ours"),
+    [
+        ("unet.PlainConvUNet", TaskGuidedPlainConvUNet),
+        ("unet.ResidualEncoderUNet", TaskGuidedResidualEncoderUNet),
+        ("residual_unet.ResidualEncoderUNet", TaskGuidedResidualEncoderUNet),
+    ],
+)
+def test_nnunet_builds_the_network_from_the_block_after_a_trip_through_json(stock: str, ours: type) -> None:
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    block = json.loads(json.dumps(multitask_architecture(stock_architecture(stock), **CHOICES)))
+    network = get_network_from_plans(
+        block["network_class_name"],
+        block["arch_kwargs"],
+        block["_kw_requires_import"],
+        input_channels=2,
+        output_channels=3,
+        allow_init=True,
+        deep_supervision=True,
+    )
+    assert type(network) is ours
+    assert isinstance(network.segmentation_head, SlotHead)
+    assert network.decoder.seg_layers[0].out_channels == 2
+    assert network(torch.randn(1, 2, 16, 16)).shape == (1, 3, 16, 16)
+    for gate in network.task_attention:
+        assert isinstance(gate, TaskGuidedAttention)
+        skip = torch.randn(1, gate.gate.output.out_features, 4, 4)
+        feature = torch.randn(1, 8, 4, 4)
+        assert torch.equal(gate(skip, feature, torch.tensor([1])), skip)
+
+
+def test_the_input_is_not_changed_and_a_second_application_only_sets_the_values() -> None:
+    stock = stock_architecture()
+    untouched = copy.deepcopy(stock)
+    once = multitask_architecture(stock, **CHOICES)
+    assert stock == untouched
+    assert multitask_architecture(once, **CHOICES) == once
+    off = multitask_architecture(once, **(CHOICES | {"attention": NoTaskAttention.__module__ + ".NoTaskAttention"}))
+    assert off["arch_kwargs"]["task_attention"] == "nnunet_mtl.networks.attention.NoTaskAttention"
+    assert off["_kw_requires_import"] == once["_kw_requires_import"]
+
+
+def test_everything_else_of_the_block_stays() -> None:
+    stock = stock_architecture()
+    block = multitask_architecture(stock, **CHOICES)
+    own = {"task_of_region", "slot_of_region", "task_attention", "segmentation_head", "gates"}
+    assert {key: value for key, value in block["arch_kwargs"].items() if key not in own} == stock["arch_kwargs"]
+    assert set(block) == set(stock)
+
+
+@pytest.mark.parametrize("name", ["primus.Primus", "unet.ResidualUNet", "my_package.PlainConvUNet"])
+def test_an_unknown_network_is_refused_with_what_is_supported(name: str) -> None:
+    stock = stock_architecture() | {"network_class_name": name}
+    with pytest.raises(ArchitectureError, match=r"network_class_name .* supported are .*unet\.ResidualEncoderUNet"):
+        multitask_architecture(stock, **CHOICES)

@@ -16,8 +16,9 @@ from nnunet_mtl.datasets.phantom_anatomy import Body, Tissue
 from nnunet_mtl.datasets.phantom_geometry import rotation
 from nnunet_mtl.datasets.phantom_lesions import TUMOUR_CONTRAST_HU
 
-# Extent covered by the reference image in mm: slices, rows, columns.
-REFERENCE_EXTENT_MM = (200.0, 340.0, 340.0)
+# Extent covered by the reference image in mm: slices, rows, columns. At the default size slices lie farther apart than
+# rows and columns: nnU-Net plans with the coarsest axis first, and that is to be the first one.
+REFERENCE_EXTENT_MM = (232.0, 340.0, 340.0)
 TABLE_HU = 120.0
 AIR_HU = -1000.0
 

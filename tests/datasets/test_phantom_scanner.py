@@ -61,6 +61,11 @@ def test_spacing_field_of_view_and_number_of_slices_differ(scans):
     assert all(taken.image.shape == taken.leaves.shape for taken in scans)
 
 
+def test_slices_are_the_coarsest_axis_so_that_nnunet_keeps_the_order_of_the_axes(scans):
+    columns, rows, slices = np.median([taken.spacing_mm for taken in scans], axis=0)
+    assert slices > 1.05 * max(rows, columns)
+
+
 def test_phases_order_the_organs_differently(quiet_scans):
     organs = (Leaf.LIVER, Leaf.SPLEEN, Leaf.KIDNEY_LEFT, Leaf.PANCREAS, Leaf.VESSEL)
     orders = {

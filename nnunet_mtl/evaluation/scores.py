@@ -64,7 +64,7 @@ class Scores:
 
     def ranked_cases(self) -> list[str]:
         """Return the cases that have a Dice, from the lowest to the highest mean over their regions."""
-        means = {case: _mean(dice.values()) for case, dice in self.cases.items()}
+        means = {case: self.mean_dice_of_case(case) for case in self.cases}
         return sorted((case for case in means if not math.isnan(means[case])), key=lambda case: (means[case], case))
 
     def to_mapping(self) -> dict[str, Any]:

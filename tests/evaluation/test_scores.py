@@ -165,7 +165,11 @@ def test_cases_are_ranked_from_worst_to_best():
         "none": {"liver": math.nan},
         "worst": {"liver": 0.1, "spleen": 0.5},
     }
-    assert Scores(cases=cases, tasks={}, slots={}).ranked_cases() == ["worst", "best"]
+    scores = Scores(cases=cases, tasks={}, slots={})
+    assert scores.ranked_cases() == ["worst", "best"]
+    assert scores.mean_dice_of_case("worst") == pytest.approx(0.3)
+    assert scores.mean_dice_of_case("best") == pytest.approx(0.9)
+    assert math.isnan(scores.mean_dice_of_case("none"))
 
 
 def test_the_mapping_is_strict_json(folders):

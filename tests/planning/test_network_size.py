@@ -65,7 +65,7 @@ def test_patch_decides_the_stages_where_no_features_are_given():
 
 
 def test_features_cut_the_stages_and_the_bottleneck_sees_every_axis():
-    kwargs = kwargs_of(NetworkSize(features_per_stage=(8, 8, 8)), configuration(spacing=(5.0, 1.0, 1.0)))
+    kwargs = kwargs_of(NetworkSize(features_per_stage=(8, 8, 8)), configuration(spacing=(9.0, 1.0, 1.0)))
     assert kwargs["strides"] == [[1, 1, 1], [1, 2, 2], [1, 2, 2]]
     assert kwargs["kernel_sizes"] == [[1, 3, 3], [1, 3, 3], [3, 3, 3]]
 
@@ -109,6 +109,14 @@ def test_any_patch_is_accepted_or_refused_with_one_that_is(spacing, patch_size, 
         for stride in kwargs["strides"]:
             assert edge % stride[axis] == 0
             edge //= stride[axis]
+
+
+def test_a_multiple_that_would_be_pooled_otherwise_is_not_offered():
+    # 14 230 is as near as 16 230, but its long axis would be pooled five times.
+    planned = configuration(spacing=(0.7, 5.0), patch_size=(16, 16))
+    with pytest.raises(UserError, match="the nearest multiple is 16 230$"):
+        NetworkSize(patch_size=(15, 230)).changes(planned, "2d")
+    assert NetworkSize(patch_size=(16, 230)).changes(planned, "2d")["patch_size"] == [16, 230]
 
 
 @pytest.mark.parametrize(

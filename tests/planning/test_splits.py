@@ -37,6 +37,10 @@ def test_table_counts_annotated_validation_cases(dataset, dataset_json):
     assert [row[0] for row in cells] == [0, 1]
     assert all(row[1] + row[2] == 30 for row in cells)
     assert [sum(column) for column in zip(*cells, strict=True)][2:] == [30, 10, 10, 11, 10]
+    for row, split in zip(cells, read(dataset), strict=True):
+        organs = [case.split("_")[0] for case in split["val"]]
+        kidneys = organs.count("kidney") + ("liver_00" in split["val"])
+        assert row[2:] == [len(organs), organs.count("liver"), organs.count("liver"), kidneys, organs.count("spleen")]
 
 
 def test_same_call_same_folds_and_other_folds_need_leave(dataset):
@@ -84,8 +88,9 @@ def test_region_in_too_few_patients_is_refused(dataset, dataset_json):
 
 
 def test_training_case_that_is_not_in_the_block_is_refused(dataset):
-    (dataset.raw / "imagesTr" / "lung_00_0000.nii.gz").touch()
-    with pytest.raises(UserError, match="lung_00"):
+    for case in ("lung_00", "lung_01"):
+        (dataset.raw / "imagesTr" / f"{case}_0000.nii.gz").touch()
+    with pytest.raises(UserError, match=r"lung_00.*lung_01"):
         make_splits(900)
 
 

@@ -69,11 +69,11 @@ _WALL_MM = 13.0
 
 _LIVER = ((-58.0, -8.0, 30.0), (72.0, 64.0, 62.0))
 _LEFT_LOBE = ((0.0, -44.0, 40.0), (56.0, 30.0, 36.0))
-_KIDNEY = ((59.0, 41.0, -24.0), (30.0, 27.0, 50.0))
-_SPLEEN = ((84.0, 18.0, 38.0), (27.0, 45.0, 44.0))
+_KIDNEY = ((61.0, 40.0, -26.0), (33.0, 30.0, 54.0))
+_SPLEEN = ((84.0, 14.0, 42.0), (30.0, 47.0, 46.0))
 _STOMACH = ((48.0, -46.0, 36.0), (36.0, 30.0, 40.0))
 _PANCREAS = np.array([(-34.0, -6.0, -12.0), (-12.0, -18.0, -6.0), (20.0, -12.0, 0.0), (52.0, 4.0, 8.0)])
-_PANCREAS_RADII = np.array([20.0, 16.0, 15.0, 13.0])
+_PANCREAS_RADII = np.array([24.0, 20.0, 18.0, 17.0])
 _ASCENDING_COLON = np.array([(-104.0, 22.0, -140.0), (-104.0, 18.0, -30.0)])
 # Branches of the vessel tree in coordinates of the right lobe, in which its surface has length 1.
 _BRANCHES = (
@@ -106,7 +106,7 @@ class Body:
         self.skin_centre_mm = rng.uniform(-0.5, 0.5, size=2) * fat_mm
         self.skin_semi_axes_mm = _CAVITY_MM + _WALL_MM + fat_mm
         self.shift_mm = np.clip(rng.normal(0, (7, 6, 14)), (-12, -10, -26), (12, 10, 26))
-        self._loops = [_draw_loop(rng) for _ in range(9)]
+        self._loops = [_draw_loop(rng) for _ in range(5)]
         self._liver = _draw_organ(rng, *_LIVER)
         self._left_lobe = _draw_organ(rng, *_LEFT_LOBE)
         self._kidney_left = _draw_organ(rng, *_KIDNEY)
@@ -154,27 +154,27 @@ class Body:
     def _parts(self, points: Points) -> Iterator[tuple[Mask, Tissue, Leaf]]:
         """Yield what lies in the cavity; where two parts overlap the later one has the place."""
         for nodes in self._loops:
-            yield tube(points, nodes, np.full(len(nodes), 11.0)), Tissue.BOWEL, Leaf.BACKGROUND
+            yield tube(points, nodes, np.full(len(nodes), 9.0)), Tissue.BOWEL, Leaf.BACKGROUND
         yield self._stomach.contains(points), Tissue.STOMACH, Leaf.BACKGROUND
         yield tube(points, _ASCENDING_COLON, np.array([15.0, 15.0])), Tissue.BOWEL, Leaf.BACKGROUND
-        yield self._liver.contains(points) | self._left_lobe.contains(points), Tissue.LIVER, Leaf.LIVER
+        colon = self._descending_colon()
+        yield tube(points, colon, np.array([17.0, 17.0])), Tissue.BOWEL, Leaf.BACKGROUND
+        yield tube(points, colon, np.array([14.0, 14.0])), Tissue.FILLED_BOWEL, Leaf.BACKGROUND
         yield self._spleen.contains(points), Tissue.SPLEEN, Leaf.SPLEEN
+        yield self._liver.contains(points) | self._left_lobe.contains(points), Tissue.LIVER, Leaf.LIVER
         yield tube(points, self._pancreas, _PANCREAS_RADII), Tissue.PANCREAS, Leaf.PANCREAS
         yield _kidney(self._kidney_right, 1.0, points), Tissue.KIDNEY, Leaf.KIDNEY_RIGHT
         yield _kidney(self._kidney_left, -1.0, points), Tissue.KIDNEY, Leaf.KIDNEY_LEFT
         yield np.hypot(points[0] - 13, points[1] - 28) < 11, Tissue.AORTA, Leaf.BACKGROUND
         yield np.hypot(points[0] + 15, points[1] - 28) < 11, Tissue.CAVA, Leaf.BACKGROUND
-        colon = self._descending_colon()
-        yield tube(points, colon, np.array([15.0, 15.0])), Tissue.BOWEL, Leaf.BACKGROUND
-        yield tube(points, colon, np.array([12.0, 12.0])), Tissue.FILLED_BOWEL, Leaf.BACKGROUND
 
     def _descending_colon(self) -> NDArray[np.float64]:
         """Return the landmark's two ends in mm, (2, 3): in front of and lateral to the left kidney, all along it."""
         kidney = self._kidney_left
-        reach = kidney.semi_axes[0] + 17
+        reach = kidney.semi_axes[0] + 16
         beside = kidney.centre + reach * np.array([0.85, -0.53, 0.0])
         up = np.array([0.0, 0.0, 1.0])
-        return np.stack([beside - 1.3 * kidney.semi_axes[2] * up, beside + 12 * up])
+        return np.stack([beside - 1.3 * kidney.semi_axes[2] * up, beside + 0.6 * kidney.semi_axes[2] * up])
 
     def _draw_tumours(
         self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None
@@ -228,7 +228,7 @@ class Body:
         points: Points,
     ) -> None:
         for number, nodes in enumerate(self._branches):
-            radii = np.array([11.0, 11.0, 9.5]) if number == 0 else np.array([9.0, 8.5, 7.5])
+            radii = np.array([13.0, 13.0, 11.5]) if number == 0 else np.array([10.5, 10.0, 9.0])
             mask = tube(points, nodes, radii) & (leaves == Leaf.LIVER)
             tissue[mask] = Tissue.VESSEL
             leaves[mask] = Leaf.VESSEL

@@ -14,7 +14,8 @@ from nnunet_mtl.datasets.phantom_lesions import Disease
 from nnunet_mtl.datasets.phantom_scanner import SCANNERS, Pose, Scan, scan
 from nnunet_mtl.errors import UserError
 
-TASKS = ("liver", "vessel", "kidney", "spleen", "pancreas")
+# The kidneys are tasks of their own: what tells them apart is the landmark, not the task that one of them belongs to.
+TASKS = ("liver", "vessel", "kidney_left", "kidney_right", "spleen", "pancreas")
 CLASSES = ("benign", "malignant")
 
 _DEFAULT_SIZE = {2: (96, 96), 3: (40, 64, 64)}
@@ -55,7 +56,7 @@ class PhantomOptions:
     domain_task_coupling: float = 0.5
     tumour_prevalence: float = 0.75
     tumour_radius_mm: tuple[float, float] = (20.0, 32.0)
-    contrast_to_noise: float = 3.0
+    contrast_to_noise: float = 3.5
     mimics: float = 1.0
     malignant_share: float = 0.5
 
@@ -145,7 +146,7 @@ def render(options: PhantomOptions, case: PhantomCase) -> Scan:
     patient = _rng(options, 1, case.group, case.patient_index)
     scale = np.exp(np.clip(patient.normal(-0.05, (0.08, 0.08, 0.08)), -0.2, 0.1))
     visit = _rng(options, 3, case.group, case.index)
-    angles = np.clip(visit.normal(0, (0.07, 0.07, 0.2)), (-0.14, -0.14, -0.4), (0.14, 0.14, 0.4))
+    angles = np.clip(visit.normal(0, (0.07, 0.07, 0.15)), (-0.14, -0.14, -0.3), (0.14, 0.14, 0.3))
     shift = np.clip(visit.normal(0, (12, 9, 12)), (-22, -16, -22), (22, 16, 22))
     # A height at which every organ can be met; drawn for volumes too, whose anatomy is to be the same.
     height = float(patient.uniform(4, 14))

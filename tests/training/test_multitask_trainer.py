@@ -1,0 +1,283 @@
+"""What the trainer adds to nnU-Net's, on a real small data set; the battery over all trainers is tests/trainers."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.logging import nnunet_logger
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_mtl.planning.plans import write_plans
+from nnunet_mtl.tasks import TaskSetError
+from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
+from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
+from nnunet_mtl.training.run_folder import RunFolderError
+
+SECRET = "secretpatient"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def results(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    return tmp_path
+
+
+def make(prepared: Any, cls: Any = nnUNetTrainerMTLAttention, plans: str = "tiny", **changes: Any) -> Any:
+    dataset_json = json.loads(json.dumps(prepared.dataset_json)) | changes
+    return cls(prepared.plans(plans), "3d_fullres", 0, dataset_json, CPU)
+
+
+@pytest.fixture
+def started(prepared: Any) -> Any:
+    trainer = make(prepared)
+    trainer.on_train_start()
+    return trainer
+
+
+def epoch(trainer: Any) -> None:
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)])
+    with torch.no_grad():
+        trainer.on_validation_epoch_start()
+        trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val)) for _ in range(2)])
+    trainer.on_epoch_end()
+
+
+def test_settings_reach_the_trainer(prepared: Any) -> None:
+    trainer = make(prepared)
+    trainer.initialize()
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 2, 2)
+    assert trainer.plans_manager.plans["nnunet_mtl"]["settings"]["epochs"] == 2
+    assert list(trainer.plans_manager.plans["nnunet_mtl"]["tasks"]) == ["liver", "kidney", "spleen"]
+
+
+def test_momentum_and_mirroring_are_settings(prepared: Any, results: Path) -> None:
+    write_plans(900, name="still", source="tiny", assignments=["momentum=0.5", "mirroring=false"])
+    trainer = make(prepared, plans="still")
+    trainer.initialize()
+    assert {group["momentum"] for group in trainer.optimizer.param_groups} == {0.5}
+    *_, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert mirror_axes is None
+    assert trainer.inference_allowed_mirroring_axes is None
+
+
+def test_nothing_that_is_saved_holds_the_case_table(started: Any, results: Path) -> None:
+    epoch(started)
+    started.save_checkpoint(str(results / "checkpoint.pth"))
+    files = [path for path in results.rglob("*") if path.is_file()]
+    assert {"plans.json", "dataset.json", "debug.json", "checkpoint_best.pth"} <= {path.name for path in files}
+    for path in files:
+        content = path.read_bytes()
+        assert SECRET.encode() not in content, path
+        assert b'"annotated":' not in content, path
+    assert started.cases.tasks.cases["liver_000"].patient == f"{SECRET}liver0"  # what the test looks for exists
+
+
+class FakeRun:
+    """Stands for a wandb run: what the host sends it is kept."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.config, self.summary, self.step = self, {}, 0
+
+    def update(self, content: Any) -> None:
+        self.kept.append(content)
+
+    def log(self, content: Any, step: int) -> None:
+        self.kept.append(content)
+
+
+def test_wandb_gets_the_curves_and_no_case_table(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun()
+    monkeypatch.setenv("nnUNet_wandb_enabled", "1")
+    monkeypatch.setattr(nnunet_logger, "wandb", type("wandb", (), {"init": staticmethod(lambda **_: run)}))
+    trainer = make(prepared)
+    trainer.on_train_start()
+    epoch(trainer)
+    text = repr(run.kept)
+    assert SECRET not in text
+    assert "'task_dice/spleen'" in text
+    assert "'loss/segmentation'" in text
+
+
+def test_a_curve_for_each_task(started: Any) -> None:
+    epoch(started)
+    log = started.logger.local_logger.my_fantastic_logging
+    for key in ("task_dice/liver", "task_dice/kidney", "task_dice/spleen", "loss/segmentation"):
+        assert len(log[key]) == 1
+    assert Path(started.output_folder, "progress_mtl.png").is_file()
+
+
+def outputs(trainer: Any, annotated: list[float], losses: list[float]) -> list[dict[str, Any]]:
+    zeros = np.zeros(len(trainer.tasks.regions))
+    counts = {"tp_hard": zeros, "fp_hard": zeros, "fn_hard": zeros}
+    return [
+        {"loss": np.float32(loss), "loss/segmentation": np.float32(loss), "annotated": np.float64(n), **counts}
+        for n, loss in zip(annotated, losses, strict=True)
+    ]
+
+
+def test_batches_without_annotation_are_counted_not_averaged_in(prepared: Any) -> None:
+    trainer = make(prepared)
+    trainer.on_train_epoch_end(outputs(trainer, [2, 0, 1], [1.0, 0.0, 3.0]))
+    assert trainer.logger.get_value("train_losses", step=-1) == 2.0
+    assert trainer.logger.get_value("batches_without_annotation", step=-1) == 1
+
+
+def test_an_epoch_that_measured_nothing_leaves_the_moving_average(prepared: Any) -> None:
+    trainer = make(prepared)
+    measured = outputs(trainer, [2], [1.0])
+    measured[0] |= {"tp_hard": np.full(5, 8.0), "fp_hard": np.full(5, 4.0)}
+    trainer.on_validation_epoch_end(measured)
+    trainer.current_epoch = 1
+    trainer.on_validation_epoch_end(outputs(trainer, [0], [0.0]))
+    trainer.current_epoch = 2
+    trainer.on_validation_epoch_end(measured)
+    np.testing.assert_allclose(trainer.logger.get_value("ema_fg_dice", step=None), [0.8] * 3)
+    per_region = trainer.logger.get_value("dice_per_class_or_region", step=None)
+    assert all(math.isnan(value) for value in per_region[1])
+
+
+def test_a_first_epoch_that_measured_nothing_is_finite(prepared: Any) -> None:
+    trainer = make(prepared)
+    trainer.on_validation_epoch_end(outputs(trainer, [0], [0.0]))
+    assert trainer.logger.get_value("ema_fg_dice", step=-1) == 0.0
+
+
+def test_another_setting_under_the_same_plans_name_is_refused(started: Any, prepared: Any) -> None:
+    make(prepared)  # the same again is fine
+    path = prepared.preprocessed / "tiny.json"
+    before = path.read_text()
+    path.write_text(before.replace('"epochs": 2', '"epochs": 3'))
+    try:
+        with pytest.raises(RunFolderError, match=r"settings.epochs is 2 there and 3 here.*--name"):
+            make(prepared)
+    finally:
+        path.write_text(before)
+
+
+def test_other_tasks_are_refused(started: Any, prepared: Any) -> None:
+    block = json.loads(json.dumps(prepared.dataset_json["nnunet_mtl"]))
+    block["tasks"]["milz"] = block["tasks"].pop("spleen")
+    for case in block["cases"].values():
+        case["annotated"] = [{"spleen": "milz"}.get(name, name) for name in case["annotated"]]
+    with pytest.raises(RunFolderError, match=r"tasks.spleen"):
+        make(prepared, nnunet_mtl=block)
+
+
+def test_a_case_that_is_not_in_the_table_is_refused_by_name(prepared: Any) -> None:
+    block = json.loads(json.dumps(prepared.dataset_json["nnunet_mtl"]))
+    del block["cases"]["kidney_002"]
+    trainer = make(prepared, nnunet_mtl=block)
+    trainer.initialize()
+    with pytest.raises(TaskSetError, match="kidney_002"):
+        trainer.get_tr_and_val_datasets()
+
+
+def test_foreground_nobody_was_to_annotate_is_refused_by_name(prepared: Any) -> None:
+    block = json.loads(json.dumps(prepared.dataset_json["nnunet_mtl"]))
+    block["cases"]["kidney_002"]["annotated"] = ["spleen"]
+    trainer = make(prepared, nnunet_mtl=block)
+    trainer.initialize()
+    with pytest.raises(TaskSetError, match=r"kidney_002 \(kidney\)"):
+        trainer.get_tr_and_val_datasets()
+
+
+def test_sampling_reaches_the_loader(prepared: Any) -> None:
+    write_plans(900, name="balanced", source="tiny", assignments=["sampling=tasks"])
+    trainer = make(prepared, plans="balanced")
+    trainer.on_train_start()
+    loader = trainer.dataloader_train.data_loader
+    task = [case.split("_")[0] for case in loader.indices]
+    shares = {t: sum(p for p, o in zip(loader.sampling_probabilities, task, strict=True) if o == t) for t in set(task)}
+    np.testing.assert_allclose(list(shares.values()), 1 / 3)
+
+
+def test_resuming_continues_the_curves(started: Any, prepared: Any, results: Path) -> None:
+    epoch(started)
+    path = str(results / "latest.pth")
+    started.current_epoch -= 1  # as the host's own on_train_end does
+    started.save_checkpoint(path)
+    resumed = make(prepared)
+    resumed.load_checkpoint(path)
+    assert resumed.current_epoch == 1
+    resumed.on_train_start()
+    epoch(resumed)
+    log = resumed.logger.local_logger.my_fantastic_logging
+    assert {len(values) for values in log.values()} == {2}
+
+
+def test_a_checkpoint_written_before_our_curves_resumes(started: Any, prepared: Any, results: Path) -> None:
+    epoch(started)
+    path = str(results / "latest.pth")
+    started.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint["logging"]["task_dice/liver"]
+    torch.save(checkpoint, path)
+    resumed = make(prepared)
+    resumed.load_checkpoint(path)
+    log = resumed.logger.local_logger.my_fantastic_logging
+    assert len(log["task_dice/liver"]) == resumed.current_epoch
+
+
+def test_a_process_killed_while_writing_leaves_the_old_checkpoint(
+    started: Any, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = results / "checkpoint.pth"
+    started.save_checkpoint(str(path))
+    before = path.read_bytes()
+
+    def dies(content: Any, filename: str) -> None:
+        Path(filename).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        started.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+
+
+SOFTMAX = {"background": 0, "liver": 1, "tumour": 2, "kidney": 3, "kidney_tumour": 4, "spleen": 5}
+
+
+def test_a_data_set_without_regions_trains_on_the_stock_loss(prepared: Any) -> None:
+    dataset_json = {key: value for key, value in prepared.dataset_json.items() if key != "nnunet_mtl"}
+    dataset_json |= {"labels": SOFTMAX}
+    dataset_json.pop("regions_class_order")
+    pair = []
+    for cls in (nnUNetTrainerMTLNoAttention, nnUNetTrainer):
+        trainer = cls(prepared.plans("tiny"), "3d_fullres", 0, dict(dataset_json), CPU)
+        trainer.initialize()
+        pair.append(trainer)
+    ours, stock = pair
+    ours.network.load_state_dict(stock.network.state_dict(), strict=True)
+    rng = torch.Generator().manual_seed(0)
+    target = [torch.randint(0, 6, (2, 1, *[16 // 2**i] * 3), generator=rng).short() for i in range(2)]
+    batch = {"data": torch.randn(2, 1, 16, 16, 16, generator=rng), "target": target, "keys": np.array(["a", "b"])}
+    results = []
+    for trainer in pair:
+        trainer.network.train()
+        results.append((trainer.train_step(dict(batch)), trainer))
+    assert results[0][0]["loss"] == results[1][0]["loss"]
+    for (name, mine), (_, theirs) in zip(
+        ours.network.named_parameters(), stock.network.named_parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+    with torch.no_grad():
+        counts, expected = (trainer.validation_step(dict(batch)) for trainer in pair)
+    for key in ("tp_hard", "fp_hard", "fn_hard"):
+        np.testing.assert_array_equal(counts[key][1:], expected[key])
+
+
+def test_the_log_says_what_is_trained(prepared: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    trainer = make(prepared)
+    trainer.initialize()
+    assert "3 tasks" in Path(trainer.log_file).read_text()

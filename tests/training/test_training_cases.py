@@ -1,0 +1,47 @@
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nnunet_mtl.tasks import TaskSet, TaskSetError
+from nnunet_mtl.training.training_cases import refuse_unknown_foreground
+
+SOMEWHERE = [[0, 1, 2, 3]]
+
+
+@pytest.fixture
+def tasks() -> TaskSet:
+    block: dict[str, Any] = {
+        "version": 1,
+        "tasks": {
+            "liver": {"regions": ["liver"], "overlaps": ["vessel"]},
+            "vessel": {"regions": ["vessel"]},
+            "spleen": {"regions": ["spleen"]},
+        },
+        "cases": {"one": {"annotated": ["liver"]}},
+    }
+    labels = {"background": 0, "liver": [1, 2], "vessel": [2], "spleen": [3, 3]}
+    return TaskSet.from_dataset_json({"labels": labels, "regions_class_order": [1, 2, 3], "nnunet_mtl": block})
+
+
+def dataset(folder: Path, locations: dict[Any, Any]) -> Any:
+    (folder / "one.pkl").write_bytes(pickle.dumps({"class_locations": locations}))
+    return SimpleNamespace(source_folder=str(folder), identifiers=["one"])
+
+
+def test_annotated_foreground_and_what_lies_in_it_may_be_there(tasks: TaskSet, tmp_path: Path) -> None:
+    locations = {(1, 2): SOMEWHERE, 2: SOMEWHERE, (3, 3): []}
+    refuse_unknown_foreground(tasks, [dataset(tmp_path, locations)])
+
+
+def test_foreground_nobody_was_to_annotate_is_refused(tasks: TaskSet, tmp_path: Path) -> None:
+    locations = {(1, 2): SOMEWHERE, 2: [], (3, 3): SOMEWHERE}
+    with pytest.raises(TaskSetError, match=r"not annotated in their case: one \(spleen\)"):
+        refuse_unknown_foreground(tasks, [dataset(tmp_path, locations)])
+
+
+def test_a_data_set_without_block_is_not_read(tmp_path: Path) -> None:
+    tasks = TaskSet.from_dataset_json({"labels": {"background": 0, "a": 1}})
+    refuse_unknown_foreground(tasks, [SimpleNamespace(source_folder="nowhere", identifiers=["one"])])

@@ -114,7 +114,7 @@ def test_any_patch_is_accepted_or_refused_with_one_that_is(spacing, patch_size, 
 def test_a_multiple_that_would_be_pooled_otherwise_is_not_offered():
     # 14 230 is as near as 16 230, but its long axis would be pooled five times.
     planned = configuration(spacing=(0.7, 5.0), patch_size=(16, 16))
-    with pytest.raises(UserError, match="the nearest multiple is 16 230$"):
+    with pytest.raises(UserError, match=r"nearest multiple is 16 230$"):
         NetworkSize(patch_size=(15, 230)).changes(planned, "2d")
     assert NetworkSize(patch_size=(16, 230)).changes(planned, "2d")["patch_size"] == [16, 230]
 

@@ -55,12 +55,12 @@ class Anatomy:
     Attributes:
         tissue: `Tissue` at each point, (N,) uint8.
         leaves: `Leaf` at each point, (N,) uint8.
-        lesion_hu: What tumours and their mimics add to the intensity, (N,) float32, 0 elsewhere.
+        detail_hu: What texture, tumours and mimics add to the intensity of the tissue, (N,) float32.
     """
 
     tissue: NDArray[np.uint8]
     leaves: NDArray[np.uint8]
-    lesion_hu: NDArray[np.float32]
+    detail_hu: NDArray[np.float32]
 
 
 # Half extents in mm of the cavity in which the organs below are placed, and the thickness of the wall around it.
@@ -74,6 +74,8 @@ _SPLEEN = ((84.0, 14.0, 42.0), (30.0, 47.0, 46.0))
 _STOMACH = ((48.0, -46.0, 36.0), (36.0, 30.0, 40.0))
 _PANCREAS = np.array([(-34.0, -6.0, -12.0), (-12.0, -18.0, -6.0), (20.0, -12.0, 0.0), (52.0, 4.0, 8.0)])
 _PANCREAS_RADII = np.array([24.0, 20.0, 18.0, 17.0])
+_CORE_HU = np.float32(-75)
+_LOBULE_HU = np.float32(24)
 _ASCENDING_COLON = np.array([(-104.0, 22.0, -140.0), (-104.0, 18.0, -30.0)])
 # Branches of the vessel tree in coordinates of the right lobe, in which its surface has length 1.
 _BRANCHES = (
@@ -130,11 +132,12 @@ class Body:
             mask &= cavity
             tissue[mask] = kind
             leaves[mask] = leaf
-        lesion_hu = np.zeros(tissue.shape, dtype=np.float32)
-        self._add_mimics(lesion_hu, tissue, bent)
-        self._add_tumours(lesion_hu, tissue, leaves, bent)
-        self._add_vessels(lesion_hu, tissue, leaves, bent)
-        return Anatomy(tissue, leaves, lesion_hu)
+        detail_hu = np.zeros(tissue.shape, dtype=np.float32)
+        self._add_texture(detail_hu, tissue, bent, rng)
+        self._add_mimics(detail_hu, tissue, bent)
+        self._add_tumours(detail_hu, tissue, leaves, bent)
+        self._add_vessels(detail_hu, tissue, leaves, bent)
+        return Anatomy(tissue, leaves, detail_hu)
 
     def _trunk(self, points: Points) -> tuple[NDArray[np.uint8], Mask]:
         """Return the tissue of skin, wall and spine, air outside, and the cavity that they leave, both (N,)."""
@@ -163,8 +166,8 @@ class Body:
         yield self._spleen.contains(points), Tissue.SPLEEN, Leaf.SPLEEN
         yield self._liver.contains(points) | self._left_lobe.contains(points), Tissue.LIVER, Leaf.LIVER
         yield tube(points, self._pancreas, _PANCREAS_RADII), Tissue.PANCREAS, Leaf.PANCREAS
-        yield _kidney(self._kidney_right, 1.0, points), Tissue.KIDNEY, Leaf.KIDNEY_RIGHT
-        yield _kidney(self._kidney_left, -1.0, points), Tissue.KIDNEY, Leaf.KIDNEY_LEFT
+        yield _kidney(self._kidney_right, points), Tissue.KIDNEY, Leaf.KIDNEY_RIGHT
+        yield _kidney(self._kidney_left, points), Tissue.KIDNEY, Leaf.KIDNEY_LEFT
         yield np.hypot(points[0] - 13, points[1] - 28) < 11, Tissue.AORTA, Leaf.BACKGROUND
         yield np.hypot(points[0] + 15, points[1] - 28) < 11, Tissue.CAVA, Leaf.BACKGROUND
 
@@ -202,13 +205,23 @@ class Body:
         centre = _at_height(organ.at(rng.uniform(-0.5, 0.5, size=3)), focus_z_mm, 4, rng)
         return draw_mimic(centre, rng)
 
-    def _add_mimics(self, lesion_hu: NDArray[np.float32], tissue: NDArray[np.uint8], points: Points) -> None:
+    def _add_texture(
+        self, detail_hu: NDArray[np.float32], tissue: NDArray[np.uint8], points: Points, rng: np.random.Generator
+    ) -> None:
+        """Give the kidneys their dark core and the pancreas its lobules."""
+        for kidney in (self._kidney_left, self._kidney_right):
+            core = Ellipsoid(kidney.at(np.array([-0.15, 0.0, 0.0])), 0.5 * kidney.semi_axes, kidney.rotation)
+            detail_hu[core.contains(points) & (tissue == Tissue.KIDNEY)] = _CORE_HU
+        pancreas = tissue == Tissue.PANCREAS
+        detail_hu[pancreas] = _LOBULE_HU * waves(points[:, pancreas], rng, (17, 24), 14)
+
+    def _add_mimics(self, detail_hu: NDArray[np.float32], tissue: NDArray[np.uint8], points: Points) -> None:
         for mimic in self._mimics:
-            lesion_hu[mimic.contains(points) & np.isin(tissue, (Tissue.LIVER, Tissue.SPLEEN))] = mimic.contrast_hu
+            detail_hu[mimic.contains(points) & np.isin(tissue, (Tissue.LIVER, Tissue.SPLEEN))] = mimic.contrast_hu
 
     def _add_tumours(
         self,
-        lesion_hu: NDArray[np.float32],
+        detail_hu: NDArray[np.float32],
         tissue: NDArray[np.uint8],
         leaves: NDArray[np.uint8],
         points: Points,
@@ -218,11 +231,11 @@ class Body:
             mask = tumour.contains(points) & np.isin(tissue, hosts)
             tissue[mask] = kind
             leaves[mask] = leaf
-            lesion_hu[mask] = tumour.contrast_hu(points[:, mask])
+            detail_hu[mask] = tumour.contrast_hu(points[:, mask])
 
     def _add_vessels(
         self,
-        lesion_hu: NDArray[np.float32],
+        detail_hu: NDArray[np.float32],
         tissue: NDArray[np.uint8],
         leaves: NDArray[np.uint8],
         points: Points,
@@ -232,7 +245,7 @@ class Body:
             mask = tube(points, nodes, radii) & (leaves == Leaf.LIVER)
             tissue[mask] = Tissue.VESSEL
             leaves[mask] = Leaf.VESSEL
-            lesion_hu[mask] = 0
+            detail_hu[mask] = 0
 
 
 # Tissue a tumour is made of, its label, and the tissue it may replace.
@@ -261,8 +274,9 @@ def _mirrored(organ: Ellipsoid) -> Ellipsoid:
     return Ellipsoid(organ.centre * mirror, organ.semi_axes, organ.rotation * mirror[:, None])
 
 
-def _kidney(organ: Ellipsoid, towards_spine: float, points: Points) -> Mask:
-    hilum = organ.at(np.array([towards_spine * 1.0, -0.25, 0.0])).astype(np.float32)[:, None]
+def _kidney(organ: Ellipsoid, points: Points) -> Mask:
+    # Before the mirroring of the right one the spine lies on the side of negative x, for both.
+    hilum = organ.at(np.array([-1.0, -0.25, 0.0])).astype(np.float32)[:, None]
     offset = (points - hilum) / np.array([[15.0], [11.0], [18.0]], dtype=np.float32)
     mask: Mask = organ.contains(points) & (np.einsum("in,in->n", offset, offset) > 1)
     return mask

@@ -149,7 +149,7 @@ def scan(
     world = np.stack([x, y, z]).reshape(3, -1).astype(np.float32)
     anatomy = body.sample(pose.to_body(world))
     levels = np.array([scanner.phase_hu[tissue] for tissue in Tissue]) + rng.normal(0, 6, size=len(Tissue))
-    signal = levels.astype(np.float32)[anatomy.tissue] + anatomy.lesion_hu
+    signal = levels.astype(np.float32)[anatomy.tissue] + anatomy.detail_hu
     signal[anatomy.tissue == Tissue.AIR] = AIR_HU
     signal[_table(world, body, pose, scanner) & (anatomy.tissue == Tissue.AIR)] = TABLE_HU
     profile_mm = (scanner.slice_thickness_mm / 2.355, scanner.blur_mm, scanner.blur_mm)

@@ -102,8 +102,8 @@ def test_the_number_of_tumours_changes_nothing_else(points):
 def test_mimics_change_the_intensity_and_no_label(points):
     without, several = (_body(1, mimics=mimics).sample(points) for mimics in (0.0, 12.0))
     np.testing.assert_array_equal(without.leaves, several.leaves)
-    assert not without.lesion_hu.any()
-    assert several.lesion_hu.min() < 0 < several.lesion_hu.max()
+    assert not without.detail_hu.any()
+    assert several.detail_hu.min() < 0 < several.detail_hu.max()
 
 
 def test_a_slice_at_the_focus_shows_the_tumour(points):

@@ -156,16 +156,22 @@ def _phantom(commands: Subparsers) -> None:
         "mimics": (float, "mean number of spots that are no tumours"),
         "malignant_share": (float, "share of malignant tumours"),
     }
+    several = {
+        "image_size": ("+", int, "voxels, (Z) Y X"),
+        "tumour_radius_mm": (2, float, "smallest and largest radius in mm"),
+    }
 
     def run(options: argparse.Namespace) -> None:
         from nnunet_mtl.datasets.phantom_cases import PhantomOptions
         from nnunet_mtl.datasets.phantom_dataset import write_phantom_dataset
         from nnunet_mtl.planning.folders import new_raw_folder
 
-        several = {name: tuple(value) for name in ("image_size", "tumour_radius_mm") if (value := vars(options)[name])}
-        single = {name: value for name in options_of_phantoms if (value := vars(options)[name]) is not None}
+        given: dict[str, Any] = {name: vars(options)[name] for name in (*options_of_phantoms, *several)}
+        chosen = {
+            name: tuple(value) if name in several else value for name, value in given.items() if value is not None
+        }
         folder = new_raw_folder(options.dataset, options.name)
-        write_phantom_dataset(folder, PhantomOptions(**several, **single), _progress, overwrite=options.overwrite)
+        write_phantom_dataset(folder, PhantomOptions(**chosen), _progress, overwrite=options.overwrite)
         print(f"wrote {folder}; next: nnUNetv2_plan_and_preprocess -d {options.dataset} --verify_dataset_integrity")
 
     parser = _command(commands, "phantom", "Write a partially labelled data set of CT-like phantoms.", run)
@@ -174,8 +180,8 @@ def _phantom(commands: Subparsers) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the phantoms in that folder")
     for name, (kind, text) in options_of_phantoms.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
-    parser.add_argument("--image_size", nargs="+", type=int, help="voxels, (Z) Y X")
-    parser.add_argument("--tumour_radius_mm", nargs=2, type=float, help="smallest and largest radius in mm")
+    for name, (number, kind, text) in several.items():
+        parser.add_argument(f"--{name}", nargs=number, type=kind, help=text)
 
 
 def _demo(commands: Subparsers) -> None:

@@ -1,4 +1,4 @@
-"""The base of every error that is the user's to mend: one line that names the file, the key or the case, and the remedy."""
+"""The base of every error that is the user's to mend: one line that names the place and the remedy."""
 
 
 class UserError(ValueError):

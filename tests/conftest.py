@@ -1,4 +1,4 @@
-"""Fixtures shared by the whole suite: a tiny partially labelled data set that went through nnU-Net's own preprocessing."""
+"""Fixtures of the whole suite: a tiny partially labelled data set that went through nnU-Net's own preprocessing."""
 
 import json
 import os

@@ -89,7 +89,7 @@ def headline(scores: Scores, stock: Scores | None) -> dict[str, str]:
 
 
 _SHOWS_PHANTOM = (
-    "One network, trained through nnU-Net's own commands, learnt all structures from cases annotated for one task each.",
+    "One network, trained through nnU-Net's own commands, learnt all structures from cases of one annotated task each.",
     "Scores are Dice of exported label maps on test cases in which everything is annotated.",
 )
 _SHOWS_NOT_PHANTOM = (
@@ -97,7 +97,7 @@ _SHOWS_NOT_PHANTOM = (
     "A run of minutes on a small network is not what nnU-Net reaches with its own schedule.",
 )
 _SHOWS_REAL = (
-    "The chain works on what real scanners wrote: geometry, planning, training from partial labels, prediction, export.",
+    "The chain works on what real scanners wrote: geometry, planning, partial labels, training, prediction, export.",
 )
 _SHOWS_NOT_REAL = (
     "It says nothing about accuracy: there are five scans, and the network is scored on the scans it was trained on.",

@@ -28,7 +28,7 @@ from nnunet_mtl.tasks import TaskSet, without_cases
 from nnunet_mtl.training import progress
 from nnunet_mtl.training.annotation import CaseAnnotations
 from nnunet_mtl.training.criterion import LabelCriterion, RegionCriterion
-from nnunet_mtl.training.pseudo_dice import dice, label_counts, nan_mean, region_counts
+from nnunet_mtl.training.pseudo_dice import FloatArray, dice, label_counts, nan_mean, region_counts
 from nnunet_mtl.training.run_folder import refuse_other_experiment
 from nnunet_mtl.training.sampling import sampling_probabilities
 from nnunet_mtl.training.schedule import ScheduledTrainer, settings_in
@@ -191,7 +191,7 @@ class MultiTaskTrainer(ScheduledTrainer):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
         else:
-            total.backward()
+            torch.autograd.backward(total)
             nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_GRADIENT_NORM)
             self.optimizer.step()
         return _numbers(total, losses, annotated)
@@ -199,10 +199,9 @@ class MultiTaskTrainer(ScheduledTrainer):
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return loss terms and, over annotated regions only, the counts of the pseudo Dice."""
         output, target, annotated, losses = self._forward(batch)
-        if self.enable_deep_supervision:
-            logits, target = output.segmentation[0], target[0]
-        else:
-            logits = output.segmentation
+        logits = output.segmentation
+        if isinstance(logits, list):
+            logits, target = logits[0], target[0]
         if self.label_manager.has_regions:
             tp, fp, fn = region_counts(logits, target, annotated)
         else:
@@ -250,7 +249,7 @@ class MultiTaskTrainer(ScheduledTrainer):
             log = self.logger.local_logger.my_fantastic_logging
             progress.plot_progress(log, self.tasks, self.loss_terms, Path(self.output_folder))
 
-    def _task_dice(self, per_region: progress.FloatArray) -> dict[str, float]:
+    def _task_dice(self, per_region: FloatArray) -> dict[str, float]:
         if not self.label_manager.has_regions:
             return {self.tasks.tasks[0].name: nan_mean(per_region)}
         return progress.dice_per_task(self.tasks, per_region)

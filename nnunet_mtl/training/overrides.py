@@ -125,7 +125,7 @@ def changed() -> list[str]:
     installed = version("nnunetv2")
     lines = []
     for override in OVERRIDES:
-        known = override.sha256.get(installed) or next(reversed(override.sha256.values()))
+        known = override.sha256.get(installed) or list(override.sha256.values())[-1]
         if upstream_hash(override.name) != known:
             lines.append(f"{override.name} of nnunetv2 {installed} differs from the version it was compared with")
     return lines

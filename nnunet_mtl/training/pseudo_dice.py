@@ -58,7 +58,8 @@ def label_counts(logits: Tensor, target: Tensor, ignore_label: int | None) -> tu
 def dice(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
     """Dice of each region, dimensionless; NaN where there is neither truth nor prediction."""
     volume = 2 * tp + fp + fn
-    return np.divide(2 * tp, volume, out=np.full(volume.shape, np.nan), where=volume > 0)
+    values: FloatArray = np.divide(2 * tp, volume, out=np.full(volume.shape, np.nan), where=volume > 0)
+    return values
 
 
 def nan_mean(values: Sequence[float] | FloatArray) -> float:

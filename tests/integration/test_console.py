@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +43,12 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("quick") / "demo"
     command = [str(BIN / "nnunet_mtl"), "demo", "--quick", "--folder", str(folder), "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    yield Demo(folder, done.stdout)
+    return Demo(folder, done.stdout)
 
 
 def test_the_last_line_has_the_figures_and_the_page(demo: Demo) -> None:

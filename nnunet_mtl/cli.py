@@ -144,31 +144,33 @@ def _make_splits(commands: Subparsers) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing splits_final.json")
 
 
-def _phantom(commands: Subparsers) -> None:
-    options_of_phantoms = {
-        "seed": (int, "start of all random numbers"),
-        "dimension": (int, "3 for volumes, 2 for slices"),
-        "cases_per_task": (int, "training cases annotated for each task"),
-        "test_cases": (int, "fully annotated test cases"),
-        "domain_task_coupling": (float, "how strongly scanner and task go together, 0 to 1"),
-        "tumour_prevalence": (float, "share of patients with a tumour"),
-        "contrast_to_noise": (float, "of tumours"),
-        "mimics": (float, "mean number of spots that are no tumours"),
-        "malignant_share": (float, "share of malignant tumours"),
-    }
-    several = {
-        "image_size": ("+", int, "voxels, (Z) Y X"),
-        "tumour_radius_mm": (2, float, "smallest and largest radius in mm"),
-    }
+# Options of the phantoms: number of values, their type, help.
+_PHANTOM_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "seed": (None, int, "start of all random numbers"),
+    "dimension": (None, int, "3 for volumes, 2 for slices"),
+    "image_size": ("+", int, "voxels, (Z) Y X"),
+    "cases_per_task": (None, int, "training cases annotated for each task"),
+    "test_cases": (None, int, "fully annotated test cases"),
+    "domain_task_coupling": (None, float, "how strongly scanner and task go together, 0 to 1"),
+    "tumour_prevalence": (None, float, "share of patients with a tumour"),
+    "tumour_radius_mm": (2, float, "smallest and largest radius in mm"),
+    "contrast_to_noise": (None, float, "of tumours"),
+    "mimics": (None, float, "mean number of spots that are no tumours"),
+    "malignant_share": (None, float, "share of malignant tumours"),
+}
 
+
+def _phantom(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
         from nnunet_mtl.datasets.phantom_cases import PhantomOptions
         from nnunet_mtl.datasets.phantom_dataset import write_phantom_dataset
         from nnunet_mtl.planning.folders import new_raw_folder
 
-        given: dict[str, Any] = {name: vars(options)[name] for name in (*options_of_phantoms, *several)}
-        chosen = {
-            name: tuple(value) if name in several else value for name, value in given.items() if value is not None
+        given: dict[str, Any] = {name: vars(options)[name] for name in _PHANTOM_OPTIONS}
+        chosen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+            if value is not None
         }
         folder = new_raw_folder(options.dataset, options.name)
         write_phantom_dataset(folder, PhantomOptions(**chosen), _progress, overwrite=options.overwrite)
@@ -178,9 +180,7 @@ def _phantom(commands: Subparsers) -> None:
     parser.add_argument("-d", dest="dataset", type=int, required=True, metavar="ID", help="data set id")
     parser.add_argument("--name", default="Phantom", help="name of the data set, after DatasetXXX_")
     parser.add_argument("--overwrite", action="store_true", help="replace the phantoms in that folder")
-    for name, (kind, text) in options_of_phantoms.items():
-        parser.add_argument(f"--{name}", type=kind, help=text)
-    for name, (number, kind, text) in several.items():
+    for name, (number, kind, text) in _PHANTOM_OPTIONS.items():
         parser.add_argument(f"--{name}", nargs=number, type=kind, help=text)
 
 

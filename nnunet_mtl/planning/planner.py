@@ -5,7 +5,7 @@ from torch import nn
 
 
 class MultiTaskPlanner(ExperimentPlanner):
-    """nnU-Net's default planner with another network; its memory estimate is that network's own.
+    """nnU-Net's default planner with another network, which nnU-Net asks for its memory estimate.
 
     Only needed for plans that name the network themselves: the trainers exchange the network of any plans. Data are
     shared with nnU-Net's default plans, so use `nnUNetv2_preprocess` with these plans only where the default plans

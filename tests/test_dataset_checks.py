@@ -162,11 +162,12 @@ def test_values_nobody_annotated_are_a_problem(data, values, dtype, text):
     assert text in fault.text
 
 
-def test_a_value_that_is_no_number_is_a_problem(data):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_no_number_is_a_problem(data, value):
     # read with nibabel: SimpleITK reads it as 0
     data.write(data.read() | {"overwrite_image_reader_writer": "NibabelIO"})
-    _write_image(data.label("liver_0"), [0, np.nan], np.float32)
-    assert "holds nan" in _only_fault().text
+    _write_image(data.label("liver_0"), [0, value], np.float32)
+    assert f"holds {value}" in _only_fault().text
 
 
 def test_a_label_file_that_is_missing_or_broken_is_a_problem(data):
@@ -223,9 +224,11 @@ def test_labels_edited_after_planning_need_planning_again(data):
 def test_a_copy_that_cannot_be_read_is_a_problem_and_none_is_fine(data, monkeypatch):
     (data.preprocessed / "dataset.json").write_text("{")
     assert _only_fault().remedy == "nnunet_mtl sync -d Dataset900_Union"
+    monkeypatch.chdir(data.preprocessed.parent)  # without the variable nothing is looked for, not even here
+    with monkeypatch.context() as context:
+        context.delenv("nnUNet_preprocessed")
+        assert _faults() == []
     (data.preprocessed / "dataset.json").unlink()
-    assert _faults() == []
-    monkeypatch.delenv("nnUNet_preprocessed")
     assert _faults() == []
 
 

@@ -103,6 +103,14 @@ def test_an_entry_that_does_not_exist_is_a_warning(healthy, monkeypatch):
     assert (fault.level, "/nowhere/trainers" in fault.text) == ("warning", True)
 
 
+def test_a_pth_file_of_another_installation_is_a_warning(healthy, monkeypatch):
+    (healthy / discovery.PTH_NAME).write_text("import os\n")
+    here = discovery.state(healthy)
+    monkeypatch.setattr(discovery, "state", lambda: here)  # not the environment the tests run in
+    fault = _only_fault(diagnose())
+    assert (fault.level, fault.remedy) == ("warning", "nnunet_mtl enable")
+
+
 def test_a_trainer_that_cannot_be_imported_is_a_problem_with_the_cause(healthy, monkeypatch):
     (healthy / "aaa.py").write_text("import a_module_that_is_missing\n")
     monkeypatch.setenv("nnUNet_extTrainer", f"{healthy}:{discovery.shim_folder()}")

@@ -11,8 +11,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_mtl.datasets.phantom_geometry import Ellipsoid, Mask, Points, rotation, tube, waves
+from nnunet_mtl.datasets.phantom_geometry import Ellipsoid, Mask, Points, tube, waves
 from nnunet_mtl.datasets.phantom_lesions import Disease, Mimic, Tumour, draw_mimic
+from nnunet_mtl.datasets.phantom_organs import ASCENDING_COLON, PANCREAS_RADII_MM, Organs, kidney_mask, vessel_radii_mm
 
 
 class Tissue(IntEnum):
@@ -63,29 +64,11 @@ class Anatomy:
     detail_hu: NDArray[np.float32]
 
 
-# Half extents in mm of the cavity in which the organs below are placed, and the thickness of the wall around it.
+# Half extents in mm of the cavity in which the organs are placed, and the thickness of the wall around it.
 _CAVITY_MM = np.array([122.0, 77.0])
 _WALL_MM = 13.0
-
-_LIVER = ((-58.0, -8.0, 30.0), (72.0, 64.0, 62.0))
-_LEFT_LOBE = ((0.0, -44.0, 40.0), (56.0, 30.0, 36.0))
-_KIDNEY = ((61.0, 40.0, -26.0), (33.0, 30.0, 54.0))
-_SPLEEN = ((84.0, 14.0, 42.0), (30.0, 47.0, 46.0))
-_STOMACH = ((48.0, -46.0, 36.0), (36.0, 30.0, 40.0))
-_PANCREAS = np.array([(-34.0, -6.0, -12.0), (-12.0, -18.0, -6.0), (20.0, -12.0, 0.0), (52.0, 4.0, 8.0)])
-_PANCREAS_RADII = np.array([24.0, 20.0, 18.0, 17.0])
 _CORE_HU = np.float32(-75)
 _LOBULE_HU = np.float32(24)
-_ASCENDING_COLON = np.array([(-104.0, 22.0, -140.0), (-104.0, 18.0, -30.0)])
-# Branches of the vessel tree in coordinates of the right lobe, in which its surface has length 1.
-_BRANCHES = (
-    ((0.62, 0.05, -0.45), (0.3, -0.02, -0.3), (-0.1, 0.02, -0.22)),
-    ((-0.1, 0.02, -0.22), (-0.42, -0.2, 0.0), (-0.72, -0.3, 0.25)),
-    ((-0.1, 0.02, -0.22), (-0.4, 0.3, -0.3), (-0.7, 0.42, -0.3)),
-    ((-0.1, 0.02, -0.22), (-0.2, -0.45, -0.2), (-0.3, -0.75, -0.15)),
-    ((-0.1, 0.02, -0.22), (-0.15, 0.2, 0.3), (-0.3, 0.3, 0.7)),
-    ((0.3, -0.02, -0.3), (0.5, -0.35, 0.0), (0.85, -0.6, 0.25)),
-)
 
 
 class Body:
@@ -108,15 +91,7 @@ class Body:
         self.skin_centre_mm = rng.uniform(-0.5, 0.5, size=2) * fat_mm
         self.skin_semi_axes_mm = _CAVITY_MM + _WALL_MM + fat_mm
         self.shift_mm = np.clip(rng.normal(0, (7, 6, 14)), (-12, -10, -26), (12, 10, 26))
-        self._loops = [_draw_loop(rng) for _ in range(5)]
-        self._liver = _draw_organ(rng, *_LIVER)
-        self._left_lobe = _draw_organ(rng, *_LEFT_LOBE)
-        self._kidney_left = _draw_organ(rng, *_KIDNEY)
-        self._kidney_right = _mirrored(_draw_organ(rng, *_KIDNEY))
-        self._spleen = _draw_organ(rng, *_SPLEEN)
-        self._stomach = _draw_organ(rng, *_STOMACH)
-        self._pancreas = _PANCREAS + rng.normal(0, 6, size=3) + rng.normal(0, 3, size=_PANCREAS.shape)
-        self._branches = [_draw_branch(rng, self._liver, branch) for branch in _BRANCHES]
+        self._organs = Organs.draw(rng)
         self._tumours = self._draw_tumours(rng, disease, focus_z_mm)
         self._mimics = [self._draw_mimic(rng, focus_z_mm) for _ in range(rng.poisson(disease.mimics))]
 
@@ -156,28 +131,20 @@ class Body:
 
     def _parts(self, points: Points) -> Iterator[tuple[Mask, Tissue, Leaf]]:
         """Yield what lies in the cavity; where two parts overlap the later one has the place."""
-        for nodes in self._loops:
+        for nodes in self._organs.loops:
             yield tube(points, nodes, np.full(len(nodes), 9.0)), Tissue.BOWEL, Leaf.BACKGROUND
-        yield self._stomach.contains(points), Tissue.STOMACH, Leaf.BACKGROUND
-        yield tube(points, _ASCENDING_COLON, np.array([15.0, 15.0])), Tissue.BOWEL, Leaf.BACKGROUND
-        colon = self._descending_colon()
+        yield self._organs.stomach.contains(points), Tissue.STOMACH, Leaf.BACKGROUND
+        yield tube(points, ASCENDING_COLON, np.array([15.0, 15.0])), Tissue.BOWEL, Leaf.BACKGROUND
+        colon = self._organs.descending_colon()
         yield tube(points, colon, np.array([17.0, 17.0])), Tissue.BOWEL, Leaf.BACKGROUND
         yield tube(points, colon, np.array([14.0, 14.0])), Tissue.FILLED_BOWEL, Leaf.BACKGROUND
-        yield self._spleen.contains(points), Tissue.SPLEEN, Leaf.SPLEEN
-        yield self._liver.contains(points) | self._left_lobe.contains(points), Tissue.LIVER, Leaf.LIVER
-        yield tube(points, self._pancreas, _PANCREAS_RADII), Tissue.PANCREAS, Leaf.PANCREAS
-        yield _kidney(self._kidney_right, points), Tissue.KIDNEY, Leaf.KIDNEY_RIGHT
-        yield _kidney(self._kidney_left, points), Tissue.KIDNEY, Leaf.KIDNEY_LEFT
+        yield self._organs.spleen.contains(points), Tissue.SPLEEN, Leaf.SPLEEN
+        yield self._organs.liver.contains(points) | self._organs.left_lobe.contains(points), Tissue.LIVER, Leaf.LIVER
+        yield tube(points, self._organs.pancreas, PANCREAS_RADII_MM), Tissue.PANCREAS, Leaf.PANCREAS
+        yield kidney_mask(self._organs.kidney_right, points), Tissue.KIDNEY, Leaf.KIDNEY_RIGHT
+        yield kidney_mask(self._organs.kidney_left, points), Tissue.KIDNEY, Leaf.KIDNEY_LEFT
         yield np.hypot(points[0] - 13, points[1] - 28) < 11, Tissue.AORTA, Leaf.BACKGROUND
         yield np.hypot(points[0] + 15, points[1] - 28) < 11, Tissue.CAVA, Leaf.BACKGROUND
-
-    def _descending_colon(self) -> NDArray[np.float64]:
-        """Return the landmark's two ends in mm, (2, 3): in front of and lateral to the left kidney, all along it."""
-        kidney = self._kidney_left
-        reach = kidney.semi_axes[0] + 16
-        beside = kidney.centre + reach * np.array([0.85, -0.53, 0.0])
-        up = np.array([0.0, 0.0, 1.0])
-        return np.stack([beside - 1.3 * kidney.semi_axes[2] * up, beside + 0.6 * kidney.semi_axes[2] * up])
 
     def _draw_tumours(
         self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None
@@ -189,9 +156,9 @@ class Body:
             if organ == "liver":
                 # The second one lies on the other side of the vessel tree's trunk.
                 relative = np.array([-0.2, 0.4 if number else -0.3, 0.05]) + rng.uniform(-0.4, 0.4, size=3)
-                centre = self._liver.at(relative)
+                centre = self._organs.liver.at(relative)
             else:
-                centre = _along(self._pancreas, float(rng.random()))
+                centre = _along(self._organs.pancreas, float(rng.random()))
                 # A pancreas is slender: a tumour of the liver's size would swallow it.
                 radius_mm *= 0.8
             centre = _at_height(centre, focus_z_mm, radius_mm / 3, rng)
@@ -201,7 +168,7 @@ class Body:
         return tumours
 
     def _draw_mimic(self, rng: np.random.Generator, focus_z_mm: float | None) -> Mimic:
-        organ = self._liver if rng.random() < 0.7 else self._spleen
+        organ = self._organs.liver if rng.random() < 0.7 else self._organs.spleen
         centre = _at_height(organ.at(rng.uniform(-0.5, 0.5, size=3)), focus_z_mm, 4, rng)
         return draw_mimic(centre, rng)
 
@@ -209,7 +176,7 @@ class Body:
         self, detail_hu: NDArray[np.float32], tissue: NDArray[np.uint8], points: Points, rng: np.random.Generator
     ) -> None:
         """Give the kidneys their dark core and the pancreas its lobules."""
-        for kidney in (self._kidney_left, self._kidney_right):
+        for kidney in (self._organs.kidney_left, self._organs.kidney_right):
             core = Ellipsoid(kidney.at(np.array([-0.15, 0.0, 0.0])), 0.5 * kidney.semi_axes, kidney.rotation)
             detail_hu[core.contains(points) & (tissue == Tissue.KIDNEY)] = _CORE_HU
         pancreas = tissue == Tissue.PANCREAS
@@ -240,9 +207,8 @@ class Body:
         leaves: NDArray[np.uint8],
         points: Points,
     ) -> None:
-        for number, nodes in enumerate(self._branches):
-            radii = np.array([13.0, 13.0, 11.5]) if number == 0 else np.array([10.5, 10.0, 9.0])
-            mask = tube(points, nodes, radii) & (leaves == Leaf.LIVER)
+        for number, nodes in enumerate(self._organs.branches):
+            mask = tube(points, nodes, vessel_radii_mm(number)) & (leaves == Leaf.LIVER)
             tissue[mask] = Tissue.VESSEL
             leaves[mask] = Leaf.VESSEL
             detail_hu[mask] = 0
@@ -258,45 +224,6 @@ _HOSTS = {
 def _oval(x: NDArray[np.float32], y: NDArray[np.float32], semi_axes: NDArray[np.float64]) -> Mask:
     inside: Mask = (np.abs(x) / np.float32(semi_axes[0])) ** 2.3 + (np.abs(y) / np.float32(semi_axes[1])) ** 2.3 < 1
     return inside
-
-
-def _draw_organ(
-    rng: np.random.Generator, centre: tuple[float, float, float], semi_axes: tuple[float, float, float]
-) -> Ellipsoid:
-    shift = np.clip(rng.normal(0, 8, size=3), -16, 16)
-    sizes = np.array(semi_axes) * rng.uniform(0.84, 1.14, size=3)
-    tilt = rotation(np.clip(rng.normal(0, 0.14, size=3), -0.3, 0.3))
-    return Ellipsoid(np.array(centre) + shift, sizes, tilt)
-
-
-def _mirrored(organ: Ellipsoid) -> Ellipsoid:
-    mirror = np.array([-1.0, 1.0, 1.0])
-    return Ellipsoid(organ.centre * mirror, organ.semi_axes, organ.rotation * mirror[:, None])
-
-
-def _kidney(organ: Ellipsoid, points: Points) -> Mask:
-    # Before the mirroring of the right one the spine lies on the side of negative x, for both.
-    hilum = organ.at(np.array([-1.0, -0.25, 0.0])).astype(np.float32)[:, None]
-    offset = (points - hilum) / np.array([[15.0], [11.0], [18.0]], dtype=np.float32)
-    mask: Mask = organ.contains(points) & (np.einsum("in,in->n", offset, offset) > 1)
-    return mask
-
-
-def _draw_loop(rng: np.random.Generator) -> NDArray[np.float64]:
-    start = rng.uniform((-85, -65, -110), (85, 30, 70))
-    steps = rng.normal(size=(4, 3)) * (1, 0.5, 0.6)
-    steps *= 32 / np.linalg.norm(steps, axis=1, keepdims=True)
-    return np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
-
-
-def _draw_branch(
-    rng: np.random.Generator, liver: Ellipsoid, branch: tuple[tuple[float, float, float], ...]
-) -> NDArray[np.float64]:
-    nodes = np.array(branch)
-    # Only ends that no other branch starts from may move.
-    if branch is not _BRANCHES[0]:
-        nodes[1:] += rng.normal(0, 0.08, size=(len(nodes) - 1, 3))
-    return np.stack([liver.at(node) for node in nodes])
 
 
 def _along(nodes: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:

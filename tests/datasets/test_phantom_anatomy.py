@@ -102,8 +102,22 @@ def test_the_number_of_tumours_changes_nothing_else(points):
 def test_mimics_change_the_intensity_and_no_label(points):
     without, several = (_body(1, mimics=mimics).sample(points) for mimics in (0.0, 12.0))
     np.testing.assert_array_equal(without.leaves, several.leaves)
-    assert not without.detail_hu.any()
-    assert several.detail_hu.min() < 0 < several.detail_hu.max()
+    added = several.detail_hu - without.detail_hu
+    assert added.min() < 0 < added.max()
+    assert np.isin(without.tissue[added != 0], (Tissue.LIVER, Tissue.SPLEEN)).all()
+
+
+def test_kidneys_have_a_core_and_the_pancreas_is_lobular(points):
+    anatomy = _body(2).sample(points)
+    for leaf in (Leaf.KIDNEY_LEFT, Leaf.KIDNEY_RIGHT):
+        kidney = points[:, anatomy.leaves == leaf]
+        dark = anatomy.detail_hu[anatomy.leaves == leaf] < -50
+        reach = np.linalg.norm(kidney - kidney.mean(axis=1, keepdims=True), axis=0)
+        assert 0.05 < dark.mean() < 0.3
+        assert reach[dark].mean() < 0.7 * reach[~dark].mean()
+    lobules = anatomy.detail_hu[anatomy.leaves == Leaf.PANCREAS]
+    assert lobules.std() > 10
+    assert abs(lobules.mean()) < 10
 
 
 def test_a_slice_at_the_focus_shows_the_tumour(points):

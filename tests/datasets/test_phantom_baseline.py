@@ -44,6 +44,8 @@ def test_intensity_and_place_are_enough_where_nothing_varies(tmp_path):
             labels = np.zeros(image.shape, np.uint8)
             labels[5:11, 6:14, 5:11] = 1
             image[labels == 1] = 100
+            # Only its place tells the twin from the cube.
+            image[5:11, 6:14, 13:19] = 100
             _write(folder / f"images{part}" / f"{name}_0000.nii.gz", image, flipped=number == 1)
             _write(folder / f"labels{part}" / f"{name}.nii.gz", labels, flipped=number == 1)
             entries.setdefault(part, {})[name] = {"annotated": ["cube"]}

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor
 
@@ -65,9 +66,10 @@ def test_a_step_that_is_not_conditioned_never_sees_the_task() -> None:
     assert torch.equal(logits, (image + 1 + 10 * task.reshape(2, 1, 1, 1)) * REGION_WEIGHTS)
 
 
-def test_the_result_is_fresh_and_contiguous_even_if_the_steps_return_a_view_of_their_state() -> None:
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_the_result_is_fresh_and_contiguous_even_if_the_steps_return_a_view(conditioned: bool) -> None:
     image = torch.randn(2, 1, 3, 3)
-    steps = (Step(lambda x, _: x.expand(2, 5, 3, 3), True),)
+    steps = (Step(lambda x, *_: x.expand(2, 5, 3, 3), conditioned),)
     logits = TaskPasses(OWNERS)(steps, image)
     assert logits.is_contiguous()
     before = image.clone()

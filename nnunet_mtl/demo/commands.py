@@ -96,7 +96,8 @@ def chain_environment(folder: Path, trainers: Path) -> dict[str, str]:
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
     folders = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    few_workers = {"nnUNet_def_n_proc": "2", "nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "1"}
+    # Passive waiting: on a machine that others use too, threads that spin for each other take several times as long.
+    few_workers = {"nnUNet_def_n_proc": "2", "nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return {**inherited, **folders, **few_workers, "nnUNet_extTrainer": str(trainers), "PYTHONUNBUFFERED": "1"}
 
 

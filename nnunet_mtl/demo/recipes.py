@@ -42,7 +42,7 @@ PHANTOM = Recipe(
     patch_size=(24, 32, 32),
     features=(16, 32, 64, 96),
     batch_size=2,
-    settings={**_SHORT, "epochs": 15, "iterations": 100, "val_iterations": 6},
+    settings={**_SHORT, "epochs": 15, "iterations": 120, "val_iterations": 6},
 )
 PHANTOM_QUICK = Recipe(
     dataset="Phantom",
@@ -51,7 +51,7 @@ PHANTOM_QUICK = Recipe(
     batch_size=2,
     settings={**_SHORT, "epochs": 2, "iterations": 3, "val_iterations": 2},
     folds=2,
-    phantom=("--cases_per_task", "3", "--test_cases", "2"),
+    phantom=("--cases_per_task", "3", "--test_cases", "2", "--image_size", "20", "32", "32"),
 )
 REAL = Recipe(
     dataset="RealScans",

@@ -5,7 +5,8 @@ a skip are those of its channels, weighted by their variance. A gate with a smal
 
     python benchmarks/gates.py                                  trains a small network on synthetic patches first
     python benchmarks/gates.py --model FOLDER --patches FOLDER  a trainer's results folder, and the folder of the
-                                                                preprocessed configuration it was trained on
+                                                                preprocessed configuration it was trained on;
+                                                                nnU-Net must find the trainer (nnunet_mtl enable)
 """
 
 import argparse

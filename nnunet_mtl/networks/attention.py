@@ -1,4 +1,10 @@
-"""Task-guided channel attention on the skip connections."""
+"""Task-guided channel attention on the skip connections.
+
+What a gate reads decides whether it knows the image. Share of the image in the variance of trained "identity" gates
+(patches x tasks, `python benchmarks/gates.py`, seed 0, Dice 0.92, three skips from the coarsest): 36, 59 and 62 % with
+the mean and the standard deviation of a pre-norm convolution, standardised over images (seed 1: 11, 12 and 36 %); 0 %
+without the standardisation, 0 to 2 % with layer normalisation in its place. Interaction of image and task: 1 to 4 %.
+"""
 
 import math
 from typing import ClassVar, Literal

@@ -29,7 +29,7 @@ def test_the_two_commands_of_a_fresh_machine_come_first() -> None:
     first, second, *_ = blocks("bash")
     assert first.strip() == 'pip install -e ".[test]" && nnunet_mtl demo'
     assert second.strip() == "python -m pytest"
-    assert "pip install --progress-bar off -e \".[test]\"" in (ROOT / ".ci" / "run").read_text()
+    assert 'pip install --progress-bar off -e ".[test]"' in (ROOT / ".ci" / "run").read_text()
 
 
 OURS = [words[1:] for words in commands() if words[0] == "nnunet_mtl"]

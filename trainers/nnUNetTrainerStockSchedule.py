@@ -1,6 +1,6 @@
 """nnU-Net's own trainer with the numbers of the plans' settings: the control every comparison needs.
 
-It reads no task block: what a case does not annotate is background to it.
+It does not look at the task block: what a case does not annotate is background to it.
 """
 
 from nnunet_mtl.training.schedule import ScheduledTrainer

@@ -144,7 +144,10 @@ def _every_tenth() -> Any:
 def _plan(runner: CommandRunner, recipe: Recipe) -> None:
     dataset = str(DATASET_ID)
     few = ("-np", "2", "-npfp", "2")
-    runner.run("nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", CONFIGURATION, "--verify_dataset_integrity", *few)
+    runner.run(
+        *("nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", CONFIGURATION, "--verify_dataset_integrity"),
+        *(*few, *recipe.planning),
+    )
     size = ("--patch_size", *map(str, recipe.patch_size), "--features", *map(str, recipe.features))
     settings = (f"{name}={value}" for name, value in recipe.settings.items())
     runner.run(

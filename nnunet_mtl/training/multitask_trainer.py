@@ -62,14 +62,12 @@ class MultiTaskTrainer(ScheduledTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         source = f"{plans.get('dataset_name', '')}/dataset.json"
-        with_cases = TaskSet.from_dataset_json(dataset_json, source)
-        saved_dataset_json = without_cases(dataset_json)
-        self.tasks = TaskSet.from_dataset_json(saved_dataset_json, source)
-        self.cases = CaseAnnotations(with_cases)
+        self.cases = CaseAnnotations(TaskSet.from_dataset_json(dataset_json, source))
+        self.tasks = TaskSet.from_dataset_json(without_cases(dataset_json), source)
         self._prepare_plans(plans, configuration)
-        super().__init__(plans, configuration, fold, saved_dataset_json, device)
+        super().__init__(plans, configuration, fold, dataset_json, device)
         if self.output_folder_base is not None:
-            refuse_other_experiment(Path(self.output_folder_base), plans, saved_dataset_json)
+            refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)
         self._pad_log(0)
 
     def _prepare_plans(self, plans: dict[str, Any], configuration: str) -> None:

@@ -1,4 +1,7 @@
-"""nnU-Net's trainer with its numbers taken from the plans' settings, and nothing else changed."""
+"""nnU-Net's trainer with its numbers taken from the plans' settings.
+
+The case table of the task block stays out of everything nnU-Net saves: it is handed a `dataset.json` without it.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks import without_cases
 
 
 class ScheduledTrainer(nnUNetTrainer):
@@ -23,7 +27,7 @@ class ScheduledTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         self.settings = settings_in(plans)
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, without_cases(dataset_json), device)
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations
         self.num_val_iterations_per_epoch = self.settings.val_iterations

@@ -166,6 +166,21 @@ def test_labels_of_unannotated_regions_change_nothing(trainer_class: Any, prepar
     assert not np.array_equal(clean[0]["loss"], annotated[0]["loss"])
 
 
+def test_nothing_that_is_saved_holds_the_case_table(trainer_class: Any, prepared: Any, results: Path) -> None:
+    trainer = build(trainer_class, prepared)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.save_checkpoint(str(results / "checkpoint.pth"))
+    files = [path for path in results.rglob("*") if path.is_file()]
+    assert {"plans.json", "dataset.json", "debug.json", "checkpoint.pth"} <= {path.name for path in files}
+    for path in files:
+        content = path.read_bytes()
+        assert b"secretpatient" not in content, path
+        assert b'"annotated":' not in content, path
+    assert "secretpatient" in json.dumps(prepared.dataset_json)  # what is looked for exists
+
+
 def test_every_parameter_gets_a_gradient(trainer_class: Any, prepared: Any, results: Path) -> None:
     """DDP without `find_unused_parameters` hangs otherwise."""
     trainer = build(trainer_class, prepared)

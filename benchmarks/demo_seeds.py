@@ -45,13 +45,12 @@ def _run(seed: int, folder: Path, compare: bool) -> dict[str, Any]:
     words = ["nnunet_mtl", "demo", "--seed", str(seed), "--folder", str(folder), *(["--compare"] if compare else [])]
     subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
     scores = json.loads((folder / "scores.json").read_text())
-    brief = {trainer: {key: table[key] for key in ("mean", "slots", "regions")} for trainer, table in scores.items()}
+    brief = {trainer: {key: table[key] for key in ("mean", "headline", "regions")} for trainer, table in scores.items()}
     return {"minutes": round((time.monotonic() - start) / 60, 1), "scores": brief}
 
 
 def _minimum(scores: list[dict[str, Any]]) -> dict[str, float]:
-    slots = {slot: min(score["slots"][slot] for score in scores) for slot in scores[0]["slots"]}
-    return {"mean": min(score["mean"] for score in scores), **slots}
+    return {kind: min(score["headline"][kind] for score in scores) for kind in scores[0]["headline"]}
 
 
 def _output(*command: str) -> str:

@@ -14,8 +14,7 @@ from nnunet_mtl.datasets.phantom_lesions import Disease
 from nnunet_mtl.datasets.phantom_scanner import SCANNERS, Pose, Scan, scan
 from nnunet_mtl.errors import UserError
 
-# The kidneys are tasks of their own: what tells them apart is the landmark, not the task that one of them belongs to.
-TASKS = ("liver", "vessel", "kidney_left", "kidney_right", "spleen", "pancreas")
+TASKS = ("liver", "vessel", "kidney", "spleen", "pancreas")
 CLASSES = ("benign", "malignant")
 
 _DEFAULT_SIZE = {2: (96, 96), 3: (40, 64, 64)}

@@ -45,8 +45,7 @@ _REGIONS: dict[str, tuple[Leaf, ...]] = {
 _TASK_ENTRIES: dict[str, dict[str, Any]] = {
     "liver": {"regions": ["liver", "liver_tumour"], "slots": ["organ", "tumour"], "overlaps": ["vessel"]},
     "vessel": {"regions": ["vessel"], "slots": ["vessel"], "overlaps": ["liver"]},
-    "kidney_left": {"regions": ["kidney_left"], "slots": ["organ"]},
-    "kidney_right": {"regions": ["kidney_right"], "slots": ["organ"]},
+    "kidney": {"regions": ["kidney_left", "kidney_right"], "slots": ["left", "right"]},
     "spleen": {"regions": ["spleen"], "slots": ["organ"]},
     "pancreas": {"regions": ["pancreas", "pancreas_tumour"], "slots": ["organ", "tumour"]},
 }
@@ -54,8 +53,7 @@ _TASK_ENTRIES: dict[str, dict[str, Any]] = {
 _DRAWN: dict[str, dict[Leaf, Leaf]] = {
     "liver": {Leaf.LIVER: Leaf.LIVER, Leaf.VESSEL: Leaf.LIVER, Leaf.LIVER_TUMOUR: Leaf.LIVER_TUMOUR},
     "vessel": {Leaf.VESSEL: Leaf.VESSEL},
-    "kidney_left": {Leaf.KIDNEY_LEFT: Leaf.KIDNEY_LEFT},
-    "kidney_right": {Leaf.KIDNEY_RIGHT: Leaf.KIDNEY_RIGHT},
+    "kidney": {Leaf.KIDNEY_LEFT: Leaf.KIDNEY_LEFT, Leaf.KIDNEY_RIGHT: Leaf.KIDNEY_RIGHT},
     "spleen": {Leaf.SPLEEN: Leaf.SPLEEN},
     "pancreas": {Leaf.PANCREAS: Leaf.PANCREAS, Leaf.PANCREAS_TUMOUR: Leaf.PANCREAS_TUMOUR},
 }

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from nnunet_mtl.datasets.real import fetch_real_cases, write_real_dataset
 from nnunet_mtl.demo.commands import CommandRunner, chain_environment
 from nnunet_mtl.demo.page import write_page
 from nnunet_mtl.demo.recipes import PHANTOM, PHANTOM_QUICK, REAL, REAL_QUICK, Recipe
-from nnunet_mtl.demo.report import Outcome, page_content
+from nnunet_mtl.demo.report import Outcome, dice_by_kind, page_content
 from nnunet_mtl.demo.training_log import EpochReporter, read_curves
 from nnunet_mtl.discovery import shim_folder
 from nnunet_mtl.errors import UserError
@@ -198,5 +199,12 @@ def _settings(folder: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def _write_scores(path: Path, scores: Scores, stock: Scores | None) -> None:
-    content = {TRAINER: scores.to_mapping()} | ({} if stock is None else {STOCK_TRAINER: stock.to_mapping()})
+    tables = {TRAINER: scores} | ({} if stock is None else {STOCK_TRAINER: stock})
+    content = {
+        trainer: {
+            "headline": {kind: None if math.isnan(dice) else dice for kind, dice in dice_by_kind(table).items()},
+            **table.to_mapping(),
+        }
+        for trainer, table in tables.items()
+    }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

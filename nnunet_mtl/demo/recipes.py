@@ -44,7 +44,9 @@ PHANTOM = Recipe(
     patch_size=(24, 32, 32),
     features=(16, 32, 64, 96),
     batch_size=2,
-    settings={**_SHORT, "epochs": 15, "iterations": 120, "val_iterations": 6},
+    settings={**_SHORT, "epochs": 18, "iterations": 160, "val_iterations": 6},
+    folds=9,
+    phantom=("--cases_per_task", "12", "--domain_task_coupling", "0"),
 )
 PHANTOM_QUICK = Recipe(
     dataset="Phantom",

@@ -75,18 +75,25 @@ def page_content(outcome: Outcome, commands: Sequence[Command], stock: Scores | 
     )
 
 
+def dice_by_kind(scores: Scores) -> dict[str, float]:
+    """Return the mean Dice of organs, vessels, tumours and so on; NaN for a kind without any Dice."""
+    kinds: dict[str, list[str]] = {}
+    for slot, regions in scores.slots.items():
+        kinds.setdefault(_KINDS.get(slot, "organs"), []).extend(regions)
+    return {kind: scores.mean_dice(regions) for kind, regions in kinds.items()}
+
+
 def headline(scores: Scores, stock: Scores | None) -> dict[str, str]:
     """Return the few figures that matter: mean Dice by kind of structure, and the gap to stock if it was trained."""
-    figures = {
-        f"Dice of {slot}s": _shown(scores.mean_dice(regions))
-        for slot, regions in scores.slots.items()
-        if not math.isnan(scores.mean_dice(regions))
-    }
+    figures = {f"Dice of {kind}": _shown(dice) for kind, dice in dice_by_kind(scores).items()}
     if stock is not None:
         figures["stock with missing labels as background"] = _shown(stock.mean_dice(stock.regions))
         figures["gap in mean Dice"] = _shown(scores.mean_dice(scores.regions) - stock.mean_dice(stock.regions))
     return figures
 
+
+# What structures are called, by the slot they use; everything else is an organ.
+_KINDS = {"tumour": "tumours", "vessel": "vessels", "lesion": "lesions"}
 
 _SHOWS_PHANTOM = (
     "One network, trained through nnU-Net's own commands, learnt all structures from cases of one annotated task each.",

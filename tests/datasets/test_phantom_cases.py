@@ -39,8 +39,8 @@ def test_the_coupling_sets_how_much_a_task_says_about_the_scanner():
         assert (np.bincount(test) == 30).all()
     assert information == sorted(information)
     assert information[0] < 1e-9
-    # Six tasks, three scanners: each has two.
-    assert information[-1] == pytest.approx(np.log2(3))
+    # Of five tasks two scanners have two each and one has one.
+    assert information[-1] == pytest.approx(-(2 * 0.4 * np.log2(0.4) + 0.2 * np.log2(0.2)))
 
 
 def test_a_case_is_the_same_however_many_others_there_are():

@@ -88,9 +88,10 @@ class Body:
         self._warp_entropy = int(rng.integers(2**32))
         # Skin and organs vary apart from each other: a place in the body's outline is not yet a place among the organs.
         fat_mm = float(rng.uniform(4, 36))
-        self.skin_centre_mm = rng.uniform(-0.5, 0.5, size=2) * fat_mm
-        self.skin_semi_axes_mm = _CAVITY_MM + _WALL_MM + fat_mm
-        self.shift_mm = np.clip(rng.normal(0, (7, 6, 14)), (-12, -10, -26), (12, 10, 26))
+        belly_mm = float(rng.uniform(0, 60))  # in front only: the organs lie deeper in one patient than in another
+        self.skin_centre_mm = rng.uniform(-0.5, 0.5, size=2) * fat_mm - (0, belly_mm / 2)
+        self.skin_semi_axes_mm = _CAVITY_MM + _WALL_MM + fat_mm + (0, belly_mm / 2)
+        self.shift_mm = np.clip(rng.normal(0, (7, 6, 18)), (-12, -10, -32), (12, 10, 32))
         self._organs = Organs.draw(rng)
         self._tumours = self._draw_tumours(rng, disease, focus_z_mm)
         self._mimics = [self._draw_mimic(rng, focus_z_mm) for _ in range(rng.poisson(disease.mimics))]

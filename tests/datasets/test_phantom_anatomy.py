@@ -126,4 +126,4 @@ def test_a_slice_at_the_focus_shows_the_tumour(points):
     for patient in PATIENTS:
         body = _body(patient, {"liver": 1}, focus_z_mm=9.0)
         in_plane[2] = 9.0 + body.shift_mm[2]
-        assert (body.sample(in_plane).leaves == Leaf.LIVER_TUMOUR).sum() > 20
+        assert (body.sample(in_plane).leaves == Leaf.LIVER_TUMOUR).sum() > 10

@@ -45,9 +45,12 @@ PHANTOM = Recipe(
     features=(16, 32, 64, 96),
     batch_size=2,
     # Without mirroring: mirrored bodies are a harder task than these minutes allow.
-    settings={**_SHORT, "epochs": 16, "iterations": 120, "val_iterations": 6, "mirroring": False},
+    settings={**_SHORT, "epochs": 17, "iterations": 125, "val_iterations": 6, "mirroring": False},
     folds=9,
-    phantom=("--cases_per_task", "12", "--domain_task_coupling", "0", "--contrast_to_noise", "5"),
+    phantom=(
+        *("--cases_per_task", "12", "--domain_task_coupling", "0", "--contrast_to_noise", "5"),
+        *("--tumour_prevalence", "1", "--tumour_radius_mm", "24", "34"),
+    ),
 )
 PHANTOM_QUICK = Recipe(
     dataset="Phantom",

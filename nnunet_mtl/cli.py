@@ -188,7 +188,7 @@ def _demo(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
         from nnunet_mtl.demo.chain import DemoOptions, run_demo
 
-        print(run_demo(DemoOptions.from_namespace(options)))
+        print(run_demo(DemoOptions.from_namespace(options), _progress))
 
     parser = _command(commands, "demo", "Run the whole chain on data made here, and write a page about it.", run)
     parser.add_argument("--folder", type=Path, default=Path("nnunet_mtl_demo"), help="where everything is written")

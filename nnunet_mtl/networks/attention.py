@@ -50,8 +50,8 @@ class TaskGuidedAttention(nn.Module):
             of every channel, e the task's code; "faithful": sigmoid(W [v || e] + b) with v the means, averaged to as
             many as the skip has channels, initialised as published, near one half.
 
-    Source: Wu, Pang, Sowmya, Task-guided network for partially labelled segmentation, ISBI 2022. Written from the
-    paper; the descriptor and "identity" are ours.
+    Source: Wu, Pang, Sowmya, TGNet: a task-guided network architecture for multi-organ and tumour segmentation from
+    partially labelled datasets, ISBI 2022. Written from the paper; the descriptor and "identity" are ours.
     """
 
     conditioned: ClassVar[bool] = True

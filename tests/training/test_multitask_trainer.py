@@ -1,7 +1,6 @@
 """What the trainer adds to nnU-Net's, on a real small data set; the battery over all trainers is tests/trainers."""
 
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -264,8 +263,7 @@ def test_a_data_set_without_regions_trains_on_the_stock_loss(prepared: Any) -> N
         np.testing.assert_array_equal(counts[key][1:], expected[key])
 
 
-def test_the_log_says_what_is_trained(prepared: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR)
+def test_the_log_says_what_is_trained(prepared: Any) -> None:
     trainer = make(prepared)
     trainer.initialize()
     assert "3 tasks" in Path(trainer.log_file).read_text()

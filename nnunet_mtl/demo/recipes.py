@@ -45,7 +45,7 @@ PHANTOM = Recipe(
     features=(16, 32, 64, 96),
     batch_size=2,
     # Without mirroring: mirrored bodies are a harder task than these minutes allow.
-    settings={**_SHORT, "epochs": 17, "iterations": 125, "val_iterations": 6, "mirroring": False},
+    settings={**_SHORT, "epochs": 24, "iterations": 125, "val_iterations": 6, "mirroring": False},
     folds=9,
     phantom=(
         *("--cases_per_task", "12", "--domain_task_coupling", "0", "--contrast_to_noise", "5"),

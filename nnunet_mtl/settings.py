@@ -39,6 +39,20 @@ class Settings:
         head: One output channel per region ("regions"), or one per slot shared by the tasks ("slots").
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
+        class_weight: Weight of the loss of the image-level questions.
+        class_warmup: Share of the epochs over which `class_weight` rises from zero; before its end only evidence that
+            was annotated is used, afterwards also the network's own.
+        class_balance: Classes weigh the same in the loss however rare ("inverse"), or each case does ("none").
+        class_sampling: The same for the drawing of cases ("balanced"), or no change of `sampling` ("none").
+        evidence_crops: Share of the samples that are centred on the evidence of a question, where it was annotated.
+        half_evidence: Voxels of evidence at which a patch counts half as much as one full of it.
+        class_dropout: Dropout in the classification head.
+        class_weight_decay: L2 penalty on the classification head.
+        class_every: Epochs between two case-level passes over the validation cases; one is always at the end.
+        class_combination: How patches become one answer: their mean ("mean"), "noisy_or", or the mean of those with
+            the most evidence ("top_k").
+        class_top_k: Number of patches of "top_k".
+        best_class_share: Share of the image-level answer in the score that chooses `checkpoint_best.pth`.
     """
 
     epochs: int = 1000
@@ -57,14 +71,28 @@ class Settings:
     head: Literal["regions", "slots"] = "regions"
     dice_weight: float = 1.0
     bce_weight: float = 1.0
+    class_weight: float = 0.3
+    class_warmup: float = 0.1
+    class_balance: Literal["inverse", "none"] = "inverse"
+    class_sampling: Literal["none", "balanced"] = "none"
+    evidence_crops: float = 0.0
+    half_evidence: float = 20.0
+    class_dropout: float = 0.2
+    class_weight_decay: float = 1e-3
+    class_every: int = 50
+    class_combination: Literal["mean", "noisy_or", "top_k"] = "mean"
+    class_top_k: int = 3
+    best_class_share: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations", "val_iterations", "save_every"):
+        for name in ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k"):
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
-        for name in ("weight_decay", "dice_weight", "bce_weight"):
+        for name in ("weight_decay", "dice_weight", "bce_weight", "class_weight", "class_weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")
-        for name in ("momentum", "oversample_foreground_percent"):
+        for name in ("momentum", "oversample_foreground_percent", "class_warmup", "evidence_crops", "best_class_share"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _require(0 <= self.class_dropout < 1, "class_dropout", self.class_dropout, "at least 0 and less than 1")
+        _require(0 < self.half_evidence < math.inf, "half_evidence", self.half_evidence, "positive and finite")
         _require(0 < self.initial_lr < math.inf, "initial_lr", self.initial_lr, "positive and finite")
         _require(self.dice_weight + self.bce_weight > 0, "dice_weight", 0.0, "positive where bce_weight is 0")
 

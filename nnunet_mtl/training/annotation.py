@@ -24,6 +24,11 @@ class CaseAnnotations:
         self._random = np.random.default_rng(seed)
         n_tasks = len(tasks.tasks)
         self._regions_of_task = torch.arange(n_tasks)[:, None] == torch.tensor(tasks.task_of_region)  # (K, R)
+        self._task_of_question = {
+            question.name: tasks.task_of_region[tasks.regions.index(question.evidence)]
+            for question in tasks.classification
+            if question.evidence is not None
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.tasks.cases)} cases)"
@@ -32,31 +37,41 @@ class CaseAnnotations:
         """Which regions are annotated in which sample, (B, R) bool, on the CPU."""
         return torch.tensor([self.tasks.annotated(str(key)) for key in keys], dtype=torch.bool)
 
+    def label_tasks(self, key: str) -> tuple[int, ...]:
+        """Return the indices of the tasks whose regions a case has a class label about, ascending."""
+        if not self._task_of_question:
+            return ()
+        answered = self.tasks.cases[key].classes
+        return tuple(sorted({task for question, task in self._task_of_question.items() if question in answered}))
+
     def draw_tasks(self, keys: Sequence[str], target: Tensor) -> Tensor:
-        """Draw one annotated task for each sample, preferring tasks with foreground in the patch.
+        """Draw one task for each sample: one that is annotated, or that a class label of its case is about.
+
+        Where the patch holds foreground of some annotated tasks, the other annotated ones are not drawn. Of a task that
+        is not annotated nobody knows whether it has foreground there, so it stays as likely as each of those.
 
         Args:
             keys: Case identifiers of the batch, B of them.
             target: Region targets, (B, R or more, *spatial), bool; channels of un-annotated regions are not read.
 
         Returns:
-            Task index, (B,), long, on the CPU; 0 for a sample with nothing annotated, whose loss is masked anyway.
+            Task index, (B,), long, on the CPU; 0 for a sample with nothing known, whose loss is masked anyway.
         """
         return torch.tensor([self._draw(str(key), sample) for key, sample in zip(keys, target, strict=True)])
 
     def _draw(self, key: str, sample: Tensor) -> int:
-        candidates = self.tasks.annotated_tasks(key)
-        if not candidates:
-            return 0
-        if len(candidates) > 1:
-            annotated = self.tasks.annotated(key)
-            present = {
-                task
-                for region, task in enumerate(self.tasks.task_of_region)
-                if annotated[region] and bool(sample[region].any())
-            }
-            candidates = tuple(task for task in candidates if task in present) or candidates
-        return int(candidates[self._random.integers(len(candidates))])
+        annotated = self.tasks.annotated_tasks(key)
+        unknown = tuple(task for task in self.label_tasks(key) if task not in annotated)
+        if len(annotated) > 1:
+            present = self._tasks_in(key, sample)
+            annotated = tuple(task for task in annotated if task in present) or annotated
+        candidates = annotated + unknown
+        return int(candidates[self._random.integers(len(candidates))]) if candidates else 0
+
+    def _tasks_in(self, key: str, sample: Tensor) -> set[int]:
+        """Which tasks have foreground of an annotated region in a patch, (R or more, *spatial)."""
+        regions = zip(self.tasks.task_of_region, self.tasks.annotated(key), strict=True)
+        return {task for region, (task, known) in enumerate(regions) if known and bool(sample[region].any())}
 
     def restrict(self, annotated: Tensor, task: Tensor) -> Tensor:
         """Leave only the regions of each sample's own task, (B, R) and (B,) -> (B, R)."""

@@ -1,4 +1,4 @@
-"""How often each training case is drawn.
+"""How often each training case is drawn: by the tasks annotated in it, and by its class labels.
 
 Partially labelled unions are unequal: uniform drawing over cases lets the largest collection decide. The inverse square
 root rule is the one of MultiTalent (Ulrich et al., MICCAI 2023).
@@ -17,7 +17,9 @@ _WEIGHT_OF_A_TASK_WITH: dict[str, Callable[[int], float]] = {
 }
 
 
-def sampling_probabilities(tasks: TaskSet, cases: Sequence[str], rule: str) -> NDArray[np.float64] | None:
+def sampling_probabilities(
+    tasks: TaskSet, cases: Sequence[str], rule: str, class_sampling: str = "none"
+) -> NDArray[np.float64] | None:
     """Probability of drawing each case.
 
     A case counts for each of its annotated tasks; cases without any annotation (a class label only) form a group of
@@ -28,15 +30,48 @@ def sampling_probabilities(tasks: TaskSet, cases: Sequence[str], rule: str) -> N
         cases: Case identifiers in the loader's order.
         rule: "cases" (uniform over cases), "tasks" (uniform over tasks) or "sqrt" (a case of a task with n cases
             weighs 1/sqrt(n)).
+        class_sampling: "none", or "balanced": on top of the rule, every class that occurs among the labelled cases of
+            a question is drawn equally often, and labelled cases together as often as before. This is exact for one
+            question; with several, a case takes the mean of what its labels ask for, and so does a multilabel answer,
+            where the yes and the no of each label are what is balanced.
 
     Returns:
-        Probabilities that sum to one, (len(cases),), or None for "cases": nnU-Net's own uniform drawing.
+        Probabilities that sum to one, (len(cases),), or None for "cases" and "none": nnU-Net's own uniform drawing.
     """
-    if rule == "cases":
+    if rule == "cases" and class_sampling == "none":
         return None
+    weights = np.ones(len(cases)) if rule == "cases" else _task_weights(tasks, cases, rule)
+    if class_sampling == "balanced":
+        weights = weights * _class_factors(tasks, cases, weights)
+    probabilities: NDArray[np.float64] = weights / weights.sum()
+    return probabilities
+
+
+def _task_weights(tasks: TaskSet, cases: Sequence[str], rule: str) -> NDArray[np.float64]:
     groups = [tasks.annotated_tasks(case) or (-1,) for case in cases]
     n_cases = np.bincount(np.concatenate([np.asarray(group) for group in groups]) + 1)
     weight = _WEIGHT_OF_A_TASK_WITH[rule]
-    weights = np.array([sum(weight(int(n_cases[task + 1])) for task in group) for group in groups])
-    probabilities: NDArray[np.float64] = weights / weights.sum()
-    return probabilities
+    return np.array([sum(weight(int(n_cases[task + 1])) for task in group) for group in groups])
+
+
+def _class_factors(tasks: TaskSet, cases: Sequence[str], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much the labels of each case raise or lower its weight, (len(cases),); 1 without label."""
+    per_case: list[list[float]] = [[] for _ in cases]
+    for question in tasks.classification:
+        rows = [row for row, case in enumerate(cases) if question.name in tasks.cases[case].classes]
+        answers = [tasks.cases[cases[row]].classes[question.name] for row in rows]
+        splits: list[list[object]] = [list(answers)]
+        if question.kind == "multilabel":
+            splits = [[label in answer for answer in answers] for label in question.classes]
+        factors = np.mean([_balancing(split, weights[rows]) for split in splits], axis=0)
+        for row, factor in zip(rows, factors, strict=True):
+            per_case[row].append(float(factor))
+    return np.array([np.mean(factors) if factors else 1.0 for factors in per_case])
+
+
+def _balancing(answers: Sequence[object], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the factor of each case that makes every distinct answer weigh the same, and the total what it was."""
+    total: dict[object, float] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        total[answer] = total.get(answer, 0.0) + float(weight)
+    return np.array([weights.sum() / len(total) / total[answer] for answer in answers])

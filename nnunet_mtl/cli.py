@@ -144,7 +144,7 @@ def _make_splits(commands: Subparsers) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing splits_final.json")
 
 
-# Options of the phantoms: number of values, their type, help.
+# Options of the phantoms: number of values, their type (bool: a switch), help.
 _PHANTOM_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "seed": (None, int, "start of all random numbers"),
     "dimension": (None, int, "3 for volumes, 2 for slices"),
@@ -157,6 +157,13 @@ _PHANTOM_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "contrast_to_noise": (None, float, "of tumours"),
     "mimics": (None, float, "mean number of spots that are no tumours"),
     "malignant_share": (None, float, "share of malignant tumours"),
+    "test_malignant_share": (None, float, "the same among the test cases, if it is another"),
+    "malignant_cue": (None, str, "what tells malignant from benign: margin_and_texture, or texture alone"),
+    "texture_contrast": (None, float, "standard deviation of a tumour's texture over its contrast"),
+    "class_domain_coupling": (None, float, "how strongly class and scanner go together in training, 0 to 1"),
+    "tasks": ("+", str, "tasks that are annotated and written, all by default"),
+    "labelled_share": (None, float, "share of the training patients whose class is known"),
+    "label_all_tasks": (None, bool, "the class may be known in cases that are not annotated for the liver too"),
 }
 
 
@@ -181,7 +188,10 @@ def _phantom(commands: Subparsers) -> None:
     parser.add_argument("--name", default="Phantom", help="name of the data set, after DatasetXXX_")
     parser.add_argument("--overwrite", action="store_true", help="replace the phantoms in that folder")
     for name, (number, kind, text) in _PHANTOM_OPTIONS.items():
-        parser.add_argument(f"--{name}", nargs=number, type=kind, help=text)
+        if kind is bool:
+            parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(f"--{name}", nargs=number, type=kind, help=text)
 
 
 def _demo(commands: Subparsers) -> None:

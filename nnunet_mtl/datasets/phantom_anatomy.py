@@ -163,7 +163,8 @@ class Body:
                 # A pancreas is slender: a tumour of the liver's size would swallow it.
                 radius_mm *= 0.8
             centre = _at_height(centre, focus_z_mm, radius_mm / 3, rng)
-            tumour = Tumour(centre, radius_mm, disease.malignant, int(rng.integers(2**32)))
+            entropy = int(rng.integers(2**32))
+            tumour = Tumour(centre, radius_mm, disease.malignant, entropy, disease.cue, disease.texture_contrast)
             if number < disease.tumours.get(organ, 0):
                 tumours.append((organ, tumour))
         return tumours

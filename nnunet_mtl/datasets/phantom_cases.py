@@ -4,13 +4,13 @@ Every case has its own random numbers, keyed by its place: it is the same howeve
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from nnunet_mtl.datasets.phantom_anatomy import Body
-from nnunet_mtl.datasets.phantom_lesions import Disease
+from nnunet_mtl.datasets.phantom_lesions import CUES, TEXTURE_CONTRAST, Cue, Disease
 from nnunet_mtl.datasets.phantom_scanner import SCANNERS, Pose, Scan, scan
 from nnunet_mtl.errors import UserError
 
@@ -20,10 +20,21 @@ CLASSES = ("benign", "malignant")
 _DEFAULT_SIZE = {2: (96, 96), 3: (40, 64, 64)}
 # Steps of sequences that fill the unit interval evenly: a share of prevalence p is met by any few cases in a row.
 _STEPS = {"liver": 0.6180340, "pancreas": 0.7548777, "malignant": 0.4142136, "second": 0.8191725}
+_LABEL_STEP = 0.7320508
 
 
 class PhantomError(UserError):
     """An option of the phantoms is out of range, or the target folder cannot be written."""
+
+
+_SHARES = (
+    "domain_task_coupling",
+    "tumour_prevalence",
+    "malignant_share",
+    "test_malignant_share",
+    "class_domain_coupling",
+    "labelled_share",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +56,17 @@ class PhantomOptions:
         contrast_to_noise: Contrast of a tumour to its organ over the standard deviation of the noise.
         mimics: Mean number per patient of spots that are no tumours: dark cysts, bright calcifications.
         malignant_share: Share of the patients whose tumours are malignant.
+        test_malignant_share: The same share among the test cases; None takes that of the training cases.
+        malignant_cue: What tells malignant from benign: margin and texture, or the fineness of the texture alone, with
+            shape, mean and spread of the intensities alike.
+        texture_contrast: Standard deviation of a tumour's texture over its contrast to the organ; with 0 and "texture"
+            nothing tells the classes.
+        class_domain_coupling: Probability that a training case with a liver tumour comes from the scanner of its class:
+            the first one if malignant, else the others in turns. Test cases are never coupled.
+        tasks: Tasks that are annotated and written, of `TASKS`; the cases of a task are the same without the others.
+        labelled_share: Share of the training patients whose class is known, among those whose class may be known.
+        label_all_tasks: Whether the class may be known of every training case with a liver tumour, not only of those
+            annotated for the liver.
     """
 
     seed: int = 0
@@ -58,6 +80,13 @@ class PhantomOptions:
     contrast_to_noise: float = 3.5
     mimics: float = 1.0
     malignant_share: float = 0.5
+    test_malignant_share: float | None = None
+    malignant_cue: Cue = "margin_and_texture"
+    texture_contrast: float = TEXTURE_CONTRAST
+    class_domain_coupling: float = 0.0
+    tasks: tuple[str, ...] = TASKS
+    labelled_share: float = 1.0
+    label_all_tasks: bool = False
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
@@ -66,12 +95,17 @@ class PhantomOptions:
         _require(min(self.matrix) >= 16, "image_size", self.image_size, "at least 16 along each axis")
         _require(self.cases_per_task >= 1, "cases_per_task", self.cases_per_task, "at least 1")
         _require(self.test_cases >= 0, "test_cases", self.test_cases, "at least 0")
-        for name in ("domain_task_coupling", "tumour_prevalence", "malignant_share"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        for name in _SHARES:
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1, name, value, "between 0 and 1")
         radii = self.tumour_radius_mm
         _require(len(radii) == 2 and 0 < radii[0] <= radii[-1] <= 60, "tumour_radius_mm", radii, "two lengths up to 60")
         _require(self.contrast_to_noise > 0, "contrast_to_noise", self.contrast_to_noise, "positive")
         _require(0 <= self.mimics <= 20, "mimics", self.mimics, "between 0 and 20")
+        _require(self.malignant_cue in CUES, "malignant_cue", self.malignant_cue, f"one of {', '.join(CUES)}")
+        _require(0 <= self.texture_contrast <= 1, "texture_contrast", self.texture_contrast, "between 0 and 1")
+        known = bool(self.tasks) and set(self.tasks) <= set(TASKS) and len(set(self.tasks)) == len(self.tasks)
+        _require(known, "tasks", self.tasks, f"different ones of {', '.join(TASKS)}")
 
     @property
     def matrix(self) -> tuple[int, ...]:
@@ -117,13 +151,16 @@ def plan_cases(options: PhantomOptions) -> Iterator[PhantomCase]:
     """Yield the training cases task by task, then the test cases."""
     for group, task in enumerate((*TASKS, "test")):
         is_test = group == len(TASKS)
+        if not is_test and task not in options.tasks:
+            continue
         for index in range(options.test_cases if is_test else options.cases_per_task):
             # Every fourth training case is the second scan of the patient before it.
             patient = index if is_test else index - (index + 1) // 4
             coupled = _rng(options, 2, group, index).random() < options.domain_task_coupling
             home, turn = group % len(SCANNERS), (group + index) % len(SCANNERS)
             domain = home if coupled and not is_test else turn
-            yield PhantomCase(f"{task}_{index:03d}", group, index, patient, domain)
+            case = PhantomCase(f"{task}_{index:03d}", group, index, patient, domain)
+            yield replace(case, domain=_domain_of_class(options, case))
 
 
 def disease_of(options: PhantomOptions, case: PhantomCase) -> Disease:
@@ -136,8 +173,22 @@ def disease_of(options: PhantomOptions, case: PhantomCase) -> Disease:
     tumours = {organ: 1 for organ in ("liver", "pancreas") if level[organ] < options.tumour_prevalence}
     if "liver" in tumours and level["second"] < 0.3:
         tumours["liver"] = 2
-    malignant = bool(level["malignant"] < options.malignant_share)
-    return Disease(tumours, malignant, options.tumour_radius_mm, options.mimics)
+    share = options.malignant_share
+    if case.is_test and options.test_malignant_share is not None:
+        share = options.test_malignant_share
+    malignant = bool(level["malignant"] < share)
+    cue, texture_contrast = options.malignant_cue, options.texture_contrast
+    return Disease(tumours, malignant, options.tumour_radius_mm, options.mimics, cue, texture_contrast)
+
+
+def class_of(options: PhantomOptions, case: PhantomCase) -> str | None:
+    """Return what the table says about the class of a case that has a liver tumour; None where it says nothing."""
+    may_be_known = case.is_test or case.group == TASKS.index("liver") or options.label_all_tasks
+    start = _rng(options, 4, case.group).random()
+    drawn = (start + case.patient_index * _LABEL_STEP) % 1 < options.labelled_share
+    if not may_be_known or not (case.is_test or drawn):
+        return None
+    return CLASSES[disease_of(options, case).malignant]
 
 
 def render(options: PhantomOptions, case: PhantomCase) -> Scan:
@@ -155,6 +206,15 @@ def render(options: PhantomOptions, case: PhantomCase) -> Scan:
     return scan(
         body, Pose(angles, shift, scale), SCANNERS[case.domain], options.matrix, options.contrast_to_noise, visit
     )
+
+
+def _domain_of_class(options: PhantomOptions, case: PhantomCase) -> int:
+    """Return the scanner of a case where its class has a say in it, else the one that it has."""
+    coupled = _rng(options, 5, case.group, case.index).random() < options.class_domain_coupling
+    disease = disease_of(options, case)
+    if case.is_test or not coupled or "liver" not in disease.tumours:
+        return case.domain
+    return 0 if disease.malignant else 1 + (case.group + case.index) % (len(SCANNERS) - 1)
 
 
 def _rng(options: PhantomOptions, *key: int) -> np.random.Generator:

@@ -22,7 +22,7 @@ from nnunet_mtl.datasets.phantom_cases import (
     PhantomCase,
     PhantomError,
     PhantomOptions,
-    disease_of,
+    class_of,
     plan_cases,
     render,
 )
@@ -83,52 +83,85 @@ def write_phantom_dataset(
         scan = render(options, case)
         part = "Ts" if case.is_test else "Tr"
         _write(scan.image, scan, folder / f"images{part}" / f"{case.name}_0000.nii.gz")
-        _write(annotation(scan.leaves, case), scan, folder / f"labels{part}" / f"{case.name}.nii.gz")
+        _write(annotation(scan.leaves, case, options.tasks), scan, folder / f"labels{part}" / f"{case.name}.nii.gz")
         diseased[case.name] = bool(np.any(scan.leaves == Leaf.LIVER_TUMOUR))
         progress(f"{number}/{len(cases)} {case.name} ({SCANNERS[case.domain].name})")
     for is_test, path in ((True, folder / "labelsTs"), (False, folder)):
         chosen = [case for case in cases if case.is_test == is_test]
         table = {case.name: _entry(options, case, diseased[case.name]) for case in chosen}
         # Last, so that a folder that was left half written has none.
-        _write_json(path / "dataset.json", folder.name, table)
+        _write_json(path / "dataset.json", folder.name, options, table)
 
 
-def annotation(leaves: NDArray[np.uint8], case: PhantomCase) -> NDArray[np.uint8]:
-    """Return what the label file of a case holds of its whole anatomy, same shape."""
-    if case.is_test:
-        return leaves
-    drawn = np.zeros(len(Leaf), dtype=np.uint8)
-    for leaf, written in _DRAWN[TASKS[case.group]].items():
-        drawn[leaf] = written
-    written_leaves: NDArray[np.uint8] = drawn[leaves]
-    return written_leaves
+def annotation(leaves: NDArray[np.uint8], case: PhantomCase, tasks: tuple[str, ...] = TASKS) -> NDArray[np.uint8]:
+    """Return what the label file of a case holds of its whole anatomy, same shape.
+
+    Args:
+        leaves: `Leaf` of each voxel.
+        case: Whose they are.
+        tasks: Tasks of the data set; without some of them the values of the other structures close ranks.
+    """
+    values = _label_values(tasks)
+    drawn = {leaf: leaf for leaf in values} if case.is_test else _DRAWN[TASKS[case.group]]
+    written = np.zeros(len(Leaf), dtype=np.uint8)
+    for leaf, drawn_as in drawn.items():
+        written[leaf] = values[drawn_as]
+    label_map: NDArray[np.uint8] = written[leaves]
+    return label_map
+
+
+def _regions(tasks: tuple[str, ...]) -> dict[str, tuple[Leaf, ...]]:
+    """Return the leaves of every region of some tasks, in painting order."""
+    names = {region for task in tasks for region in _TASK_ENTRIES[task]["regions"]}
+    return {region: leaves for region, leaves in _REGIONS.items() if region in names}
+
+
+def _label_values(tasks: tuple[str, ...]) -> dict[Leaf, int]:
+    """Return the value that stands for each leaf in the files: 1, 2, ... without the gaps that nnU-Net refuses."""
+    leaves = sorted({leaf for region in _regions(tasks).values() for leaf in region})
+    return {leaf: value for value, leaf in enumerate(leaves, start=1)}
 
 
 def _entry(options: PhantomOptions, case: PhantomCase, has_liver_tumour: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {"annotated": list(case.annotated)}
-    if has_liver_tumour and "liver" in case.annotated:
-        entry["classes"] = {"malignancy": CLASSES[disease_of(options, case).malignant]}
+    entry: dict[str, Any] = {"annotated": [task for task in case.annotated if task in options.tasks]}
+    malignancy = class_of(options, case)
+    if has_liver_tumour and malignancy is not None:
+        entry["classes"] = {"malignancy": malignancy}
     return entry | {"patient": case.patient, "source": SCANNERS[case.domain].name}
 
 
-def _write_json(path: Path, name: str, table: dict[str, dict[str, Any]]) -> None:
+def _write_json(path: Path, name: str, options: PhantomOptions, table: dict[str, dict[str, Any]]) -> None:
+    values = _label_values(options.tasks)
+    regions = {region: [values[leaf] for leaf in leaves] for region, leaves in _regions(options.tasks).items()}
+    order = [written[0] for written in regions.values()]
+    if all(len(written) == 1 for written in regions.values()):
+        # Without any list of more than one value nnU-Net would not train regions.
+        regions = {region: written * 2 for region, written in regions.items()}
+    evidence = {"evidence": "liver_tumour"} if "liver_tumour" in regions else {}
     content: dict[str, Any] = {
         "name": name,
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0} | {region: [int(leaf) for leaf in leaves] for region, leaves in _REGIONS.items()},
-        "regions_class_order": [int(leaves[0]) for leaves in _REGIONS.values()],
+        "labels": {"background": 0} | regions,
+        "regions_class_order": order,
         "numTraining": len(table),
         "file_ending": ".nii.gz",
         "overwrite_image_reader_writer": "SimpleITKIO",
         "nnunet_mtl": {
             "version": 1,
-            "tasks": _TASK_ENTRIES,
-            "classification": {"malignancy": {"kind": "nominal", "classes": list(CLASSES), "evidence": "liver_tumour"}},
+            "tasks": {task: _task_entry(task, options.tasks) for task in TASKS if task in options.tasks},
+            "classification": {"malignancy": {"kind": "nominal", "classes": list(CLASSES)} | evidence},
             "cases": table,
         },
     }
     TaskSet.from_dataset_json(content, str(path))
     write_dataset_json(path, content)
+
+
+def _task_entry(task: str, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the data set says of a task, whose overlaps name no task that the data set does not have."""
+    entry = dict(_TASK_ENTRIES[task])
+    overlaps = [other for other in entry.pop("overlaps", ()) if other in tasks]
+    return entry | ({"overlaps": overlaps} if overlaps else {})
 
 
 def _write(values: NDArray[Any], scan: Scan, path: Path) -> None:

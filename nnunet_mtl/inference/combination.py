@@ -23,7 +23,7 @@ _LEAST_PROBABILITY = 1e-7
 
 
 class PatchAnswers(NamedTuple):
-    """What a network said of one patch in its V mirrored views, on the CPU in single precision.
+    """What a network said of one patch in its V mirrored views, in single precision.
 
     Attributes:
         logits: By question, (V, outputs).
@@ -35,7 +35,7 @@ class PatchAnswers(NamedTuple):
 
     @classmethod
     def from_views(cls, views: Sequence[MultiTaskOutput]) -> "PatchAnswers":
-        """Join the outputs of the views of one patch, each of batch size one.
+        """Join the outputs of the views of one patch, each of batch size one, without waiting for their device.
 
         Raises:
             ValueError: If there is no view, or one with another batch size.
@@ -47,9 +47,14 @@ class PatchAnswers(NamedTuple):
             {name: _joined(view.evidence[name] for view in views) for name in views[0].evidence},
         )
 
+    def cpu(self) -> "PatchAnswers":
+        """Return a copy in the memory of the CPU."""
+        moved = ({name: values.cpu() for name, values in mapping.items()} for mapping in self)
+        return PatchAnswers(*moved)
+
 
 def _joined(values: Iterable[Tensor]) -> Tensor:
-    return torch.cat([value.detach() for value in values]).to("cpu", torch.float32)
+    return torch.cat([value.detach() for value in values]).float()
 
 
 @dataclass(frozen=True)

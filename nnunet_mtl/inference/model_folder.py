@@ -1,0 +1,189 @@
+"""Reading a folder of trained folds without running anything that is stored in its checkpoints.
+
+A pickle can run any code when it is read. nnU-Net's own loader reads checkpoints as pickles; here only tensors, plain
+values and NumPy numbers are let through, which is all that nnU-Net writes into them.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from nnunet_mtl._messages import listed, shown
+from nnunet_mtl.errors import UserError
+
+Fold = int | str
+
+
+class ModelFolderError(UserError):
+    """A model folder, one of its folds or a checkpoint is not there or cannot be used."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a model folder holds.
+
+    Attributes:
+        folder: The folder, `TRAINER__PLANS__CONFIGURATION`.
+        folds: The folds that were read, as in the names of their folders.
+        plans: Content of `plans.json`.
+        dataset_json: Content of `dataset.json`.
+        trainer_name: Class name of the trainer.
+        configuration: Name of the configuration.
+        mirroring_axes: Spatial axes that prediction may mirror; None for no mirroring.
+        weights: State dict of each fold's network, on the CPU.
+    """
+
+    folder: Path
+    folds: tuple[Fold, ...]
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+    trainer_name: str
+    configuration: str
+    mirroring_axes: tuple[int, ...] | None
+    weights: list[dict[str, Tensor]]
+
+
+def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str) -> TrainedModel:
+    """Read plans, `dataset.json` and the checkpoints of some folds; the first fold's checkpoint names the trainer.
+
+    Args:
+        folder: The model folder.
+        folds: Their numbers or "all"; None for every numbered fold that has the checkpoint.
+        checkpoint_name: Such as `checkpoint_final.pth`.
+
+    Raises:
+        ModelFolderError: If anything is missing, unreadable, or not as nnU-Net writes it.
+    """
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder}: no such model folder; check dataset, trainer, plans and configuration")
+    plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    chosen = _available(folder, checkpoint_name) if folds is None else tuple(folds)
+    if not chosen:
+        raise ModelFolderError(f"{folder}: no fold to predict with; name at least one that has {checkpoint_name}")
+    paths = [folder / f"fold_{fold}" / checkpoint_name for fold in chosen]
+    for path in paths:
+        if not path.is_file():
+            there = listed(str(fold) for fold in _available(folder, checkpoint_name)) or "none"
+            raise ModelFolderError(f"{path}: no such checkpoint; numbered folds that have one: {there}")
+    checkpoints = [read_checkpoint(path) for path in paths]
+    first = checkpoints[0]
+    axes = first.get("inference_allowed_mirroring_axes")
+    return TrainedModel(
+        folder,
+        chosen,
+        plans,
+        dataset_json,
+        first["trainer_name"],
+        first["init_args"]["configuration"],
+        None if axes is None else tuple(axes),
+        [checkpoint["network_weights"] for checkpoint in checkpoints],
+    )
+
+
+def _available(folder: Path, checkpoint_name: str) -> tuple[Fold, ...]:
+    numbers = [re.fullmatch(r"fold_(\d+)", path.parent.name) for path in folder.glob(f"fold_*/{checkpoint_name}")]
+    return tuple(sorted(int(match[1]) for match in numbers if match))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); is this a model folder?") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{path}: not a JSON file ({_one_line(error)}); copy the model again") from None
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path}: must hold a JSON object, holds {shown(content)}; copy the model again")
+    return content
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of nnU-Net or of this package, on the CPU, executing nothing.
+
+    Raises:
+        ModelFolderError: If it cannot be read, holds anything but weights, numbers and names, or lacks what a network
+            is rebuilt from.
+    """
+    try:
+        with torch.serialization.safe_globals(_harmless_globals()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        content = f"it holds {found[1]}, which is no weight" if found else "it is no checkpoint, or is damaged"
+        raise ModelFolderError(f"{path}: refused, {content}; use a checkpoint as nnU-Net wrote it") from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ModelFolderError(f"{path}: cannot be read ({_one_line(error)}); copy the model again") from None
+    keys = {"network_weights": dict, "trainer_name": str, "init_args": dict}
+    for key, kind in keys.items():
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
+            raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: it has no {key}; give another checkpoint")
+    if not isinstance(checkpoint["init_args"].get("configuration"), str):
+        raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: its init_args name no configuration")
+    return cast(dict[str, Any], checkpoint)
+
+
+def _harmless_globals() -> list[Any]:
+    """NumPy numbers, as nnU-Net's log holds them: the function that makes them, under both its names, and types."""
+    make_scalar = np.float64(0).__reduce__()[0]
+    kinds: Iterable[Any] = (np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64)
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((make_scalar, name) for name in names), np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
+
+
+def build_network(model: TrainedModel) -> nn.Module:
+    """Build the network that a model's weights belong to, without deep supervision, the first fold's weights loaded.
+
+    Raises:
+        ModelFolderError: If the trainer or the configuration is not there, or the weights do not fit.
+    """
+    try:
+        trainer = recursive_find_trainer_class_by_name(model.trainer_name)
+    except RuntimeError:
+        raise ModelFolderError(
+            f"{model.folder}: its trainer {model.trainer_name} is not found; install the package it comes from, "
+            "or name its folder in nnUNet_extTrainer (for the trainers of nnunet_mtl: `nnunet_mtl enable`)"
+        ) from None
+    if "plans_manager" not in signature(trainer.build_network_architecture).parameters:
+        raise ModelFolderError(
+            f"{model.folder}: its trainer {model.trainer_name} builds networks as nnU-Net did before 2.8; "
+            "update the trainer, or predict with nnUNetv2_predict"
+        )
+    if model.configuration not in model.plans.get("configurations", {}):
+        raise ModelFolderError(f"{model.folder / 'plans.json'}: has no configuration {shown(model.configuration)}")
+    plans = PlansManager(model.plans)
+    configuration = plans.get_configuration(model.configuration)
+    network: nn.Module = trainer.build_network_architecture(
+        plans,
+        configuration,
+        determine_num_input_channels(plans, configuration, model.dataset_json),
+        plans.get_label_manager(model.dataset_json).num_segmentation_heads,
+        enable_deep_supervision=False,
+    )
+    for fold, weights in zip(reversed(model.folds), reversed(model.weights), strict=True):
+        _load(network, weights, f"{model.folder}: fold {fold}")
+    return network
+
+
+def _load(network: nn.Module, weights: dict[str, Tensor], place: str) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        problem = _one_line(error)
+        raise ModelFolderError(f"{place}: the weights do not fit the network of plans.json ({problem})") from None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else f"{text[:157]}..."

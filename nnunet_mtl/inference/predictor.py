@@ -1,0 +1,230 @@
+"""nnU-Net's predictor, which also keeps what the network says of the image as a whole.
+
+Segmentations are nnU-Net's own, bit by bit: each of its methods is extended and none replaced but the loading of
+models, see `nnunet_mtl.inference.overrides`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_mtl._messages import listed, shown
+from nnunet_mtl.errors import UserError
+from nnunet_mtl.inference.calibration import Calibration, answer, read_calibrations
+from nnunet_mtl.inference.combination import Combination, PatchAnswers, combine
+from nnunet_mtl.inference.model_folder import Fold, build_network, read_model
+from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks import ClassificationTask, TaskSet
+
+
+class PredictionError(UserError):
+    """The model cannot do what was asked of it."""
+
+
+class MultiTaskPredictor(nnUNetPredictor):
+    """Predicts with models of this package and with stock ones, which have no questions; built as nnU-Net's.
+
+    After a case was predicted, by `predict_logits_from_preprocessed_data` (every fold) or directly by
+    `predict_sliding_window_return_logits` (the network as it is), `answers` is what was said of that case and no other.
+
+    Attributes:
+        tasks: The model's task set, without cases; None for a stock model.
+        calibrations: For each fold, the calibration of each question; empty for a network that was handed over.
+        answers: Of the case last predicted: for each fold the answers for each patch. Empty if the model has no
+            questions, or predicting the case failed.
+    """
+
+    tasks: TaskSet | None = None
+    calibrations: Sequence[dict[str, Calibration]] = ()
+    answers: Sequence[Sequence[PatchAnswers]] = ()
+    network: Any
+    _combination: Combination
+    _folds: list[list[PatchAnswers]] | None = None  # of a case whose folds are predicted just now
+    _window: list[PatchAnswers]  # of the sliding window that runs just now
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str,
+        use_folds: Sequence[Fold] | Fold | None,
+        checkpoint_name: str = "checkpoint_final.pth",
+    ) -> None:
+        """Load a model as nnU-Net does, but without executing what its checkpoints may hold, and its calibrations.
+
+        Args:
+            model_training_output_dir: The model folder.
+            use_folds: Numbers or "all"; None for every numbered fold that has the checkpoint.
+            checkpoint_name: Such as `checkpoint_final.pth`.
+
+        Raises:
+            UserError: Naming what is missing or unusable in one line.
+        """
+        folds = (use_folds,) if isinstance(use_folds, int | str) else use_folds
+        model = read_model(Path(model_training_output_dir), folds, checkpoint_name)
+        network = build_network(model)
+        plans = PlansManager(model.plans)
+        self.manual_initialization(
+            network,
+            plans,
+            plans.get_configuration(model.configuration),
+            model.weights,
+            model.dataset_json,
+            model.trainer_name,
+            model.mirroring_axes,
+        )
+        self.calibrations = [
+            read_calibrations(model.folder / f"fold_{fold}", self.questions, checkpoint_name) for fold in model.folds
+        ]
+
+    def manual_initialization(
+        self, network: nn.Module, plans_manager: Any, configuration_manager: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take a network over as nnU-Net does; tasks, questions and settings come from the plans it was built from.
+
+        Args:
+            network: The network.
+            plans_manager: nnU-Net's.
+            configuration_manager: nnU-Net's.
+            *args: The rest, passed on: the weights of each fold or None, `dataset.json`, trainer name, mirroring axes.
+            **kwargs: The same by name.
+        """
+        super().manual_initialization(network, plans_manager, configuration_manager, *args, **kwargs)
+        block = plans_manager.plans.get("nnunet_mtl")
+        ours = isinstance(block, dict) and "tasks" in block  # plans of a stock training may hold settings
+        self.tasks = TaskSet.from_dataset_json(self.dataset_json) if ours else None
+        settings = block.get("settings", {}) if ours else {}
+        source = "plans.json: nnunet_mtl.settings"
+        self._combination = Combination.from_settings(Settings.from_mapping(settings, source))
+        self.calibrations, self.answers = (), ()
+
+    @property
+    def questions(self) -> tuple[ClassificationTask, ...]:
+        """The model's questions about the image as a whole, in their order."""
+        return () if self.tasks is None else self.tasks.classification
+
+    def select_tasks(self, names: Sequence[str]) -> None:
+        """Predict only these tasks from now on; regions of the others are off in every voxel.
+
+        Raises:
+            PredictionError: If a name is unknown, there is none, or the model has no tasks.
+        """
+        if self.tasks is None:
+            raise PredictionError("tasks: the model is a stock nnU-Net, which has none to choose from")
+        known = [task.name for task in self.tasks.tasks]
+        for name in names:
+            if name not in known:
+                raise PredictionError(f"tasks: unknown task {shown(name)}; the model has {listed(known)}")
+        if not names:
+            raise PredictionError(f"tasks: none is chosen; the model has {listed(known)}")
+        _bare(self.network).select_tasks(sorted({known.index(name) for name in names}))
+
+    def case_logits(self) -> list[dict[str, Tensor]]:
+        """Return for each fold the combined logits, (outputs,), of each question that was answered for the case."""
+        return [
+            {question.name: self._combination.case_logits(patches, question) for question in self._answered()}
+            for patches in self.answers
+        ]
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """Return the probability of each class, (C,), for each question that was answered for the case."""
+        return {
+            question.name: combine(self.answers, question, self._combination, self._temperatures(question.name))
+            for question in self._answered()
+        }
+
+    def thresholds(self, question: ClassificationTask) -> tuple[float, ...]:
+        """Return the mean over the folds of a question's thresholds, as `Calibration.thresholds`."""
+        folds = [fold[question.name].thresholds for fold in self.calibrations]
+        folds = folds or [Calibration.default(question).thresholds]
+        return tuple(sum(values) / len(folds) for values in zip(*folds, strict=True))
+
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Return the classes that each question is answered with for the case: one, or for multilabel any number."""
+        of_name = {question.name: question for question in self._answered()}
+        return {
+            name: answer(self.thresholds(of_name[name]), of_name[name], probability)
+            for name, probability in self.probabilities().items()
+        }
+
+    def _answered(self) -> list[ClassificationTask]:
+        return [question for question in self.questions if self.answers and question.name in self.answers[0][0].logits]
+
+    def _temperatures(self, question: str) -> list[float]:
+        return [fold[question].temperature for fold in self.calibrations]
+
+    @torch.inference_mode()
+    def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        """Predict a case as nnU-Net does, (R, *spatial), keeping the answers of each fold apart.
+
+        Args:
+            data: Preprocessed image, (C, *spatial).
+        """
+        self.answers = ()
+        self._folds = []
+        try:
+            logits: Tensor = super().predict_logits_from_preprocessed_data(data)
+            self.answers = self._folds if any(self._folds) else ()
+        finally:
+            self._folds = None
+        return logits
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        """Run one network over an image as nnU-Net does, (R, *spatial), and keep what it says of each patch."""
+        if self._folds is None:
+            self.answers = ()
+        logits: Tensor = super().predict_sliding_window_return_logits(input_image)
+        fold = [patch.cpu() for patch in self._window]
+        if self._folds is not None:
+            self._folds.append(fold)
+        elif fold:
+            self.answers = (fold,)
+        return logits
+
+    @torch.inference_mode()
+    def _internal_predict_sliding_window_return_logits(
+        self, data: Tensor, slicers: Any, do_on_device: bool = True
+    ) -> Tensor:
+        # nnU-Net runs this again where the device had too little memory: what was said until then does not count
+        self._window = []
+        logits: Tensor = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
+        return logits
+
+    @torch.inference_mode()
+    def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
+        network = self.network
+        views: list[MultiTaskOutput] = []
+
+        def listening(view: Tensor) -> Any:
+            output: MultiTaskOutput = network(view, full_output=True)
+            views.append(replace(output, segmentation=[]))  # the voxels would fill the memory
+            return output.segmentation
+
+        if not self.questions:
+            return self._stock_mirror_and_predict(x)
+        self.network = listening
+        try:
+            logits = self._stock_mirror_and_predict(x)
+        finally:
+            self.network = network
+        if views[0].classification:
+            self._window.append(PatchAnswers.from_views(views))
+        return logits
+
+    def _stock_mirror_and_predict(self, x: Tensor) -> Tensor:
+        logits: Tensor = super()._internal_maybe_mirror_and_predict(x)
+        return logits
+
+
+def _bare(network: Any) -> Any:
+    """Return the network itself, without the wrappers of DDP and torch.compile."""
+    network = network.module if isinstance(network, DistributedDataParallel) else network
+    return network._orig_mod if isinstance(network, OptimizedModule) else network

@@ -47,3 +47,108 @@ def test_the_mask_keeps_the_drawn_task_only(annotations: CaseAnnotations) -> Non
 def test_its_text_names_no_case(annotations: CaseAnnotations) -> None:
     assert "liver_case" not in f"{annotations} {annotations!r}"
     assert "4 cases" in str(annotations)
+
+
+ALL_REGIONS = {"liver": 0, "tumour": 0, "spleen": 1, "kidney": 2}  # name -> task
+
+
+@pytest.fixture
+def labelled() -> CaseAnnotations:
+    """Questions about the liver's tumour, the kidney (two), and the whole image."""
+    question = {"kind": "nominal", "classes": ["no", "yes"]}
+    cases: dict[str, Any] = {
+        "class only": {"annotated": [], "classes": {"malignant": "yes"}},
+        "two labels": {"annotated": [], "classes": {"malignant": "no", "stones": "no", "chronic": "yes"}},
+        "whole image": {"annotated": [], "classes": {"contrast": "yes"}},
+        "other organ": {"annotated": ["spleen"], "classes": {"malignant": "yes", "contrast": "no"}},
+        "other organs": {"annotated": ["liver", "spleen"], "classes": {"stones": "no"}},
+        "own organ": {"annotated": ["liver", "spleen"], "classes": {"malignant": "yes"}},
+        "no label": {"annotated": ["liver", "spleen"]},
+    }
+    block: dict[str, Any] = {
+        "version": 1,
+        "tasks": {
+            "liver": {"regions": ["liver", "tumour"]},
+            "spleen": {"regions": ["spleen"]},
+            "kidney": {"regions": ["kidney"]},
+        },
+        "classification": {
+            "malignant": question | {"evidence": "tumour"},
+            "stones": question | {"evidence": "kidney"},
+            "chronic": question | {"evidence": "kidney"},
+            "contrast": question,
+        },
+        "cases": cases,
+    }
+    labels = {"background": 0, "liver": [1, 2], "tumour": [2], "spleen": [3], "kidney": [4]}
+    dataset_json = {"labels": labels, "regions_class_order": [1, 2, 3, 4], "nnunet_mtl": block}
+    return CaseAnnotations(TaskSet.from_dataset_json(dataset_json), seed=0)
+
+
+def drawn(annotations: CaseAnnotations, case: str, *foreground: str, n: int = 400) -> dict[int, int]:
+    """How often each task is drawn for a patch with foreground of those regions."""
+    target = torch.zeros(1, len(ALL_REGIONS), 2, 2, dtype=torch.bool)
+    for region in foreground:
+        target[0, list(ALL_REGIONS).index(region), 0] = True
+    tasks = [int(annotations.draw_tasks([case], target)) for _ in range(n)]
+    return {task: tasks.count(task) for task in sorted(set(tasks))}
+
+
+def test_tasks_that_labels_are_about(labelled: CaseAnnotations) -> None:
+    found = {case: labelled.label_tasks(case) for case in labelled.tasks.cases}
+    assert found == {
+        "class only": (0,),
+        "two labels": (0, 2),
+        "whole image": (),
+        "other organ": (0,),
+        "other organs": (2,),
+        "own organ": (0,),
+        "no label": (),
+    }
+
+
+def test_a_case_with_labels_only_takes_the_tasks_they_are_about(labelled: CaseAnnotations) -> None:
+    assert drawn(labelled, "class only", "spleen") == {0: 400}
+    assert drawn(labelled, "whole image", "spleen") == {0: 400}
+    counts = drawn(labelled, "two labels", "liver")
+    assert sorted(counts) == [0, 2]
+    assert 140 < counts[2] < 260  # two questions about one task do not make it likelier
+
+
+def test_an_unannotated_task_is_as_likely_as_an_annotated_one_that_is_visible(labelled: CaseAnnotations) -> None:
+    for case, foreground in (("other organ", ()), ("other organ", ("spleen",)), ("other organs", ("spleen",))):
+        counts = drawn(labelled, case, *foreground)
+        assert sorted(counts) == [0, 1] if case == "other organ" else [1, 2]
+        assert all(140 < count < 260 for count in counts.values())
+
+
+def test_without_visible_foreground_every_candidate_is_drawn(labelled: CaseAnnotations) -> None:
+    counts = drawn(labelled, "other organs")
+    assert sorted(counts) == [0, 1, 2]
+    assert all(80 < count < 190 for count in counts.values())
+
+
+def test_a_label_about_an_annotated_task_does_not_make_it_win(labelled: CaseAnnotations) -> None:
+    assert drawn(labelled, "own organ", "spleen") == {1: 400}
+    assert drawn(labelled, "own organ", "tumour") == {0: 400}
+
+
+@pytest.mark.parametrize("case", ["class only", "two labels", "other organ", "other organs", "own organ"])
+def test_what_is_drawn_does_not_depend_on_unannotated_labels(labelled: CaseAnnotations, case: str) -> None:
+    target = torch.zeros(50, len(ALL_REGIONS), 2, 2, dtype=torch.bool)
+    target[::2, 1] = True
+    unknown = ~labelled.annotated([case])[0]
+    scrambled = target.clone()
+    scrambled[:, unknown] = ~target[:, unknown]
+    results = [
+        CaseAnnotations(labelled.tasks, seed=1).draw_tasks([case] * 50, values) for values in (target, scrambled)
+    ]
+    assert torch.equal(*results)
+
+
+def test_labels_do_not_change_what_cases_without_any_are_drawn_for(
+    labelled: CaseAnnotations, annotations: CaseAnnotations
+) -> None:
+    target = torch.zeros(50, len(ALL_REGIONS), 2, 2, dtype=torch.bool)
+    first = labelled.draw_tasks(["no label"] * 50, target)
+    assert torch.equal(first, annotations.draw_tasks(["both"] * 50, target[:, :3]))

@@ -20,7 +20,7 @@ CLASSES = ("benign", "malignant")
 _DEFAULT_SIZE = {2: (96, 96), 3: (40, 64, 64)}
 # Steps of sequences that fill the unit interval evenly: a share of prevalence p is met by any few cases in a row.
 _STEPS = {"liver": 0.6180340, "pancreas": 0.7548777, "malignant": 0.4142136, "second": 0.8191725}
-_LABEL_STEP = 0.7320508
+_LABEL_STEP = 0.4494897
 
 
 class PhantomError(UserError):

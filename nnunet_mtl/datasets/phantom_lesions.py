@@ -20,7 +20,7 @@ _PATCHES_MM = (18.0, 34.0)
 # Where texture is the only cue: about 3 to 4 voxels of the default size, and twice that.
 _FINE_MM, _COARSE_MM = (17.0, 22.0), (38.0, 52.0)
 # The scanners blur the fine texture more: this much more of it leaves both with the same deviation in the image.
-_FINE_GAIN = 1.3
+_FINE_GAIN = 1.2
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Tumour:
 
     def _fine_or_coarse(self, points: Points, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return a field of mean exactly 0 over the points, (N,), whose deviation there differs between tumours."""
-        strength = rng.uniform(0.8, 1.2) * (_FINE_GAIN if self.malignant else 1.0)
+        strength = rng.uniform(0.75, 1.25) * (_FINE_GAIN if self.malignant else 1.0)
         field = waves(points, rng, _FINE_MM if self.malignant else _COARSE_MM, 24)
         if not field.size:
             return field

@@ -25,10 +25,13 @@ def multitask_architecture(
     attention: str,
     head: str,
     gates: str,
+    questions: Sequence[Mapping[str, Any]] = (),
+    classification: str = "nnunet_mtl.networks.classification.NoClassification",
+    class_dropout: float = 0.0,
 ) -> dict[str, Any]:
     """Return the `architecture` block of the task-guided counterpart of a stock network.
 
-    Applied to its own result it only sets the five values again.
+    Applied to its own result it only sets the eight values again.
 
     Args:
         architecture: Block with `network_class_name`, `arch_kwargs` and `_kw_requires_import`; not changed.
@@ -37,6 +40,9 @@ def multitask_architecture(
         attention: Dotted path of the attention class.
         head: Dotted path of the head class.
         gates: "identity" or "faithful".
+        questions: What a classification head is asked, each as `nnunet_mtl.networks.classification.Question` says.
+        classification: Dotted path of the classification head's class.
+        class_dropout: Dropout of the classification head.
 
     Raises:
         ArchitectureError: If the network class has no task-guided form.
@@ -49,9 +55,13 @@ def multitask_architecture(
         task_attention=attention,
         segmentation_head=head,
         gates=gates,
+        questions=[dict(question) for question in questions],
+        classification=classification,
+        class_dropout=class_dropout,
     )
     imported = list(architecture["_kw_requires_import"])
-    imported += [name for name in ("task_attention", "segmentation_head") if name not in imported]
+    ours = ("task_attention", "segmentation_head", "classification")
+    imported += [name for name in ours if name not in imported]
     result["_kw_requires_import"] = imported
     return result
 

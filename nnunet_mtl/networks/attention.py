@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nnunet_mtl.networks.standardisation import RunningStandardiser
+
 Gates = Literal["identity", "faithful"]
 
 
@@ -136,47 +138,6 @@ class PublishedGate(nn.Module):
         # The published descriptor has the channels of the skip; with those of the coarser stage W would be too large.
         described = self.standardise(functional.adaptive_avg_pool1d(mean, self.skip_channels))
         return torch.sigmoid(self.output(torch.cat((described, code), dim=1)))
-
-
-class RunningStandardiser(nn.Module):
-    """Removes mean and scale over images, with running estimates in training and in evaluation alike.
-
-    Unlike in batch normalisation no sample is scaled by its neighbours in the batch.
-
-    Args:
-        channels: Number of values per image.
-        momentum: Weight of a new batch in the running estimates, once so many have been seen; a plain average before.
-    """
-
-    mean: Tensor
-    var: Tensor
-    num_batches: Tensor
-
-    def __init__(self, channels: int, momentum: float = 0.01) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("var", torch.ones(channels))
-        self.register_buffer("num_batches", torch.zeros(()))
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return standardised values (B, C)."""
-        if self.training:
-            self._update(values.detach())
-        return (values - self.mean) / (self.var + 1e-6).sqrt()
-
-    @torch.no_grad()
-    def _update(self, values: Tensor) -> None:
-        self.num_batches += 1
-        weight = self.num_batches.reciprocal().clamp_min(self.momentum)
-        _blend(self.mean, values.mean(0), weight)
-        _blend(self.var, (values - self.mean).square().mean(0), weight)
-
-
-def _blend(estimate: Tensor, seen: Tensor, weight: Tensor) -> None:
-    updated = estimate.lerp(seen, weight)
-    # An overflow under mixed precision must not stay in the estimate for good.
-    estimate.copy_(torch.where(updated.isfinite(), updated, estimate))
 
 
 def pooled(feature: Tensor) -> tuple[Tensor, Tensor]:

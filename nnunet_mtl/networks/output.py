@@ -12,8 +12,11 @@ class MultiTaskOutput:
     Attributes:
         segmentation: Logits before the sigmoid (or softmax), (B, R, *spatial); with deep supervision a list of them,
             full resolution first.
-        classification: Logits per classification task, each (B, classes); empty for a network without such a head.
+        classification: Logits per question, each (B, outputs), float32; empty for a network without a head.
+        evidence: Evidence volume per question that is about a region, each (B,): the sum of the region's mask or
+            probability over the patch, in voxels.
     """
 
     segmentation: Tensor | list[Tensor]
     classification: dict[str, Tensor] = field(default_factory=dict)
+    evidence: dict[str, Tensor] = field(default_factory=dict)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnunet_mtl.networks.passes import Step, TaskPasses
+from nnunet_mtl.networks.passes import PassResult, Step, TaskPasses
 
 OWNERS = [0, 2, 1, 0, 2]
 REGION_WEIGHTS = torch.arange(1.0, 6.0).reshape(1, 5, 1, 1)
@@ -22,9 +22,9 @@ class Recorder:
         self.calls.append("decode")
         return x + (0 if task is None else 10 * task.reshape(-1, 1, 1, 1))
 
-    def head(self, x: Tensor) -> Tensor:
+    def head(self, x: Tensor) -> PassResult:
         self.calls.append("head")
-        return x * REGION_WEIGHTS
+        return PassResult(x * REGION_WEIGHTS, x)
 
     def steps(self, *, encode: bool = False, decode: bool = False) -> tuple[Step, ...]:
         return Step(self.encode, encode), Step(self.decode, decode), Step(self.head, False)
@@ -37,7 +37,7 @@ def expected(image: Tensor, codes: list[int]) -> Tensor:
 def test_the_task_free_prefix_runs_once_and_the_rest_once_per_task() -> None:
     recorder = Recorder()
     image = torch.randn(2, 1, 3, 3)
-    logits = TaskPasses(OWNERS)(recorder.steps(decode=True), image)
+    logits, _ = TaskPasses(OWNERS)(recorder.steps(decode=True), image)
     assert torch.equal(logits, expected(image, OWNERS))
     assert recorder.calls == ["encode"] + ["decode", "head"] * 3
 
@@ -45,7 +45,7 @@ def test_the_task_free_prefix_runs_once_and_the_rest_once_per_task() -> None:
 def test_a_task_that_enters_at_the_input_costs_whole_passes() -> None:
     recorder = Recorder()
     image = torch.randn(2, 1, 3, 3)
-    logits = TaskPasses(OWNERS)(recorder.steps(encode=True), image)
+    logits, _ = TaskPasses(OWNERS)(recorder.steps(encode=True), image)
     assert torch.equal(logits, expected(image, OWNERS))
     assert recorder.calls == ["encode", "decode", "head"] * 3
 
@@ -53,7 +53,7 @@ def test_a_task_that_enters_at_the_input_costs_whole_passes() -> None:
 def test_one_pass_serves_all_tasks_where_the_task_enters_nowhere() -> None:
     recorder = Recorder()
     image = torch.randn(2, 1, 3, 3)
-    logits = TaskPasses(OWNERS)(recorder.steps(), image)
+    logits, _ = TaskPasses(OWNERS)(recorder.steps(), image)
     assert torch.equal(logits, expected(image, [0] * 5))
     assert recorder.calls == ["encode", "decode", "head"]
 
@@ -62,15 +62,15 @@ def test_a_step_that_is_not_conditioned_never_sees_the_task() -> None:
     recorder = Recorder()
     image = torch.randn(2, 1, 3, 3)
     task = torch.tensor([2, 1])
-    logits = TaskPasses(OWNERS)(recorder.steps(decode=True), image, task)
+    logits, _ = TaskPasses(OWNERS)(recorder.steps(decode=True), image, task)
     assert torch.equal(logits, (image + 1 + 10 * task.reshape(2, 1, 1, 1)) * REGION_WEIGHTS)
 
 
 @pytest.mark.parametrize("conditioned", [True, False])
 def test_the_result_is_fresh_and_contiguous_even_if_the_steps_return_a_view(conditioned: bool) -> None:
     image = torch.randn(2, 1, 3, 3)
-    steps = (Step(lambda x, *_: x.expand(2, 5, 3, 3), conditioned),)
-    logits = TaskPasses(OWNERS)(steps, image)
+    steps = (Step(lambda x, *_: PassResult(x.expand(2, 5, 3, 3)), conditioned),)
+    logits, _ = TaskPasses(OWNERS)(steps, image)
     assert logits.is_contiguous()
     before = image.clone()
     logits += 1

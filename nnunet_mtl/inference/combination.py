@@ -17,7 +17,7 @@ from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import ClassificationTask
 
 # Far below the weight of a single voxel of evidence: it only decides where there is none in the whole case.
-_LEAST_WEIGHT = 1e-6
+_LEAST_WEIGHT = 1e-9
 # Where single precision hardly tells a probability from one: the logits of "noisy_or" stay within +-16.
 _LEAST_PROBABILITY = 1e-7
 

@@ -1,5 +1,6 @@
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_the_threshold_is_the_best_of_all(cases: list[tuple[int, bool]]) -> None
     holds = np.array([truth for _, truth in cases])
     assume(holds.any() and not holds.all() and len(set(probability)) > 1)
     values = sorted(set(probability))
-    midpoints = [(low + high) / 2 for low, high in zip(values, values[1:], strict=False)]
+    midpoints = [(low + high) / 2 for low, high in pairwise(values)]
     scores = [balanced_accuracy(probability, holds, midpoint) for midpoint in midpoints]
     best = [midpoint for midpoint, score in zip(midpoints, scores, strict=True) if score > max(scores) - 1e-12]
     found = best_threshold(probability, holds)

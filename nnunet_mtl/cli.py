@@ -1,6 +1,7 @@
 """The `nnunet_mtl` command: argument parsing only. Each command imports what it needs when it runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"nnunet_mtl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _demo):
+    for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _demo):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -192,6 +193,63 @@ def _phantom(commands: Subparsers) -> None:
             parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
         else:
             parser.add_argument(f"--{name}", nargs=number, type=kind, help=text)
+
+
+# Options of predict that take a value, as nnU-Net's commands spell them: name here, type, help.
+_PREDICT_OPTIONS: dict[str, tuple[str, Any, str]] = {
+    "-i": ("images", Path, "folder of the images, CASE_0000.ending and so on"),
+    "-o": ("output", Path, "folder of the predictions"),
+    "-d": ("dataset", str, "data set id or name"),
+    "-p": ("plans", str, "name of the plans (nnUNetPlans)"),
+    "-tr": ("trainer", str, "class of the trainer (nnUNetTrainer)"),
+    "-c": ("configuration", str, "configuration, such as 3d_fullres"),
+    "-m": ("model", Path, "folder of the model, instead of -d, -tr, -p and -c"),
+    "-step_size": ("step_size", float, "step of the sliding window, as a share of the patch (0.5)"),
+    "-chk": ("checkpoint", str, "file name of the weights (checkpoint_final.pth)"),
+    "-npp": ("npp", int, "processes that preprocess (3, or nnUNet_npp); 0: in this one"),
+    "-nps": ("nps", int, "processes that resample and write (3, or nnUNet_nps); 0: in this one"),
+    "-prev_stage_predictions": ("prev_stage_predictions", Path, "predictions of a cascade's previous stage"),
+    "-num_parts": ("num_parts", int, "in how many parts, each a command of its own, the cases are shared out (1)"),
+    "-part_id": ("part_id", int, "which part this is, from 0 on"),
+    "-device": ("device", str, "cuda, cpu or mps (cuda if there is one, else cpu)"),
+}
+_PREDICT_FLAGS = {
+    "--disable_tta": "do not mirror",
+    "--verbose": "say more, with the trace of what fails",
+    "--save_probabilities": "write the probabilities too",
+    "--continue_prediction": "keep the cases that are there and whole",
+    "--disable_progress_bar": "no progress bars",
+    "--not_on_device": "keep the whole case's results off the GPU, for cases too large for it",
+}
+
+
+def _predict(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from nnunet_mtl import discovery
+        from nnunet_mtl.inference.predict import predict
+        from nnunet_mtl.inference.request import PredictOptions
+
+        # This command finds its own trainers, whether or not `enable` was run.
+        announced = [path for path in os.environ.get(discovery.VARIABLE, "").split(os.pathsep) if path]
+        os.environ[discovery.VARIABLE] = os.pathsep.join(dict.fromkeys([*announced, str(discovery.shim_folder())]))
+        report = predict(PredictOptions.from_namespace(options))
+        print(report)
+        return int(bool(report.failed))
+
+    summary = "Predict as nnUNetv2_predict does, with the image-level answers, and single tasks if asked."
+    parser = _command(commands, "predict", summary, run)
+    # What is not given is left to the one who reads the options.
+    parser.formatter_class = argparse.HelpFormatter
+    for word, (name, kind, text) in _PREDICT_OPTIONS.items():
+        parser.add_argument(
+            word, dest=name, type=kind, required=word in ("-i", "-o"), default=argparse.SUPPRESS, help=text
+        )
+    for word, text in _PREDICT_FLAGS.items():
+        parser.add_argument(word, action="store_true", help=text)
+    parser.add_argument("-f", dest="folds", nargs="+", default=argparse.SUPPRESS, help="folds (0 1 2 3 4), or all")
+    parser.add_argument("--tasks", nargs="+", default=argparse.SUPPRESS, metavar="NAME", help="only these tasks")
+    words = ("--save-per-task", "--save_per_task")
+    parser.add_argument(*words, action="store_true", help="also each task's own map, in a folder of its name")
 
 
 def _demo(commands: Subparsers) -> None:

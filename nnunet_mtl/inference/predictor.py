@@ -208,19 +208,14 @@ class MultiTaskPredictor(nnUNetPredictor):
             views.append(replace(output, segmentation=[]))  # the voxels would fill the memory
             return output.segmentation
 
-        if not self.questions:
-            return self._stock_mirror_and_predict(x)
-        self.network = listening
+        if self.questions:
+            self.network = listening
         try:
-            logits = self._stock_mirror_and_predict(x)
+            logits: Tensor = super()._internal_maybe_mirror_and_predict(x)
         finally:
             self.network = network
-        if views[0].classification:
+        if views and views[0].classification:
             self._window.append(PatchAnswers.from_views(views))
-        return logits
-
-    def _stock_mirror_and_predict(self, x: Tensor) -> Tensor:
-        logits: Tensor = super()._internal_maybe_mirror_and_predict(x)
         return logits
 
 

@@ -5,101 +5,73 @@ nnU-Net's trainer for the length of one call. Each original is known by the hash
 nnU-Net is read against this list: `changed` names what differs.
 """
 
-import hashlib
-import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
-from types import MappingProxyType
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Override:
-    """One overridden method or swapped name.
-
-    Attributes:
-        name: The method of `nnUNetTrainer`, or the function or class its module imports.
-        kind: "extended" calls the original, "replaced" does not, "swapped" replaces it inside one call.
-        reason: Why nnU-Net's own does not do.
-        sha256: First twelve digits of the hash of the original's source, by nnU-Net version.
-    """
-
-    name: str
-    kind: str
-    reason: str
-    sha256: Mapping[str, str]
-
-
-def _override(name: str, kind: str, reason: str, **sha256: str) -> Override:
-    return Override(
-        name, kind, reason, MappingProxyType({key[1:].replace("_", "."): value for key, value in sha256.items()})
-    )
-
+from nnunet_mtl.inference.overrides import Override, source_hash
 
 OVERRIDES = (
-    _override(
+    Override.of(
         "__init__",
         "extended",
         "settings; the task block goes into the plans, the case table stays out",
         v2_8_1="0ae31d90095f",
     ),
-    _override("configure_optimizers", "extended", "momentum is a setting", v2_8_1="48c2f8330a83"),
-    _override(
+    Override.of("configure_optimizers", "extended", "momentum is a setting", v2_8_1="48c2f8330a83"),
+    Override.of(
         "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
         "extended",
         "mirroring is a setting",
         v2_8_1="d97ac04b489d",
     ),
-    _override("initialize", "extended", "says what runs", v2_8_1="5732dd44ffbb"),
-    _override(
+    Override.of("initialize", "extended", "says what runs", v2_8_1="5732dd44ffbb"),
+    Override.of(
         "_build_loss",
         "extended",
         "the loss reads only what is annotated",
         v2_8_1="ba86dfb893fa",
     ),
-    _override("get_tr_and_val_datasets", "extended", "every case must be in the case table", v2_8_1="23c49691d7ab"),
-    _override(
+    Override.of("get_tr_and_val_datasets", "extended", "every case must be in the case table", v2_8_1="23c49691d7ab"),
+    Override.of(
         "get_dataloaders",
         "extended",
         "sampling probabilities, which nnU-Net's own call fixes at None",
         v2_8_1="5f59e2b907cf",
     ),
-    _override(
+    Override.of(
         "train_step",
         "replaced",
         "the task goes into the network, the annotation mask into the loss",
         v2_8_1="c8993de84c8c",
     ),
-    _override(
+    Override.of(
         "on_train_epoch_end",
         "replaced",
         "batches without annotation are counted, not averaged in",
         v2_8_1="137869f87e19",
     ),
-    _override("validation_step", "replaced", "pseudo Dice over annotated regions only", v2_8_1="3d415b41f6f7"),
-    _override(
+    Override.of("validation_step", "replaced", "pseudo Dice over annotated regions only", v2_8_1="3d415b41f6f7"),
+    Override.of(
         "on_validation_epoch_end",
         "replaced",
         "the same, and a mean and moving average safe from NaN",
         v2_8_1="9a59ad7e5414",
     ),
-    _override("on_epoch_end", "extended", "the second progress figure", v2_8_1="988deef2bd79"),
-    _override(
+    Override.of("on_epoch_end", "extended", "the second progress figure", v2_8_1="988deef2bd79"),
+    Override.of(
         "save_checkpoint",
         "extended",
         "written aside, then renamed: a killed process loses no checkpoint",
         v2_8_1="de4f196c42e6",
     ),
-    _override("load_checkpoint", "extended", "a log without our keys is completed", v2_8_1="a386bed4eafa"),
-    _override(
+    Override.of("load_checkpoint", "extended", "a log without our keys is completed", v2_8_1="a386bed4eafa"),
+    Override.of(
         "perform_actual_validation",
         "extended",
         "exported maps hold only what is annotated in their case",
         v2_8_1="2bd52ada76cd",
     ),
-    _override("nnUNetDataLoader", "swapped", "inside get_dataloaders: sampling probabilities", v2_8_1="0482e515658d"),
-    _override(
+    Override.of("nnUNetDataLoader", "swapped", "inside get_dataloaders: sampling probabilities", v2_8_1="0482e515658d"),
+    Override.of(
         "export_prediction_from_logits",
         "swapped",
         "inside perform_actual_validation: annotated regions only",
@@ -117,15 +89,10 @@ def upstream_source(name: str) -> Any:
 
 def upstream_hash(name: str) -> str:
     """Hash the source of nnU-Net's method, function or class of that name."""
-    return hashlib.sha256(inspect.getsource(upstream_source(name)).encode()).hexdigest()[:12]
+    return source_hash(upstream_source(name))
 
 
 def changed() -> list[str]:
     """Name what the installed nnU-Net does differently from the newest version each override was compared with."""
-    installed = version("nnunetv2")
-    lines = []
-    for override in OVERRIDES:
-        known = override.sha256.get(installed) or list(override.sha256.values())[-1]
-        if upstream_hash(override.name) != known:
-            lines.append(f"{override.name} of nnunetv2 {installed} differs from the version it was compared with")
-    return lines
+    lines = (override.differs_from(upstream_source(override.name)) for override in OVERRIDES)
+    return [line for line in lines if line]

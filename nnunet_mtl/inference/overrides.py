@@ -1,0 +1,81 @@
+"""Everything of nnU-Net's prediction that this package overrides, and why; and how such a list is kept.
+
+Each original is known by the hash of its source, so that a new release of nnU-Net is read against the lists: `changed`
+names what differs.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Override:
+    """One overridden method or swapped name.
+
+    Attributes:
+        name: The method, or the function or class in its module.
+        kind: "extended" calls the original, "replaced" does not, "swapped" replaces it inside one call.
+        reason: Why nnU-Net's own does not do.
+        sha256: First twelve digits of the hash of the original's source, by nnU-Net version.
+    """
+
+    name: str
+    kind: str
+    reason: str
+    sha256: Mapping[str, str]
+
+    @classmethod
+    def of(cls, name: str, kind: str, reason: str, **sha256: str) -> "Override":
+        """Make an override whose hashes are given as `v2_8_1="..."`."""
+        by_version = {key[1:].replace("_", "."): value for key, value in sha256.items()}
+        return cls(name, kind, reason, MappingProxyType(by_version))
+
+    def differs_from(self, source: Any) -> str:
+        """Say in one line that a function or class is not what this was compared with; empty if it is."""
+        installed = version("nnunetv2")
+        known = self.sha256.get(installed) or list(self.sha256.values())[-1]
+        if source_hash(source) == known:
+            return ""
+        return f"{self.name} of nnunetv2 {installed} differs from the version it was compared with"
+
+
+def source_hash(source: Any) -> str:
+    """Hash the source of a function or class."""
+    return hashlib.sha256(inspect.getsource(source).encode()).hexdigest()[:12]
+
+
+OVERRIDES = (
+    Override.of(
+        "initialize_from_trained_model_folder",
+        "replaced",
+        "nothing that a checkpoint holds is executed; errors of one line",
+        v2_8_1="8b601a28f717",
+    ),
+    Override.of(
+        "manual_initialization", "extended", "tasks, questions and settings of the model", v2_8_1="2d91a136e0e9"
+    ),
+    Override.of("predict_logits_from_preprocessed_data", "extended", "answers of each fold", v2_8_1="0511306e59b4"),
+    Override.of("predict_sliding_window_return_logits", "extended", "answers of a network", v2_8_1="aedfd07402fc"),
+    Override.of(
+        "_internal_predict_sliding_window_return_logits",
+        "extended",
+        "a sliding window that is tried again answers once",
+        v2_8_1="c22b59e40406",
+    ),
+    Override.of(
+        "_internal_maybe_mirror_and_predict", "extended", "answers of a patch and its mirrors", v2_8_1="220a7ee99a71"
+    ),
+)
+
+
+def changed() -> list[str]:
+    """Name what the installed nnU-Net does differently from the newest version each override was compared with."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    lines = (override.differs_from(getattr(nnUNetPredictor, override.name)) for override in OVERRIDES)
+    return [line for line in lines if line]

@@ -39,7 +39,7 @@ class CaseLabels:
         Raises:
             TaskSetError: If a case is not in the case table.
         """
-        cases = [str(key) for key in keys]
+        cases = list(keys)
         self._tasks.require_cases(cases)
         return {question.name: self._targets(question, cases) for question in self.questions}
 
@@ -80,5 +80,5 @@ def _inverse_weights(question: ClassificationTask, targets: CaseTargets) -> Tens
         weights = ((targets.known.sum() - with_class) / with_class.clamp_min(1)).clamp(*POSITIVE_WEIGHT_BOUNDS)
     else:
         inverse = occurs / with_class.clamp_min(1)
-        weights = inverse * occurs.sum() / inverse.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        weights = inverse * occurs.sum() / inverse.sum()
     return torch.where(occurs, weights, 1.0)

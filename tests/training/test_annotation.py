@@ -64,6 +64,7 @@ def labelled() -> CaseAnnotations:
         "other organs": {"annotated": ["liver", "spleen"], "classes": {"stones": "no"}},
         "own organ": {"annotated": ["liver", "spleen"], "classes": {"malignant": "yes"}},
         "no label": {"annotated": ["liver", "spleen"]},
+        "part": {"annotated": ["tumour", "spleen"]},
     }
     block: dict[str, Any] = {
         "version": 1,
@@ -104,6 +105,7 @@ def test_tasks_that_labels_are_about(labelled: CaseAnnotations) -> None:
         "other organs": (2,),
         "own organ": (0,),
         "no label": (),
+        "part": (),
     }
 
 
@@ -133,10 +135,10 @@ def test_a_label_about_an_annotated_task_does_not_make_it_win(labelled: CaseAnno
     assert drawn(labelled, "own organ", "tumour") == {0: 400}
 
 
-@pytest.mark.parametrize("case", ["class only", "two labels", "other organ", "other organs", "own organ"])
+@pytest.mark.parametrize("case", ["class only", "two labels", "other organ", "other organs", "own organ", "part"])
 def test_what_is_drawn_does_not_depend_on_unannotated_labels(labelled: CaseAnnotations, case: str) -> None:
     target = torch.zeros(50, len(ALL_REGIONS), 2, 2, dtype=torch.bool)
-    target[::2, 1] = True
+    target[::2, 1:3] = True
     unknown = ~labelled.annotated([case])[0]
     scrambled = target.clone()
     scrambled[:, unknown] = ~target[:, unknown]
@@ -144,6 +146,11 @@ def test_what_is_drawn_does_not_depend_on_unannotated_labels(labelled: CaseAnnot
         CaseAnnotations(labelled.tasks, seed=1).draw_tasks([case] * 50, values) for values in (target, scrambled)
     ]
     assert torch.equal(*results)
+
+
+def test_a_data_set_without_block_has_one_task_and_no_labels() -> None:
+    annotations = CaseAnnotations(TaskSet.from_dataset_json({"labels": {"background": 0, "a": 1}}))
+    assert annotations.draw_tasks(["one", "two"], torch.ones(2, 2, 4, 4, dtype=torch.bool)).tolist() == [0, 0]
 
 
 def test_labels_do_not_change_what_cases_without_any_are_drawn_for(

@@ -93,6 +93,15 @@ def test_classes_are_balanced_on_top_of_tasks() -> None:
     tasks = labelled(answers("stage", "1", "1", "2", None), "stage")
     # by task: b 1/2 for its one case, a 1/6 for each of three; labelled: 1/2 + 1/6 against 1/6
     np.testing.assert_allclose(balanced(tasks, "tasks"), np.array([3 / 4, 1 / 4, 1, 2 / 5]) * 5 / 12)
+    tasks = labelled(answers("stage", None, "1", "1", "2"), "stage")
+    np.testing.assert_allclose(balanced(tasks, "tasks"), [1 / 2, 1 / 8, 1 / 8, 1 / 4])
+
+
+def test_without_balancing_labels_do_not_count() -> None:
+    tasks = labelled(answers("stage", "1", "1", "2", None), "stage")
+    assert sampling_probabilities(tasks, list(tasks.cases), "cases", "none") is None
+    expected = [1 / 2, 1 / 6, 1 / 6, 1 / 6]
+    np.testing.assert_allclose(sampling_probabilities(tasks, list(tasks.cases), "tasks", "none"), expected)
 
 
 def test_yes_and_no_of_a_label_are_drawn_equally_often() -> None:

@@ -15,6 +15,8 @@ from nnunet_mtl.discovery import shim_folder
 
 LEAVES = {"liver": (1, 2), "kidney": (3, 4), "spleen": (5,)}
 CASES_PER_TASK = 4
+# Labels of some cases, of the evidence's own task and of another, in which the evidence is not annotated.
+MALIGNANT = {("liver", 0): 0, ("liver", 1): 1, ("liver", 2): 1, ("kidney", 0): 0, ("kidney", 1): 1}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ def _write_raw(folder: Path) -> dict[str, Any]:
             SimpleITK.WriteImage(image, str(folder / "imagesTr" / f"{case}_0000.nii.gz"))
             SimpleITK.WriteImage(label, str(folder / "labelsTr" / f"{case}.nii.gz"))
             cases[case] = {"annotated": [task], "patient": f"secretpatient{task}{index}"}
+            if (task, index) in MALIGNANT:
+                cases[case]["classes"] = {"malignancy": ("benign", "malignant")[MALIGNANT[task, index]]}
+            if task != "spleen":
+                cases[case].setdefault("classes", {})["severity"] = ("mild", "medium", "severe")[index % 3]
     dataset_json = {
         "channel_names": {"0": "CT"},
         "labels": {
@@ -83,6 +89,10 @@ def _write_raw(folder: Path) -> dict[str, Any]:
                 "liver": {"regions": ["liver", "liver_tumour"], "slots": ["organ", "tumour"]},
                 "kidney": {"regions": ["kidney", "kidney_tumour"], "slots": ["organ", "tumour"]},
                 "spleen": {"regions": ["spleen"], "slots": ["organ"]},
+            },
+            "classification": {
+                "malignancy": {"kind": "nominal", "classes": ["benign", "malignant"], "evidence": "liver_tumour"},
+                "severity": {"kind": "ordinal", "classes": ["mild", "medium", "severe"]},
             },
             "cases": cases,
         },

@@ -1,6 +1,6 @@
 """Everything of nnU-Net's training that this package overrides or swaps, and why.
 
-Methods are overridden in `ScheduledTrainer` and `MultiTaskTrainer`; "swapped" names are replaced in the module of
+Methods are overridden in `MultiTaskTrainer` and its bases in this folder; "swapped" names are replaced in the module of
 nnU-Net's trainer for the length of one call. Each original is known by the hash of its source, so that a new release of
 nnU-Net is read against this list: `changed` names what differs.
 """
@@ -16,7 +16,9 @@ OVERRIDES = (
         "settings; the task block goes into the plans, the case table stays out",
         v2_8_1="0ae31d90095f",
     ),
-    Override.of("configure_optimizers", "extended", "momentum is a setting", v2_8_1="48c2f8330a83"),
+    Override.of(
+        "configure_optimizers", "extended", "momentum; weight decay of the classification head", v2_8_1="48c2f8330a83"
+    ),
     Override.of(
         "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
         "extended",
@@ -56,7 +58,12 @@ OVERRIDES = (
         "the same, and a mean and moving average safe from NaN",
         v2_8_1="9a59ad7e5414",
     ),
-    Override.of("on_epoch_end", "extended", "the second progress figure", v2_8_1="988deef2bd79"),
+    Override.of(
+        "on_epoch_end",
+        "extended",
+        "the second progress figure; the best checkpoint by Dice and answers",
+        v2_8_1="988deef2bd79",
+    ),
     Override.of(
         "save_checkpoint",
         "extended",
@@ -70,12 +77,20 @@ OVERRIDES = (
         "exported maps hold only what is annotated in their case",
         v2_8_1="2bd52ada76cd",
     ),
-    Override.of("nnUNetDataLoader", "swapped", "inside get_dataloaders: sampling probabilities", v2_8_1="0482e515658d"),
+    Override.of(
+        "nnUNetDataLoader", "swapped", "inside get_dataloaders: how cases and patches are drawn", v2_8_1="0482e515658d"
+    ),
     Override.of(
         "export_prediction_from_logits",
         "swapped",
         "inside perform_actual_validation: annotated regions only",
         v2_8_1="00970f53a05e",
+    ),
+    Override.of(
+        "nnUNetPredictor",
+        "swapped",
+        "inside perform_actual_validation: what it answers for each case is kept",
+        v2_8_1="d98a0aa989d5",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""The second progress figure: one curve per task, and the named terms of the loss."""
+"""The second progress figure: a curve per task, the named terms of the loss, and the answers to the questions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,8 @@ from nnunet_mtl.training.pseudo_dice import FloatArray, nan_mean
 
 FILE_NAME = "progress_mtl.png"
 UNANNOTATED = "batches_without_annotation"
+# Of each question: over cases (every few epochs), over patches (every epoch), and what the patches hide.
+CLASS_METRICS = ("auc", "balanced_accuracy", "patch_auc", "patch_balanced_accuracy", "gap")
 
 
 def task_key(task: str) -> str:
@@ -24,9 +26,16 @@ def term_key(term: str) -> str:
     return f"loss/{term}"
 
 
+def class_key(question: str, metric: str) -> str:
+    """Name under which a metric of a question is logged; the metrics are `CLASS_METRICS`."""
+    return f"class/{question}/{metric}"
+
+
 def logged_keys(tasks: TaskSet, terms: Sequence[str]) -> list[str]:
     """Every key that is logged once per epoch on top of nnU-Net's own."""
-    return [*(task_key(task.name) for task in tasks.tasks), *(term_key(term) for term in terms), UNANNOTATED]
+    dice = [task_key(task.name) for task in tasks.tasks]
+    answers = [class_key(question.name, metric) for question in tasks.classification for metric in CLASS_METRICS]
+    return [*dice, *(term_key(term) for term in terms), UNANNOTATED, *answers]
 
 
 def dice_per_task(tasks: TaskSet, dice_per_region: FloatArray) -> dict[str, float]:
@@ -44,7 +53,7 @@ def pad_log(log: dict[str, list[Any]], keys: Sequence[str], n_epochs: int) -> No
 
 
 def plot_progress(log: Mapping[str, Sequence[float]], tasks: TaskSet, terms: Sequence[str], folder: Path) -> None:
-    """Draw `progress_mtl.png`: pseudo Dice of each task above, loss terms below, over epochs.
+    """Draw `progress_mtl.png` over epochs: pseudo Dice of each task, loss terms, and below them the questions.
 
     Args:
         log: nnU-Net's local log with our keys.
@@ -52,16 +61,35 @@ def plot_progress(log: Mapping[str, Sequence[float]], tasks: TaskSet, terms: Seq
         terms: Names of the loss terms.
         folder: Where the figure goes.
     """
-    figure = Figure(figsize=(10, 10), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    questions = tasks.classification
+    n_panels = 3 if questions else 2
+    figure = Figure(figsize=(10, 5 * n_panels), layout="constrained")
+    upper, lower, *answers = panels = figure.subplots(n_panels, 1, sharex=True)
     for task in tasks.tasks:
         upper.plot(log[task_key(task.name)], label=task.name)
     upper.set(ylabel="pseudo Dice", ylim=(0, 1))
     for term in terms:
         lower.plot(log[term_key(term)], label=f"{term} (training)")
     lower.plot(log["val_losses"], label="total (validation)", linestyle="--")
-    lower.set(xlabel="epoch", ylabel="loss")
-    for axes in (upper, lower):
+    lower.set(ylabel="loss")
+    for axes in answers:
+        for question in questions:
+            _plot_question(axes, log, question.name)
+        axes.set(ylabel="answers", ylim=(0, 1))
+    panels[-1].set(xlabel="epoch")
+    for axes in panels:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(folder / FILE_NAME, dpi=100)
+
+
+def _plot_question(axes: Any, log: Mapping[str, Sequence[float]], question: str) -> None:
+    """Draw what is measured over cases as points, every few epochs, and over patches as a line, in one colour."""
+    colour = axes.plot(log[class_key(question, "patch_auc")], alpha=0.5, label=f"{question}: AUC of patches")[
+        0
+    ].get_color()
+    for metric, marker, text in (
+        ("auc", "o", "AUC of cases"),
+        ("balanced_accuracy", "x", "balanced accuracy of cases"),
+    ):
+        axes.plot(log[class_key(question, metric)], marker, color=colour, label=f"{question}: {text}")

@@ -1,0 +1,157 @@
+"""Image-level answers for whole validation cases, by the sliding window that prediction uses.
+
+What patches answer in training says little about cases: crops are drawn around foreground, a case has many patches,
+and most of them hold no evidence.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
+import numpy as np
+import torch
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from torch import Tensor
+from torch import distributed as dist
+
+from nnunet_mtl.inference.calibration import fit_calibration, write_calibrations
+from nnunet_mtl.inference.predictor import MultiTaskPredictor
+from nnunet_mtl.training.case_labels import CaseLabels
+from nnunet_mtl.training.scoped import swapped
+
+Answers = dict[str, dict[str, Tensor]]
+
+
+def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
+    """Answer the questions for preprocessed cases with the network as it is, without mirroring.
+
+    Under DDP every rank takes its share and gets all answers.
+
+    Args:
+        trainer: A `MultiTaskTrainer`; its network is put into evaluation mode and back.
+        cases: Case identifiers, the same on every rank.
+
+    Returns:
+        By case, then question, the probability of each class, (C,).
+    """
+    predictor = MultiTaskPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=trainer.device.type == "cuda",
+        device=trainer.device,
+        allow_tqdm=False,
+    )
+    predictor.manual_initialization(
+        trainer.bare_network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        None,
+        trainer.dataset_json,
+        type(trainer).__name__,
+        None,
+    )
+    answers: Answers = {}
+    with _evaluating(trainer):
+        for case, image in _images(trainer, _share(trainer, cases)):
+            predictor.predict_sliding_window_return_logits(image)
+            answers[case] = predictor.probabilities()
+    return _from_all_ranks(trainer, answers)
+
+
+class FinalValidation:
+    """Listens to nnU-Net's final validation: what its predictor answers for each case, and what is learnt from it.
+
+    Args:
+        trainer: A `MultiTaskTrainer`.
+        cases: The validation cases in nnU-Net's order.
+    """
+
+    def __init__(self, trainer: Any, cases: Sequence[str]) -> None:
+        self._trainer = trainer
+        self._cases = _share(trainer, cases)
+        self._heard: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let nnU-Net's validation predict with a predictor that keeps the answers."""
+        heard = self._heard
+
+        class Listener(MultiTaskPredictor):
+            def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+                logits = super().predict_sliding_window_return_logits(input_image)
+                (of_case,) = self.case_logits() or [{}]
+                heard.append((self.probabilities(), of_case))
+                return logits
+
+        with swapped(TrainerModule, "nnUNetPredictor", Listener):
+            yield
+
+    def probabilities(self) -> Answers:
+        """Return the answers of every rank by case, then question: probability of each class, (C,)."""
+        of_rank = {case: answers for case, (answers, _) in zip(self._cases, self._heard, strict=True)}
+        return _from_all_ranks(self._trainer, of_rank)
+
+    def calibrate(self, labels: CaseLabels, fold: Path, checkpoint: str) -> dict[str, int]:
+        """Fit temperature and thresholds of every question and write them beside the checkpoint.
+
+        Args:
+            labels: Of the cases.
+            fold: Where the checkpoint lies.
+            checkpoint: Its name.
+
+        Returns:
+            Number of validation cases each question was fitted on, 0 where they were too few.
+        """
+        logits = _from_all_ranks(
+            self._trainer, {case: of_case for case, (_, of_case) in zip(self._cases, self._heard, strict=True)}
+        )
+        targets = labels.targets(logits)
+        calibrations = {}
+        for question in labels.questions:
+            target, known = targets[question.name]
+            stacked = torch.stack([of_case[question.name] for of_case in logits.values()])
+            calibrations[question.name] = fit_calibration(question, stacked[known], target[known])
+        if self._trainer.local_rank == 0:
+            write_calibrations(fold, calibrations, checkpoint)
+        return {name: one.n_cases if one.fitted else 0 for name, one in calibrations.items()}
+
+
+@contextmanager
+def _evaluating(trainer: Any) -> Iterator[None]:
+    trainer.set_deep_supervision_enabled(False)
+    trainer.network.eval()
+    try:
+        yield
+    finally:
+        trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+        trainer.network.train()
+
+
+def _images(trainer: Any, cases: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the network's input of each case, (C, *spatial), in a cascade with the previous stage's labels."""
+    dataset = trainer.dataset_class(
+        trainer.preprocessed_dataset_folder,
+        list(cases),
+        folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
+    )
+    for case in dataset.identifiers:
+        data, _, previous, _ = dataset.load_case(case)
+        image = np.array(data[:])
+        if trainer.is_cascaded:
+            labels = trainer.label_manager.foreground_labels
+            image = np.vstack((image, convert_labelmap_to_one_hot(previous[:], labels, output_dtype=image.dtype)))
+        yield case, torch.from_numpy(image)
+
+
+def _share(trainer: Any, cases: Sequence[str]) -> list[str]:
+    """Return the cases nnU-Net gives to this rank."""
+    return list(cases[trainer.local_rank :: dist.get_world_size()] if trainer.is_ddp else cases)
+
+
+def _from_all_ranks(trainer: Any, answers: Mapping[str, dict[str, Tensor]]) -> Answers:
+    if not trainer.is_ddp:
+        return dict(answers)
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, dict(answers))
+    return {case: of_case for rank in everyone for case, of_case in rank.items()}

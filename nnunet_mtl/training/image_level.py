@@ -1,0 +1,171 @@
+"""The image-level questions in training: their loss, and what is logged of their answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_mtl.evaluation.classification import QuestionScores, scores
+from nnunet_mtl.losses.classification import ClassificationLoss, n_outputs, probabilities
+from nnunet_mtl.networks.classification import KnownEvidence, Question
+from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.training.case_labels import CaseLabels
+
+FloatArray = NDArray[np.float64]
+LOSS_TERM = "classification"
+PROBABILITIES, TARGETS = "class/probabilities", "class/targets"
+
+
+class BatchAnnotation(NamedTuple):
+    """What is known of the samples of a batch.
+
+    Attributes:
+        keys: Case identifiers, B of them.
+        annotated: Regions the loss may read, (B, R) bool, on the CPU.
+        task: Task each sample was drawn for, (B,) long, on the CPU.
+    """
+
+    keys: Sequence[str]
+    annotated: Tensor
+    task: Tensor
+
+
+def questions_of(tasks: TaskSet) -> list[Question]:
+    """Describe the questions of a task set to a network: their numbers of outputs, and where their evidence lies."""
+    described: list[Question] = []
+    for question in tasks.classification:
+        region = -1 if question.evidence is None else tasks.regions.index(question.evidence)
+        owner = -1 if region < 0 else tasks.task_of_region[region]
+        outputs = n_outputs(question.kind, len(question.classes))
+        described.append({"name": question.name, "outputs": outputs, "evidence": region, "task": owner})
+    return described
+
+
+class ImageLevelTraining:
+    """The questions of a data set as the trainer meets them; without questions there is no loss and nothing to log.
+
+    Its textual form names no case: nnU-Net writes the text of every attribute of a trainer into `debug.json`.
+
+    Args:
+        tasks: The task set with its case table.
+        settings: Of the run.
+    """
+
+    def __init__(self, tasks: TaskSet, settings: Settings) -> None:
+        self.labels = CaseLabels(tasks)
+        self.questions = questions_of(tasks)
+        self._settings = settings
+        self._warmup_epochs = settings.class_warmup * settings.epochs
+        # Until the training cases are known every class weighs the same.
+        self._loss = self._loss_with({q.name: torch.ones(len(q.classes)) for q in tasks.classification})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({[question['name'] for question in self.questions]})"
+
+    @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Names of the terms `losses` returns."""
+        return (LOSS_TERM,) if self.questions else ()
+
+    def use_training_cases(self, cases: Sequence[str]) -> None:
+        """Balance the classes by their frequency in the training cases of the fold."""
+        self._loss = self._loss_with(self.labels.class_weights(cases, self._settings.class_balance))
+
+    def _loss_with(self, class_weights: Mapping[str, Tensor]) -> ClassificationLoss | None:
+        if not self.questions:
+            return None
+        return ClassificationLoss(self.labels.questions, class_weights, self._settings.half_evidence)
+
+    def known_evidence(self, target: Tensor, annotated: Tensor) -> KnownEvidence | None:
+        """Pick what was annotated of each question's evidence.
+
+        Args:
+            target: Region targets at full resolution, (B, R or more, *spatial) bool, on the device.
+            annotated: (B, R) bool, on the CPU.
+
+        Returns:
+            Masks and whether they are known, or None where no question has an evidence region.
+        """
+        regions = [question["evidence"] for question in self.questions]
+        if max(regions, default=-1) < 0:
+            return None
+        columns = torch.tensor(regions).clamp_min(0)
+        known = annotated[:, columns] & (torch.tensor(regions) >= 0)
+        return KnownEvidence(target[:, columns.to(target.device)], known.to(target.device, non_blocking=True))
+
+    def losses(
+        self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool, epoch: int
+    ) -> dict[str, Tensor]:
+        """Return the weighted loss of the answers, a scalar under `LOSS_TERM`; nothing without questions.
+
+        Args:
+            output: Of the network, for the drawn tasks.
+            batch: What is known of the samples.
+            conditioned: Whether a question can be answered only in the pass of its evidence's task.
+            epoch: Counted from 0.
+        """
+        if self._loss is None:
+            return {}
+        warm = epoch >= self._warmup_epochs
+        weight = self._settings.class_weight * (1.0 if warm else (epoch + 1) / (self._warmup_epochs + 1))
+        usable = self._usable(batch, conditioned=conditioned, own_evidence=warm)
+        targets = self.labels.targets(batch.keys)
+        value = self._loss(output.classification, targets, output.evidence, usable)
+        return {LOSS_TERM: weight * value}
+
+    def numbers(self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool) -> dict[str, FloatArray]:
+        """Return what the patches of a batch answer, in arrays of fixed shape, NaN where there is nothing to say.
+
+        Returns:
+            Probabilities and targets, (B, Q, C) each, C the largest number of classes; nothing without questions.
+        """
+        if not self.questions:
+            return {}
+        n_classes = max(len(question.classes) for question in self.labels.questions)
+        shape = (len(batch.keys), len(self.questions), n_classes)
+        answered, wanted = np.full(shape, np.nan), np.full(shape, np.nan)
+        usable = self._usable(batch, conditioned=conditioned, own_evidence=True)
+        targets = self.labels.targets(batch.keys)
+        for index, question in enumerate(self.labels.questions):
+            rows = (usable[:, index] & targets[question.name].known).numpy()
+            of_patch = probabilities(question.kind, output.classification[question.name]).cpu().numpy()
+            answered[rows, index, : len(question.classes)] = of_patch[rows]
+            wanted[rows, index, : len(question.classes)] = targets[question.name].target.numpy()[rows]
+        return {PROBABILITIES: answered, TARGETS: wanted}
+
+    def patch_scores(self, answered: FloatArray, wanted: FloatArray) -> dict[str, QuestionScores]:
+        """Score the patches of an epoch, (N, Q, C) each as `numbers` gives them, each question by itself."""
+        results = {}
+        for index, question in enumerate(self.labels.questions):
+            rows = ~np.isnan(answered[:, index, 0])
+            columns = slice(len(question.classes))
+            results[question.name] = scores(answered[rows, index, columns], wanted[rows, index, columns], question.kind)
+        return results
+
+    def case_scores(self, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, QuestionScores]:
+        """Score case-level answers: by case, then question, the probabilities (C,); unlabelled cases do not count."""
+        targets = self.labels.targets(answers)
+        results = {}
+        for question in self.labels.questions:
+            known = targets[question.name].known.numpy()
+            of_cases = np.reshape([of_case[question.name] for of_case in answers.values()], (-1, len(question.classes)))
+            results[question.name] = scores(
+                of_cases[known], targets[question.name].target.numpy()[known], question.kind
+            )
+        return results
+
+    def _usable(self, batch: BatchAnnotation, *, conditioned: bool, own_evidence: bool) -> Tensor:
+        """Say which (sample, question) pairs may count, (B, Q) bool."""
+        task = torch.tensor([question["task"] for question in self.questions], dtype=torch.long)
+        region = torch.tensor([question["evidence"] for question in self.questions], dtype=torch.long)
+        usable = torch.ones(len(batch.keys), len(self.questions), dtype=torch.bool)
+        if conditioned:
+            usable &= (task < 0) | (batch.task[:, None] == task)
+        if not own_evidence:
+            usable &= (region < 0) | batch.annotated[:, region.clamp_min(0)]
+        return usable

@@ -129,6 +129,14 @@ def test_slices_are_drawn_from_the_same_patients_and_show_most_of_the_anatomy():
         ({"tumour_radius_mm": (30.0, 20.0)}, r"tumour_radius_mm=\(30.0, 20.0\) must be two lengths"),
         ({"contrast_to_noise": 0.0}, r"contrast_to_noise=0.0 must be positive"),
         ({"mimics": -1.0}, r"mimics=-1.0 must be between 0 and 20"),
+        ({"test_malignant_share": 1.1}, r"test_malignant_share=1.1 must be between 0 and 1"),
+        ({"class_domain_coupling": -0.1}, r"class_domain_coupling=-0.1 must be between 0 and 1"),
+        ({"labelled_share": 2.0}, r"labelled_share=2.0 must be between 0 and 1"),
+        ({"texture_contrast": -0.5}, r"texture_contrast=-0.5 must be between 0 and 1"),
+        ({"malignant_cue": "size"}, r"malignant_cue='size' must be one of margin_and_texture, texture"),
+        ({"tasks": ()}, r"tasks=\(\) must be different ones of liver, vessel, kidney, spleen, pancreas"),
+        ({"tasks": ("liver", "lung")}, r"tasks=\('liver', 'lung'\) must be different ones"),
+        ({"tasks": ("liver", "liver")}, r"tasks=\('liver', 'liver'\) must be different ones"),
     ],
 )
 def test_options_out_of_range_are_refused(changes, message):

@@ -41,6 +41,42 @@ def test_benign_and_malignant_tumours_are_alike_in_size_and_mean_contrast(points
     assert contrasts == pytest.approx([-TUMOUR_CONTRAST_HU] * 2, rel=0.15)
 
 
+def _wavelength_mm(field):
+    """Mean wavelength of the power of a field on the points' grid, away from its mean."""
+    values = field.reshape((SIZE,) * 3)
+    power = np.abs(np.fft.fftn((values - values.mean()) * np.hanning(SIZE)[:, None, None])) ** 2
+    frequencies = np.fft.fftfreq(SIZE, STEP_MM)
+    length = np.sqrt(sum(axis**2 for axis in np.meshgrid(*[frequencies] * 3, indexing="ij")))
+    return float(power.sum() / (power * length).sum())
+
+
+@pytest.mark.parametrize("entropy", range(3))
+def test_where_texture_is_the_cue_it_is_fine_or_coarse_with_the_same_mean_and_surface(points, entropy):
+    benign, malignant = (Tumour(np.zeros(3), 25.0, kind, entropy, "texture") for kind in (False, True))
+    mask = benign.contains(points)
+    np.testing.assert_array_equal(mask, malignant.contains(points))
+    assert _surface_over_ball(mask) < 1.6
+    for tumour in (benign, malignant):
+        assert tumour.contrast_hu(points[:, mask]).mean() == pytest.approx(-TUMOUR_CONTRAST_HU, abs=0.1)
+    # Voxels of the default size are 5.3 to 5.8 mm wide: about 3 to 5 of them are to make a wave.
+    assert 3 * 5.3 < _wavelength_mm(malignant.contrast_hu(points)) < 5 * 5.3
+    assert _wavelength_mm(benign.contrast_hu(points)) > 1.6 * _wavelength_mm(malignant.contrast_hu(points))
+
+
+@pytest.mark.parametrize("kind", [False, True])
+def test_a_texture_has_no_points_one_or_many(points, kind):
+    tumour = Tumour(np.zeros(3), 25.0, kind, 0, "texture")
+    assert tumour.contrast_hu(points[:, :0]).shape == (0,)
+    assert tumour.contrast_hu(points[:, :1]) == pytest.approx([-TUMOUR_CONTRAST_HU], abs=1e-3)
+
+
+def test_the_contrast_of_the_texture_sets_its_deviation(points):
+    for cue in ("margin_and_texture", "texture"):
+        tumours = [Tumour(np.zeros(3), 25.0, True, 0, cue, contrast) for contrast in (0.2, 0.4)]
+        deviations = [tumour.contrast_hu(points).std() for tumour in tumours]
+        assert deviations[1] == pytest.approx(2 * deviations[0], rel=1e-3)
+
+
 def test_mimics_are_smaller_than_any_default_tumour_and_dark_or_bright(points):
     mimics = [draw_mimic(np.zeros(3), np.random.default_rng(entropy)) for entropy in range(20)]
     assert all(mimic.contains(points).sum() * STEP_MM**3 < 4 / 3 * np.pi * 10**3 for mimic in mimics)

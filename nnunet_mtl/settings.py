@@ -39,6 +39,8 @@ class Settings:
         head: One output channel per region ("regions"), or one per slot shared by the tasks ("slots").
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
+        class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
+            control).
         class_weight: Weight of the loss of the image-level questions.
         class_warmup: Share of the epochs over which `class_weight` rises from zero; before its end only evidence that
             was annotated is used, afterwards also the network's own.
@@ -71,6 +73,7 @@ class Settings:
     head: Literal["regions", "slots"] = "regions"
     dice_weight: float = 1.0
     bce_weight: float = 1.0
+    class_head: Literal["evidence", "bottleneck"] = "evidence"
     class_weight: float = 0.3
     class_warmup: float = 0.1
     class_balance: Literal["inverse", "none"] = "inverse"

@@ -7,6 +7,12 @@ not. So this module only re-exports, by explicit imports: an editable install do
 
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
+from nnunet_mtl.trainers.nnUNetTrainerSTLCls import nnUNetTrainerSTLCls
 from nnunet_mtl.trainers.nnUNetTrainerStockSchedule import nnUNetTrainerStockSchedule
 
-__all__ = ["nnUNetTrainerMTLAttention", "nnUNetTrainerMTLNoAttention", "nnUNetTrainerStockSchedule"]
+__all__ = [
+    "nnUNetTrainerMTLAttention",
+    "nnUNetTrainerMTLNoAttention",
+    "nnUNetTrainerSTLCls",
+    "nnUNetTrainerStockSchedule",
+]

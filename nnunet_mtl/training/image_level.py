@@ -35,11 +35,17 @@ class BatchAnnotation(NamedTuple):
     task: Tensor
 
 
-def questions_of(tasks: TaskSet) -> list[Question]:
-    """Describe the questions of a task set to a network: their numbers of outputs, and where their evidence lies."""
+def questions_of(tasks: TaskSet, *, with_evidence: bool = True) -> list[Question]:
+    """Describe the questions of a task set to a network: their numbers of outputs, and where their evidence lies.
+
+    Args:
+        tasks: The task set.
+        with_evidence: Whether the network knows where the evidence is; if not, it looks for itself.
+    """
     described: list[Question] = []
     for question in tasks.classification:
-        region = -1 if question.evidence is None else tasks.regions.index(question.evidence)
+        known = with_evidence and question.evidence is not None
+        region = tasks.regions.index(str(question.evidence)) if known else -1
         owner = -1 if region < 0 else tasks.task_of_region[region]
         outputs = n_outputs(question.kind, len(question.classes))
         described.append({"name": question.name, "outputs": outputs, "evidence": region, "task": owner})
@@ -54,11 +60,12 @@ class ImageLevelTraining:
     Args:
         tasks: The task set with its case table.
         settings: Of the run.
+        with_evidence: As in `questions_of`.
     """
 
-    def __init__(self, tasks: TaskSet, settings: Settings) -> None:
+    def __init__(self, tasks: TaskSet, settings: Settings, *, with_evidence: bool = True) -> None:
         self.labels = CaseLabels(tasks)
-        self.questions = questions_of(tasks)
+        self.questions = questions_of(tasks, with_evidence=with_evidence)
         self._settings = settings
         self._warmup_epochs = settings.class_warmup * settings.epochs
         # Until the training cases are known every class weighs the same.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
 import numpy as np
@@ -25,11 +25,13 @@ class MonitoredTrainer(CheckpointingTrainer):
     """Everything between the steps; subclasses set the attributes before nnU-Net's constructor runs.
 
     Attributes:
+        segments: Whether segmentation is trained; if not, the questions alone.
         tasks: The task set without its case table (which nothing that is saved may hold).
         cases: Looks annotations up by case identifier.
         image_level: The questions about whole images.
     """
 
+    segments: ClassVar[bool] = True
     tasks: TaskSet
     cases: CaseAnnotations
     image_level: ImageLevelTraining
@@ -131,7 +133,7 @@ class MonitoredTrainer(CheckpointingTrainer):
         curves = [self.logger.get_value(progress.class_key(name, "auc"), step=None) for name in questions]
         last = [next((value for value in reversed(curve) if not np.isnan(value)), 0.5) for curve in curves]
         answers = float(np.mean([max(0.0, 2 * value - 1) for value in last]))
-        share = self.settings.best_class_share
+        share = self.settings.best_class_share if self.segments else 1.0
         return (1 - share) * dice + share * answers
 
     # ---- both

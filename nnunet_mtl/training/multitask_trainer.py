@@ -22,7 +22,7 @@ from nnunet_mtl.losses.partial import MaskedDiceBCELoss
 from nnunet_mtl.networks.architecture import multitask_architecture
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.settings import Settings
-from nnunet_mtl.tasks import TaskSet, without_cases
+from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 from nnunet_mtl.training.annotation import CaseAnnotations
 from nnunet_mtl.training.criterion import LabelCriterion, RegionCriterion
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader, evidence_labels
@@ -36,6 +36,10 @@ from nnunet_mtl.training.scoped import swapped
 from nnunet_mtl.training.training_cases import refuse_unknown_foreground
 
 HEADS = {"regions": "nnunet_mtl.networks.heads.RegionHead", "slots": "nnunet_mtl.networks.heads.SlotHead"}
+CLASS_HEADS = {
+    "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
+    "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
+}
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 CLIP_GRADIENT_NORM = 12.0  # nnU-Net's
 # The classification head is clipped by itself: its gradient leaves nothing to add to or take from the others' norm.
@@ -47,13 +51,11 @@ class MultiTaskTrainer(MonitoredTrainer):
 
     Attributes:
         task_attention: Dotted path of the attention on the skips; leaves name theirs.
-        classification_head: Dotted path of the head that answers the questions of the data set, if it has any.
         tasks: The task set without its case table (which nothing that is saved may hold).
         cases: Looks annotations up by case identifier.
     """
 
     task_attention: ClassVar[str] = "nnunet_mtl.networks.attention.NoTaskAttention"
-    classification_head: ClassVar[str] = "nnunet_mtl.networks.classification.EvidenceHead"
 
     def __init__(
         self,
@@ -67,7 +69,11 @@ class MultiTaskTrainer(MonitoredTrainer):
         self.cases = CaseAnnotations(TaskSet.from_dataset_json(dataset_json, source))
         self.tasks = TaskSet.from_dataset_json(without_cases(dataset_json), source)
         self._prepare_plans(plans, configuration)
-        self.image_level = ImageLevelTraining(self.cases.tasks, settings_in(plans))
+        if not self.segments and not self.tasks.classification:
+            raise TaskSetError(
+                f"{source}: nnunet_mtl.classification: {type(self).__name__} needs at least one question"
+            )
+        self.image_level = ImageLevelTraining(self.cases.tasks, settings_in(plans), with_evidence=self.segments)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.output_folder_base is not None:
             refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)
@@ -92,8 +98,8 @@ class MultiTaskTrainer(MonitoredTrainer):
             attention=cls.task_attention,
             head=HEADS[settings.head],
             gates=settings.gates,
-            questions=questions_of(tasks),
-            classification=cls.classification_head if tasks.classification else NO_CLASSIFICATION,
+            questions=questions_of(tasks, with_evidence=cls.segments),
+            classification=CLASS_HEADS[settings.class_head] if tasks.classification else NO_CLASSIFICATION,
             class_dropout=settings.class_dropout,
         )
 
@@ -186,7 +192,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         """
         conditioned, epoch = self.bare_network.conditioned, self.current_epoch
         return {
-            "segmentation": self.loss(output.segmentation, target, batch.annotated),
+            "segmentation": float(self.segments) * self.loss(output.segmentation, target, batch.annotated),
             **self.image_level.losses(output, batch, conditioned=conditioned, epoch=epoch),
         }
 

@@ -120,7 +120,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_harmless_globals()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
         content = f"it holds {found[1]}, which is no weight" if found else "it is no checkpoint, or is damaged"
         raise ModelFolderError(f"{path}: refused, {content}; use a checkpoint as nnU-Net wrote it") from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:

@@ -69,7 +69,7 @@ class FinalValidation:
 
     def __init__(self, trainer: Any, cases: Sequence[str]) -> None:
         self._trainer = trainer
-        self._cases = _share(trainer, cases)
+        self._cases = sorted(_share(trainer, cases))  # nnU-Net sorts each rank's
         self._heard: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
     @contextmanager

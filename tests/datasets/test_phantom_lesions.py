@@ -56,8 +56,12 @@ def test_where_texture_is_the_cue_it_is_fine_or_coarse_with_the_same_mean_and_su
     mask = benign.contains(points)
     np.testing.assert_array_equal(mask, malignant.contains(points))
     assert _surface_over_ball(mask) < 1.6
-    for tumour in (benign, malignant):
-        assert tumour.contrast_hu(points[:, mask]).mean() == pytest.approx(-TUMOUR_CONTRAST_HU, abs=0.1)
+    # In a slice of it too, where a coarse texture is hardly more than one side of a wave.
+    for place in (mask, mask & (np.abs(points[0]) < STEP_MM) & (points[1] > 0)):
+        for tumour, gain in ((benign, 1.0), (malignant, 1.2)):
+            contrast = tumour.contrast_hu(points[:, place]) / TUMOUR_CONTRAST_HU
+            assert contrast.mean() == pytest.approx(-1, abs=1e-3)
+            assert 0.75 * gain <= contrast.std() / 0.65 <= 1.25 * gain
     # Voxels of the default size are 5.3 to 5.8 mm wide: about 3 to 5 of them are to make a wave.
     assert 3 * 5.3 < _wavelength_mm(malignant.contrast_hu(points)) < 5 * 5.3
     assert _wavelength_mm(benign.contrast_hu(points)) > 1.6 * _wavelength_mm(malignant.contrast_hu(points))
@@ -75,6 +79,8 @@ def test_the_contrast_of_the_texture_sets_its_deviation(points):
         tumours = [Tumour(np.zeros(3), 25.0, True, 0, cue, contrast) for contrast in (0.2, 0.4)]
         deviations = [tumour.contrast_hu(points).std() for tumour in tumours]
         assert deviations[1] == pytest.approx(2 * deviations[0], rel=1e-3)
+        default = Tumour(np.zeros(3), 25.0, True, 0, cue).contrast_hu(points).std()
+        assert default == pytest.approx(0.65 / 0.2 * deviations[0], rel=1e-3)
 
 
 def test_mimics_are_smaller_than_any_default_tumour_and_dark_or_bright(points):

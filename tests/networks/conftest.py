@@ -1,10 +1,11 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from torch import nn
+from torch import Tensor, nn
 
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
 
@@ -64,16 +65,49 @@ def build() -> Callable[..., nn.Module]:
 
 @pytest.fixture
 def trained() -> Callable[[nn.Module], nn.Module]:
-    """Moves every gate away from its start, as training does, and the running estimates with them."""
+    """Moves every gate and every answer away from its start, as training does, and the running estimates with them."""
 
     def trained(network: nn.Module) -> nn.Module:
         with torch.no_grad():
             for name, parameter in network.named_parameters():
-                if name.startswith("task_attention."):
+                if name.startswith(("task_attention.", "classification.")):
                     parameter.add_(torch.randn_like(parameter))
         network.train()
         image = torch.randn(4, 1, *[16] * network.encoder.conv_op(1, 1, 1).weight[0, 0].ndim)
-        network(image)
+        network(image, full_output=True)
         return network.eval()
 
     return trained
+
+
+@pytest.fixture
+def calls_of() -> Callable[[nn.Module], AbstractContextManager[list[tuple[Any, ...]]]]:
+    """Collects the arguments of every call of a module."""
+
+    @contextmanager
+    def calls_of(module: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
+        inputs: list[tuple[Any, ...]] = []
+        handle = module.register_forward_pre_hook(lambda _, args: inputs.append(args))
+        yield inputs
+        handle.remove()
+
+    return calls_of
+
+
+@pytest.fixture
+def saved_bytes() -> Callable[[Callable[[], object]], int]:
+    """Measures the bytes that autograd keeps for the backward pass, every storage counted once."""
+
+    def saved_bytes(run: Callable[[], object]) -> int:
+        storages: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = run()
+        del result
+        return sum(storages.values())
+
+    return saved_bytes

@@ -7,6 +7,7 @@ import torch
 
 from nnunet_mtl.networks.architecture import ArchitectureError, multitask_architecture
 from nnunet_mtl.networks.attention import NoTaskAttention, TaskGuidedAttention
+from nnunet_mtl.networks.classification import EvidenceHead, NoClassification
 from nnunet_mtl.networks.heads import SlotHead
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
 
@@ -16,6 +17,14 @@ CHOICES = {
     "attention": "nnunet_mtl.networks.attention.TaskGuidedAttention",
     "head": "nnunet_mtl.networks.heads.SlotHead",
     "gates": "identity",
+}
+ASKED = CHOICES | {
+    "questions": [
+        {"name": "malignant.tumour", "outputs": 2, "evidence": 1, "task": 0},
+        {"name": "severity", "outputs": 3, "evidence": -1, "task": -1},
+    ],
+    "classification": "nnunet_mtl.networks.classification.EvidenceHead",
+    "class_dropout": 0.25,
 }
 
 
@@ -43,6 +52,22 @@ def stock_architecture(name: str = "unet.PlainConvUNet") -> dict[str, Any]:
     }
 
 
+def build(block: dict[str, Any]) -> Any:
+    """Build a network as nnU-Net does, from plans that were a file."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    block = json.loads(json.dumps(block))
+    return get_network_from_plans(
+        block["network_class_name"],
+        block["arch_kwargs"],
+        block["_kw_requires_import"],
+        input_channels=2,
+        output_channels=3,
+        allow_init=True,
+        deep_supervision=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("stock", "ours"),
     [
@@ -52,18 +77,7 @@ def stock_architecture(name: str = "unet.PlainConvUNet") -> dict[str, Any]:
     ],
 )
 def test_nnunet_builds_the_network_from_the_block_after_a_trip_through_json(stock: str, ours: type) -> None:
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-    block = json.loads(json.dumps(multitask_architecture(stock_architecture(stock), **CHOICES)))
-    network = get_network_from_plans(
-        block["network_class_name"],
-        block["arch_kwargs"],
-        block["_kw_requires_import"],
-        input_channels=2,
-        output_channels=3,
-        allow_init=True,
-        deep_supervision=True,
-    )
+    network = build(multitask_architecture(stock_architecture(stock), **CHOICES))
     assert type(network) is ours
     assert isinstance(network.segmentation_head, SlotHead)
     assert network.decoder.seg_layers[0].out_channels == 2
@@ -75,6 +89,31 @@ def test_nnunet_builds_the_network_from_the_block_after_a_trip_through_json(stoc
         assert torch.equal(gate(skip, feature, torch.tensor([1])), skip)
 
 
+def test_nnunet_builds_the_head_and_its_last_layer_still_starts_at_zero() -> None:
+    network = build(multitask_architecture(stock_architecture(), **ASKED))
+    assert isinstance(network.classification, EvidenceHead)
+    output = network(torch.randn(2, 2, 16, 16), full_output=True)
+    assert {name: tuple(logits.shape) for name, logits in output.classification.items()} == {
+        "malignant.tumour": (2, 2),
+        "severity": (2, 3),
+    }
+    assert not any(bool(logits.any()) for logits in output.classification.values())
+    assert [module.p for module in network.classification.modules() if isinstance(module, torch.nn.Dropout)] == [
+        0.25
+    ] * 2
+
+
+def test_plans_written_before_there_were_questions_give_the_network_they_gave() -> None:
+    block = multitask_architecture(stock_architecture(), **CHOICES)
+    for key in ("questions", "classification", "class_dropout"):
+        del block["arch_kwargs"][key]
+    block["_kw_requires_import"].remove("classification")
+    before, now = build(block), build(multitask_architecture(block, **CHOICES))
+    assert isinstance(before.classification, NoClassification)
+    now.load_state_dict(before.state_dict())
+    assert not any("classification" in name for name in now.state_dict())
+
+
 def test_the_input_is_not_changed_and_a_second_application_only_sets_the_values() -> None:
     stock = stock_architecture()
     untouched = copy.deepcopy(stock)
@@ -84,6 +123,10 @@ def test_the_input_is_not_changed_and_a_second_application_only_sets_the_values(
     off = multitask_architecture(once, **(CHOICES | {"attention": NoTaskAttention.__module__ + ".NoTaskAttention"}))
     assert off["arch_kwargs"]["task_attention"] == "nnunet_mtl.networks.attention.NoTaskAttention"
     assert off["_kw_requires_import"] == once["_kw_requires_import"]
+    asked = multitask_architecture(once, **ASKED)
+    assert asked["arch_kwargs"]["questions"] == ASKED["questions"]
+    assert multitask_architecture(asked, **ASKED) == asked
+    assert multitask_architecture(asked, **CHOICES) == once
 
 
 def test_everything_else_of_the_block_stays() -> None:

@@ -1,5 +1,5 @@
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -15,6 +15,8 @@ from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet
 
 Build = Callable[..., nn.Module]
+CallsOf = Callable[[nn.Module], AbstractContextManager[list[tuple[Any, ...]]]]
+SavedBytes = Callable[[Callable[[], object]], int]
 KINDS = ["plain", "residual"]
 IMAGE = (1, 16, 16)
 
@@ -27,32 +29,10 @@ def backbone_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in network.state_dict().items() if not name.startswith("task_attention.")}
 
 
-@contextmanager
-def calls_of(module: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
-    inputs: list[tuple[Any, ...]] = []
-    handle = module.register_forward_pre_hook(lambda _, args: inputs.append(args))
-    yield inputs
-    handle.remove()
-
-
-def saved_bytes(run: Callable[[], object]) -> int:
-    """Bytes that autograd keeps for the backward pass, every storage counted once."""
-    storages: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()
-    del result
-    return sum(storages.values())
-
-
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_before_training_features_and_logits_equal_the_stock_network_with_the_same_weights(
-    build: Build, kind: str, dimensions: int
+    build: Build, kind: str, dimensions: int, calls_of: CallsOf
 ) -> None:
     ours = build(kind, dimensions=dimensions)
     stock = build(kind, dimensions=dimensions, stock=True)
@@ -72,7 +52,7 @@ def test_before_training_features_and_logits_equal_the_stock_network_with_the_sa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_tasks", [1, 2, 7, 32])
 def test_all_tasks_cost_one_encoder_pass_and_equal_one_pass_per_task(
-    build: Build, trained: Callable[..., nn.Module], kind: str, num_tasks: int
+    build: Build, trained: Callable[..., nn.Module], kind: str, num_tasks: int, calls_of: CallsOf
 ) -> None:
     owners = [*range(num_tasks), 0]
     network = trained(build(kind, task_of_region=owners))
@@ -96,7 +76,7 @@ def test_tasks_differ_after_training_and_their_features_with_them(
     assert not torch.allclose(logits[1], logits[2], atol=1e-2)
 
 
-def test_without_attention_one_pass_serves_all_tasks(build: Build) -> None:
+def test_without_attention_one_pass_serves_all_tasks(build: Build, calls_of: CallsOf) -> None:
     network = build(task_attention=NoTaskAttention)
     stock = build(stock=True)
     stock.load_state_dict(network.state_dict())
@@ -119,7 +99,9 @@ def test_a_batch_of_mixed_tasks_equals_its_samples_one_by_one(
     assert not torch.allclose(together, network(x, task=torch.zeros_like(task)), atol=1e-2)
 
 
-def test_gates_read_the_image_through_what_the_normalisation_of_the_coarser_stage_reads(build: Build) -> None:
+def test_gates_read_the_image_through_what_the_normalisation_of_the_coarser_stage_reads(
+    build: Build, calls_of: CallsOf
+) -> None:
     network = build(gates="faithful", features=(8, 16, 16, 16))
     smooth = [torch.randn(1, 1, 2 + 2 * n, 2 + 2 * n) for n in range(8)]
     x = torch.cat([nn.functional.interpolate(noise, size=(32, 32), mode="bilinear") for noise in smooth])
@@ -284,7 +266,7 @@ def test_few_parameters_are_added_to_default_plans(
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("gates", ["identity", "faithful"])
 def test_autograd_keeps_next_to_nothing_more_than_for_the_stock_network(
-    build: Build, gates: str, autocast: bool
+    build: Build, gates: str, autocast: bool, saved_bytes: SavedBytes
 ) -> None:
     # Features are a quarter of the default 3D plans', so the weights are too small to hide a kept activation;
     # what the gates keep for themselves does not grow with the patch, which is 1/64 of a default one here.

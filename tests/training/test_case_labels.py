@@ -56,7 +56,7 @@ def test_no_samples_have_no_answers(labels: CaseLabels) -> None:
 
 
 def test_a_case_nobody_listed_is_refused(labels: CaseLabels) -> None:
-    with pytest.raises(TaskSetError, match="1 case.* missing: p7;"):
+    with pytest.raises(TaskSetError, match=r"1 case.* missing: p7;"):
         labels.targets(np.array(["p1", "p7"]))
 
 

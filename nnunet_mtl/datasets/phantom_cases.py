@@ -19,8 +19,14 @@ CLASSES = ("benign", "malignant")
 
 _DEFAULT_SIZE = {2: (96, 96), 3: (40, 64, 64)}
 # Steps of sequences that fill the unit interval evenly: a share of prevalence p is met by any few cases in a row.
-_STEPS = {"liver": 0.6180340, "pancreas": 0.7548777, "malignant": 0.4142136, "second": 0.8191725}
-_LABEL_STEP = 0.4494897
+_STEPS = {
+    "liver": 0.6180340,
+    "pancreas": 0.7548777,
+    "malignant": 0.4142136,
+    "second": 0.8191725,
+    # Even together with "malignant" too: the share of labels is met in either class.
+    "labelled": 0.4494897,
+}
 
 
 class PhantomError(UserError):
@@ -165,11 +171,7 @@ def plan_cases(options: PhantomOptions) -> Iterator[PhantomCase]:
 
 def disease_of(options: PhantomOptions, case: PhantomCase) -> Disease:
     """Return what the patient of a case has."""
-    starts = _rng(options, 0, case.group).random(len(_STEPS))
-    level = {
-        name: (start + case.patient_index * step) % 1
-        for (name, step), start in zip(_STEPS.items(), starts, strict=True)
-    }
+    level = _levels(options, case)
     tumours = {organ: 1 for organ in ("liver", "pancreas") if level[organ] < options.tumour_prevalence}
     if "liver" in tumours and level["second"] < 0.3:
         tumours["liver"] = 2
@@ -184,11 +186,8 @@ def disease_of(options: PhantomOptions, case: PhantomCase) -> Disease:
 def class_of(options: PhantomOptions, case: PhantomCase) -> str | None:
     """Return what the table says about the class of a case that has a liver tumour; None where it says nothing."""
     may_be_known = case.is_test or case.group == TASKS.index("liver") or options.label_all_tasks
-    start = _rng(options, 4, case.group).random()
-    drawn = (start + case.patient_index * _LABEL_STEP) % 1 < options.labelled_share
-    if not may_be_known or not (case.is_test or drawn):
-        return None
-    return CLASSES[disease_of(options, case).malignant]
+    is_known = case.is_test or _levels(options, case)["labelled"] < options.labelled_share
+    return CLASSES[disease_of(options, case).malignant] if may_be_known and is_known else None
 
 
 def render(options: PhantomOptions, case: PhantomCase) -> Scan:
@@ -208,9 +207,18 @@ def render(options: PhantomOptions, case: PhantomCase) -> Scan:
     )
 
 
+def _levels(options: PhantomOptions, case: PhantomCase) -> dict[str, float]:
+    """Return the patient's place in each sequence; a share of p holds those whose place is below p."""
+    starts = _rng(options, 0, case.group).random(len(_STEPS))
+    return {
+        name: float((start + case.patient_index * step) % 1)
+        for (name, step), start in zip(_STEPS.items(), starts, strict=True)
+    }
+
+
 def _domain_of_class(options: PhantomOptions, case: PhantomCase) -> int:
     """Return the scanner of a case where its class has a say in it, else the one that it has."""
-    coupled = _rng(options, 5, case.group, case.index).random() < options.class_domain_coupling
+    coupled = _rng(options, 4, case.group, case.index).random() < options.class_domain_coupling
     disease = disease_of(options, case)
     if case.is_test or not coupled or "liver" not in disease.tumours:
         return case.domain

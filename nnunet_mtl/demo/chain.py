@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mtl.datasets.real import fetch_real_cases, write_real_dataset
+from nnunet_mtl.demo.answers import Answers, read_answered
 from nnunet_mtl.demo.commands import CommandRunner, chain_environment
 from nnunet_mtl.demo.page import write_page
 from nnunet_mtl.demo.recipes import PHANTOM, PHANTOM_QUICK, REAL, REAL_QUICK, Recipe
@@ -78,11 +79,13 @@ def run_demo(options: DemoOptions, progress: Any = print) -> str:
     _make_data(runner, options, raw)
     _plan(runner, recipe)
     _train_and_predict(runner, recipe, raw, device, TRAINER, folder / "predictions")
+    answers = _answer(runner, recipe, raw, device, folder / "answers")
     outcome = Outcome(
         options=options,
         raw=raw,
         predictions=folder / "predictions",
-        scores=_scores(raw, folder / "predictions"),
+        scores=_scores(raw, folder / "predictions", recipe),
+        answers=answers,
         curves=read_curves(_results(folder, recipe, TRAINER) / f"fold_{recipe.fold}"),
         settings=_settings(folder, recipe),
         device=device,
@@ -91,9 +94,9 @@ def run_demo(options: DemoOptions, progress: Any = print) -> str:
     stock = None
     if options.compare:
         _train_and_predict(runner, recipe, raw, device, STOCK_TRAINER, folder / "predictions_stock")
-        stock = _scores(raw, folder / "predictions_stock")
+        stock = _scores(raw, folder / "predictions_stock", recipe)
     content = page_content(outcome, runner.ran, stock)
-    _write_scores(folder / "scores.json", outcome.scores, stock)
+    _write_scores(folder / "scores.json", outcome, stock)
     page = write_page(content, folder / "index.html")
     runner.say("done")
     figures = ", ".join(f"{name} {value}" for name, value in content.headline.items())
@@ -168,17 +171,33 @@ def _train_and_predict(
     )
     runner.run(
         *("nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions), "-d", str(DATASET_ID)),
-        *("-c", CONFIGURATION, "-f", recipe.fold, *model, "-npp", "1", "-nps", "1"),
+        *("-c", CONFIGURATION, "-f", recipe.fold, *model, "-npp", "1", "-nps", "1", *_part(recipe)),
         show=EpochReporter(recipe.epochs),
     )
 
 
-def _scores(raw: Path, predictions: Path) -> Scores:
+def _part(recipe: Recipe) -> tuple[str, ...]:
+    return () if recipe.parts == 1 else ("-num_parts", str(recipe.parts), "-part_id", "0")
+
+
+def _answer(runner: CommandRunner, recipe: Recipe, raw: Path, device: str, folder: Path) -> Answers | None:
+    """Answer the question for every test image; None where the recipe asks none."""
+    if not recipe.answering:
+        return None
+    runner.run(
+        *("nnunet_mtl", "predict", "-i", str(raw / "imagesTs"), "-o", str(folder), "-d", str(DATASET_ID)),
+        *("-c", CONFIGURATION, "-f", recipe.fold, "-p", PLANS, "-device", device, "-tr", TRAINER),
+        *("-npp", "1", "-nps", "1", "--disable_progress_bar", *recipe.answering),
+    )
+    return read_answered(folder, raw / "labelsTs")
+
+
+def _scores(raw: Path, predictions: Path, recipe: Recipe) -> Scores:
     dataset_json = read_dataset_json(raw / "dataset.json")
     tasks = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
     has_oracle = (raw / "labelsTs").is_dir()
     references = raw / ("labelsTs" if has_oracle else "labelsTr")
-    return dice_table(predictions, references, tasks, dataset_json, fully_labelled=has_oracle)
+    return dice_table(predictions, references, tasks, dataset_json, fully_labelled=has_oracle, parts=recipe.parts)
 
 
 def _results(folder: Path, recipe: Recipe, trainer: str) -> Path:
@@ -198,8 +217,8 @@ def _settings(folder: Path, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _write_scores(path: Path, scores: Scores, stock: Scores | None) -> None:
-    tables = {TRAINER: scores} | ({} if stock is None else {STOCK_TRAINER: stock})
+def _write_scores(path: Path, outcome: Outcome, stock: Scores | None) -> None:
+    tables = {TRAINER: outcome.scores} | ({} if stock is None else {STOCK_TRAINER: stock})
     content = {
         trainer: {
             "headline": {kind: None if math.isnan(dice) else dice for kind, dice in dice_by_kind(table).items()},
@@ -207,4 +226,6 @@ def _write_scores(path: Path, scores: Scores, stock: Scores | None) -> None:
         }
         for trainer, table in tables.items()
     }
+    if outcome.answers is not None:
+        content[TRAINER]["answers"] = outcome.answers.to_mapping()
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from sklearn.metrics import roc_curve
 
 LabelMap = npt.NDArray[np.integer[Any]]
 Mask = npt.NDArray[np.bool_]
@@ -152,6 +153,35 @@ def bars_figure(groups: Sequence[str], series: Mapping[str, Sequence[float | Non
     axes.set_xlabel(label)
     _plain(axes)
     figure.legend(loc="outside upper left", ncols=len(series), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def answers_figure(probability: npt.NDArray[np.floating[Any]], positive: Mask, classes: Sequence[str]) -> bytes:
+    """Draw every case's probability, apart by what is true, and the ROC curve where both classes occur.
+
+    Args:
+        probability: Of the second class, (N,).
+        positive: Whether it is true, (N,).
+        classes: Names of the two classes.
+    """
+    figure = Figure(figsize=(10, 3.8), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for row, (name, of_class) in enumerate(zip(classes, (~positive, positive), strict=True)):
+        values = np.sort(probability[of_class])
+        # spread over the height of a row, so that equal values stay apart
+        heights = row + 0.5 * ((np.arange(len(values)) * 0.618) % 1 - 0.5)
+        left.plot(values, heights, "o", color=_line_colour(row), alpha=0.7, label=f"{name} ({len(values)})")
+    left.axvline(0.5, color="grey", linewidth=0.8, linestyle="--")
+    left.set_yticks(range(len(classes)), list(classes))
+    left.set(xlim=(-0.02, 1.02), ylim=(-0.5, len(classes) - 0.5), xlabel=f"probability of {classes[1]}")
+    left.legend(fontsize=8, frameon=False)
+    if positive.any() and not positive.all():
+        false_positive, true_positive, _ = roc_curve(positive, probability)
+        right.plot(false_positive, true_positive, color=_line_colour(0))
+    right.plot((0, 1), (0, 1), color="grey", linewidth=0.8, linestyle="--")
+    right.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    for axes in (left, right):
+        _plain(axes)
     return _png(figure)
 
 

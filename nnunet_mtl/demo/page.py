@@ -36,6 +36,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A paragraph and a picture."""
+
+    text: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What another training came to on the same cases."""
 
@@ -56,6 +64,7 @@ class PageContent:
         shows_not: What they do not mean, one sentence each.
         commands: Every command in the order it ran.
         dice: The table of scores.
+        answers: Answers to the question about the whole image, if there was one.
         overlays: Images with truth and prediction.
         curves: Training curves.
         comparison: The other training, if there was one.
@@ -70,6 +79,7 @@ class PageContent:
     shows_not: Sequence[str]
     commands: Sequence[Command] = ()
     dice: Sequence[DiceRow] = ()
+    answers: Section | None = None
     overlays: Sequence[Picture] = ()
     curves: Picture | None = None
     comparison: Comparison | None = None
@@ -204,6 +214,11 @@ _TEMPLATE = (
 <td class="number">{{ row.cases }}</td></tr>
 {% endfor %}
 </table></div>
+{% endif %}
+{% if page.answers %}
+<h2>Image-level answer</h2>
+<p>{{ page.answers.text }}</p>
+{{ figure(page.answers.picture) }}
 {% endif %}
 {% if page.comparison %}
 <h2>Comparison</h2>

@@ -18,6 +18,8 @@ class Recipe:
         folds: Number of folds; the more, the fewer cases are left out of training.
         phantom: Words for `nnunet_mtl phantom`.
         planning: Words for `nnUNetv2_plan_and_preprocess`.
+        parts: The test images are segmented as nnU-Net's `-num_parts` divides them, and only the first part is.
+        answering: Words for `nnunet_mtl predict`, which answers the question for every test image; empty without one.
     """
 
     dataset: str
@@ -29,6 +31,8 @@ class Recipe:
     folds: int = 5
     phantom: tuple[str, ...] = ()
     planning: tuple[str, ...] = ()
+    parts: int = 1
+    answering: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -50,7 +54,11 @@ PHANTOM = Recipe(
     phantom=(
         *("--cases_per_task", "12", "--domain_task_coupling", "0", "--contrast_to_noise", "5"),
         *("--tumour_prevalence", "1", "--tumour_radius_mm", "24", "34"),
+        *("--test_cases", "44", "--label_all_tasks"),
     ),
+    parts=4,
+    # The liver's pass alone, without overlap: a class needs no sharp border.
+    answering=("--tasks", "liver", "-step_size", "1"),
 )
 PHANTOM_QUICK = Recipe(
     dataset="Phantom",
@@ -60,6 +68,7 @@ PHANTOM_QUICK = Recipe(
     settings={**_SHORT, "epochs": 2, "iterations": 3, "val_iterations": 2},
     folds=2,
     phantom=("--cases_per_task", "3", "--test_cases", "2", "--image_size", "20", "32", "32"),
+    answering=("--tasks", "liver", "-step_size", "1"),
 )
 # Half of the resolution nnU-Net would choose: a chest of 512 x 512 x 61 voxels is then predicted in a minute on a CPU.
 _COARSE = ("-overwrite_target_spacing", "6", "1.5", "1.5")

@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl.demo.figures import bars_figure, curves_figure, overlay_figure, read_upright
-from nnunet_mtl.demo.page import Command, Comparison, DiceRow, PageContent, Picture
+from nnunet_mtl.demo.answers import Answers
+from nnunet_mtl.demo.figures import answers_figure, bars_figure, curves_figure, overlay_figure, read_upright
+from nnunet_mtl.demo.page import Command, Comparison, DiceRow, PageContent, Picture, Section
 from nnunet_mtl.demo.training_log import TrainingCurves
 from nnunet_mtl.evaluation.scores import Scores
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
@@ -30,6 +31,7 @@ class Outcome:
         settings: Of the training.
         device: Where it ran.
         trained_with: Name of the trainer.
+        answers: To the question about the whole image; None if there was none.
     """
 
     options: Any
@@ -40,6 +42,7 @@ class Outcome:
     settings: dict[str, Any]
     device: str
     trained_with: str
+    answers: Answers | None = None
 
 
 def page_content(outcome: Outcome, commands: Sequence[Command], stock: Scores | None) -> PageContent:
@@ -54,11 +57,12 @@ def page_content(outcome: Outcome, commands: Sequence[Command], stock: Scores | 
     return PageContent(
         title="nnunet_mtl on five real scans" if real else "nnunet_mtl on partially labelled phantoms",
         summary=_summary(outcome, real),
-        headline=headline(outcome.scores, stock),
+        headline=headline(outcome.scores, stock, outcome.answers),
         shows=_SHOWS_REAL if real else _SHOWS_PHANTOM,
         shows_not=_SHOWS_NOT_REAL if real else _SHOWS_NOT_PHANTOM,
         commands=commands,
         dice=_rows(outcome.scores),
+        answers=None if outcome.answers is None else _answers(outcome.answers),
         overlays=_overlays(outcome),
         curves=Picture(
             "Training and validation loss, and pseudo Dice of each task, over the epochs",
@@ -83,9 +87,11 @@ def dice_by_kind(scores: Scores) -> dict[str, float]:
     return {kind: scores.mean_dice(regions) for kind, regions in kinds.items()}
 
 
-def headline(scores: Scores, stock: Scores | None) -> dict[str, str]:
-    """Return the few figures that matter: mean Dice by kind of structure, and the gap to stock if it was trained."""
+def headline(scores: Scores, stock: Scores | None, answers: Answers | None = None) -> dict[str, str]:
+    """Return the few figures that matter: Dice by kind of structure, AUC, and the gap to stock if it was trained."""
     figures = {f"Dice of {kind}": _shown(dice) for kind, dice in dice_by_kind(scores).items()}
+    if answers is not None:
+        figures[f"AUC of {answers.question}"] = _figure(answers.auc)
     if stock is not None:
         figures["stock with missing labels as background"] = _shown(stock.mean_dice(stock.regions))
         figures["gap in mean Dice"] = _shown(scores.mean_dice(scores.regions) - stock.mean_dice(stock.regions))
@@ -155,6 +161,21 @@ def _overlays(outcome: Outcome) -> list[Picture]:
     return pictures
 
 
+def _answers(answers: Answers) -> Section:
+    first, second = answers.classes
+    counts = answers.to_mapping()["cases"]
+    interval = "" if answers.interval is None else " (95 % interval {:.2f} to {:.2f})".format(*answers.interval)
+    text = (
+        f"The question is about the whole image: {answers.question}, {first} or {second}. `nnunet_mtl predict` "
+        f"answered it for {counts[first]} {first} and {counts[second]} {second} test cases: "
+        f"AUC {_figure(answers.auc)}{interval}, balanced accuracy "
+        f"{_figure(answers.scores.metrics['balanced_accuracy'])} at a probability of one half."
+    )
+    caption = f"Probability of {second} for each test case, by what is true, and the ROC curve"
+    picture = Picture(caption, answers_figure(answers.probability, answers.positive, answers.classes))
+    return Section(text, picture)
+
+
 def _comparison(scores: Scores, stock: Scores) -> Comparison:
     ours = [scores.mean_dice([region]) for region in scores.regions]
     theirs = [stock.mean_dice([region]) for region in scores.regions]
@@ -165,6 +186,10 @@ def _comparison(scores: Scores, stock: Scores) -> Comparison:
     )
     picture = bars_figure(scores.regions, {"annotated regions only": ours, "missing labels as background": theirs})
     return Comparison(text, Picture("Dice of each region for the two trainings", picture))
+
+
+def _figure(value: float | None) -> str:
+    return _shown(math.nan if value is None else value)
 
 
 def _shown(value: float) -> str:

@@ -91,6 +91,7 @@ def dice_table(
     dataset_json: Mapping[str, Any],
     *,
     fully_labelled: bool,
+    parts: int = 1,
 ) -> Scores:
     """Score every reference in a folder with the prediction of the same name.
 
@@ -104,6 +105,7 @@ def dice_table(
         dataset_json: The data set's description, for the file ending and the reader.
         fully_labelled: Whether every region is annotated in every reference; otherwise a case counts for the regions
             that its entry in the task set names, and must have one.
+        parts: Only every `parts`-th reference counts, from the first on: nnU-Net's `-num_parts` with `-part_id 0`.
 
     Returns:
         The scores of every case.
@@ -113,7 +115,7 @@ def dice_table(
         TaskSetError: If a case is not in the task set and `fully_labelled` is false.
     """
     ending = str(dataset_json["file_ending"])
-    cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))
+    cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))[::parts]
     if not cases:
         raise ScoresError(f"{references}: expected references named *{ending} and found none")
     missing = [case for case in cases if not (predictions / f"{case}{ending}").is_file()]

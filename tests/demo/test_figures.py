@@ -7,6 +7,7 @@ import pytest
 import SimpleITK
 
 from nnunet_mtl.demo.figures import (
+    answers_figure,
     bars_figure,
     curves_figure,
     fullest_slice,
@@ -139,3 +140,11 @@ def test_bars_grow_with_their_values():
 def test_a_missing_value_is_refused_rather_than_shifted():
     with pytest.raises(ValueError, match="shorter"):
         bars_figure(["liver", "spleen"], {"ours": [0.5]})
+
+
+def test_answers_are_drawn_in_the_colours_of_their_classes_with_or_without_both():
+    probability, classes = np.array([0.1, 0.4, 0.8]), ("benign", "malignant")
+    both = answers_figure(probability, np.array([False, False, True]), classes)
+    one = answers_figure(probability, np.array([False, False, False]), classes)
+    assert pixels(both).shape == pixels(one).shape
+    assert not np.array_equal(pixels(both), pixels(one))

@@ -1,8 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 
+from nnunet_mtl.demo.answers import Answers
 from nnunet_mtl.demo.report import dice_by_kind, headline
+from nnunet_mtl.evaluation.classification import QuestionScores
+from nnunet_mtl.evaluation.classification import scores as classification_scores
 from nnunet_mtl.evaluation.scores import Scores
 
 
@@ -28,3 +32,15 @@ def test_the_gap_to_stock_is_part_of_the_headline(scores: Scores) -> None:
 def test_what_was_not_measured_is_said_so(scores: Scores) -> None:
     empty = Scores({}, scores.tasks, scores.slots)
     assert headline(empty, None)["Dice of tumours"] == "not available"
+
+
+def test_the_auc_is_part_of_the_headline(scores: Scores) -> None:
+    probability, positive = np.array([0.1, 0.6, 0.4, 0.9]), np.array([False, False, True, True])
+    hot = np.stack([~positive, positive], 1)
+    of_question = classification_scores(np.stack([1 - probability, probability], 1), hot)
+    answers = Answers("malignancy", ("benign", "malignant"), probability, positive, of_question, (0.5, 1.0))
+    assert headline(scores, None, answers)["AUC of malignancy"] == "0.75"
+    assert answers.to_mapping()["cases"] == {"benign": 2, "malignant": 2}
+    unknown = QuestionScores(0, {"auc": None}, collapsed=False)
+    nothing = Answers("malignancy", ("benign", "malignant"), probability[:0], positive[:0], unknown, None)
+    assert headline(scores, None, nothing)["AUC of malignancy"] == "not available"

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"nnunet_mtl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _demo):
+    for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _probe, _demo):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -225,13 +225,10 @@ _PREDICT_FLAGS = {
 
 def _predict(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> int:
-        from nnunet_mtl import discovery
         from nnunet_mtl.inference.predict import predict
         from nnunet_mtl.inference.request import PredictOptions
 
-        # This command finds its own trainers, whether or not `enable` was run.
-        announced = [path for path in os.environ.get(discovery.VARIABLE, "").split(os.pathsep) if path]
-        os.environ[discovery.VARIABLE] = os.pathsep.join(dict.fromkeys([*announced, str(discovery.shim_folder())]))
+        _find_own_trainers()
         report = predict(PredictOptions.from_namespace(options))
         print(report)
         return int(bool(report.failed))
@@ -250,6 +247,39 @@ def _predict(commands: Subparsers) -> None:
     parser.add_argument("--tasks", nargs="+", default=argparse.SUPPRESS, metavar="NAME", help="only these tasks")
     words = ("--save-per-task", "--save_per_task")
     parser.add_argument(*words, action="store_true", help="also each task's own map, in a folder of its name")
+
+
+def _find_own_trainers() -> None:
+    """Let this process find the trainers of this package, whether or not `enable` was run."""
+    from nnunet_mtl import discovery
+
+    announced = [path for path in os.environ.get(discovery.VARIABLE, "").split(os.pathsep) if path]
+    os.environ[discovery.VARIABLE] = os.pathsep.join(dict.fromkeys([*announced, str(discovery.shim_folder())]))
+
+
+def _probe(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.probe.run import ProbeOptions, run_probe
+
+        _find_own_trainers()
+        print(run_probe(ProbeOptions.from_namespace(options), _progress))
+
+    summary = "Say how well a linear probe on the frozen features of a trained model, stock too, answers the questions."
+    parser = _command(commands, "probe", summary, run)
+    parser.formatter_class = argparse.HelpFormatter  # what is not given is left to the one who reads the options
+    _dataset_argument(parser)
+    given: dict[str, Any] = {"default": argparse.SUPPRESS}
+    parser.add_argument("-c", dest="configuration", required=True, help="configuration, such as 3d_fullres")
+    parser.add_argument("-tr", dest="trainer", **given, help="class of the trainer (nnUNetTrainer)")
+    parser.add_argument("-p", dest="plans", **given, help="name of the plans (nnUNetPlans)")
+    parser.add_argument("-f", dest="folds", nargs="+", **given, help="trained folds (0 1 2 3 4)")
+    parser.add_argument("-chk", dest="checkpoint", **given, help="file name of the weights (checkpoint_final.pth)")
+    parser.add_argument("-device", **given, help="cuda, cpu or mps (cuda if there is one, else cpu)")
+    words = {"nargs": "+", "metavar": "NAME", **given}
+    parser.add_argument("--question", dest="questions", **words, help="only these questions")
+    place = "folder of probe.json and probe.csv (probes/MODEL beside the folder of the model in nnUNet_results)"
+    parser.add_argument("-o", dest="output", type=Path, **given, help=place)
+    parser.add_argument("--export", metavar="NAME", **given, help="make the probe the head of a model with these plans")
 
 
 def _demo(commands: Subparsers) -> None:

@@ -1,0 +1,96 @@
+"""A linear probe as a classification head: one linear layer on what every stage of the encoder says of the evidence."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_mtl.networks.classification import Features, Question
+from nnunet_mtl.networks.evidence_pooling import evidence_at, pooled_under
+from nnunet_mtl.networks.standardisation import RunningStandardiser
+
+
+def patch_descriptor(before_norm: Sequence[Tensor], evidence: Tensor | None) -> Tensor:
+    """Return mean, deviation and maximum of every channel of every stage under the evidence.
+
+    Args:
+        before_norm: What the last normalisation of each encoder stage reads, full resolution first, (B, C, *spatial).
+        evidence: Between 0 and 1 at full resolution, (B, 1, *spatial), float32; None: the whole patch, evenly.
+
+    Returns:
+        (B, 3 x all channels), at least float32.
+    """
+    if evidence is None:
+        evidence = before_norm[0].new_ones((len(before_norm[0]), 1, *before_norm[0].shape[2:]), dtype=torch.float32)
+    pooled = []
+    for feature in before_norm:
+        evidence = evidence_at(evidence, feature.shape[2:])
+        pooled.append(pooled_under(feature, evidence))
+    return torch.cat(pooled, dim=1)
+
+
+class ProbeHead(nn.Module):
+    """The head that `nnunet_mtl probe --export` writes; it is fitted there and not by a trainer.
+
+    Linear without any bound: the weighted mean of what it says of patches is what it says of their weighted mean, which
+    is what was fitted.
+
+    Args:
+        questions: The questions.
+        encoder_channels: Channels of the encoder's stages, full resolution first.
+        decoder_channels: Not used; here so that heads are built alike.
+        dropout: Not used.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.questions = list(questions)
+        size = 3 * sum(encoder_channels)
+        self.answers = nn.ModuleList(LinearAnswer(size, question["outputs"]) for question in self.questions)
+
+    def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
+        """Return the logits of one question, (B, outputs), float32.
+
+        Args:
+            index: Of the question.
+            features: Of one pass.
+            evidence: (B, 1, *spatial) at full resolution; None for a question without.
+        """
+        logits: Tensor = self.answers[index](patch_descriptor(features.encoder, evidence))
+        return logits
+
+
+class LinearAnswer(nn.Module):
+    """One linear layer on a standardised descriptor; answers nothing in particular until it is loaded.
+
+    Args:
+        size: Values of the descriptor.
+        outputs: Number of logits.
+    """
+
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__()
+        self.standardise = RunningStandardiser(size)
+        self.output = nn.Linear(size, outputs)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, descriptor: Tensor) -> Tensor:
+        """Return logits (B, outputs) of descriptors (B, size)."""
+        logits: Tensor = self.output(self.standardise(descriptor))
+        return logits
+
+    @torch.no_grad()
+    def load(self, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Take over a fitted probe: mean and variance (size,), weight (outputs, size) and bias (outputs,)."""
+        self.standardise.mean.copy_(mean)
+        self.standardise.var.copy_(var)
+        self.standardise.num_batches.fill_(1)
+        self.output.weight.copy_(weight)
+        self.output.bias.copy_(bias)

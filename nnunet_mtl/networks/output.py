@@ -13,8 +13,8 @@ class MultiTaskOutput:
         segmentation: Logits before the sigmoid (or softmax), (B, R, *spatial); with deep supervision a list of them,
             full resolution first.
         classification: Logits per question, each (B, outputs), float32; empty for a network without a head.
-        evidence: Evidence volume per question that is about a region, each (B,): the sum of the region's mask or
-            probability over the patch, in voxels.
+        evidence: Evidence volume per question that is about a region, each (B,), float32: the sum of the region's mask
+            over the patch, in voxels, or of the probabilities that count as evidence.
     """
 
     segmentation: Tensor | list[Tensor]

@@ -206,16 +206,24 @@ def test_a_value_far_from_all_that_was_seen_counts_no_more_than_the_farthest() -
 
 
 def test_evidence_is_the_annotation_where_known_and_the_probability_elsewhere() -> None:
-    logits = torch.randn(4, 5, 6, requires_grad=True)
+    logits = torch.randn(4, 5, 6).clamp_min(-2).requires_grad_()
     truth = torch.rand(4, 5, 6) > 0.5
     known = torch.tensor([True, False, True, False])
     mask = evidence_mask(logits, truth, known)
     assert mask.shape == (4, 1, 5, 6)
     assert torch.equal(mask[[0, 2], 0], truth[[0, 2]].float())
+    assert bool((torch.sigmoid(logits) >= 0.1).all())
     assert torch.equal(mask[[1, 3], 0], torch.sigmoid(logits[[1, 3]]))
     assert not mask.requires_grad
     assert torch.equal(evidence_mask(logits)[:, 0], torch.sigmoid(logits))
     assert evidence_mask(logits.half()).dtype == torch.float32
+
+
+def test_small_probabilities_do_not_add_up_to_evidence() -> None:
+    background = torch.full((1, 40, 40), -3.0)  # 76 voxels of probability
+    assert float(evidence_mask(background).sum()) == 0
+    background[:, 3:5, 7:9] = 0.0
+    assert float(evidence_mask(background).sum()) == 2
 
 
 def test_no_classification_asks_nothing_and_holds_nothing() -> None:

@@ -237,7 +237,7 @@ class _Run:
                 self.report.n_answered = write_tables(folder, self.questions, about, self.ending)
             except OSError as error:
                 raise PredictError(
-                    f"{folder / CSV_NAME}: cannot be written ({error.strerror}); make room and add --continue_prediction"
+                    f"{folder / CSV_NAME}: cannot be written ({error.strerror}); then use --continue_prediction"
                 ) from None
 
     def _about(self, question: ClassificationTask) -> Mapping[str, Any]:

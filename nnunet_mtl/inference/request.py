@@ -134,6 +134,7 @@ def device_to_use(name: str | None) -> Iterator[torch.device]:
         raise PredictError(f"-device {kind}: torch finds none; there are: {found}")
     threads = torch.get_num_threads()
     if kind != "mps":
+        # the same number, or sums are rounded in another order and a voxel here and there differs
         torch.set_num_threads(multiprocessing.cpu_count() if kind == "cpu" else 1)
     try:
         yield torch.device(kind)

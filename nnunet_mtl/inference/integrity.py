@@ -42,7 +42,7 @@ def _unpacked(path: Path) -> tuple[bytes, int]:
 
 
 def _nifti_length(header: bytes) -> int:
-    """Return how many bytes a NIfTI-1 or NIfTI-2 file must have; 0 where the header is neither."""
+    """Return how many bytes a NIfTI-1 or NIfTI-2 file must have; of any other, those of the shorter header."""
     for order in "<>":
         if header[:4] == struct.pack(f"{order}i", 348) and len(header) >= 348:
             dimensions = struct.unpack_from(f"{order}8h", header, 40)
@@ -58,4 +58,4 @@ def _nifti_length(header: bytes) -> int:
         for edge in dimensions[1 : 1 + max(0, min(7, dimensions[0]))]:
             voxels *= max(1, edge)
         return int(offset) + int(voxels) * int(bits) // 8
-    return 0
+    return 348

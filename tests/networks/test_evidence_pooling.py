@@ -42,6 +42,11 @@ def test_under_a_mask_they_are_those_of_its_voxels(size: tuple[int, ...]) -> Non
     torch.testing.assert_close(pooled_under(f, mask), expected, atol=2e-3, rtol=1e-4)
 
 
+def test_the_maximum_of_what_is_negative_everywhere_is_zero() -> None:
+    pooled = pooled_under(-1 - torch.rand(2, 4, 5, 6), torch.ones(2, 1, 5, 6))
+    assert torch.equal(pooled[:, 8:], torch.zeros(2, 4))
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_what_lies_outside_has_no_influence_to_the_last_bit_and_what_lies_inside_has(size: tuple[int, ...]) -> None:
     f, e = feature(size), soft_evidence(size)

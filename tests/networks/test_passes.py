@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -67,9 +69,15 @@ def test_a_step_that_is_not_conditioned_never_sees_the_task() -> None:
 
 
 @pytest.mark.parametrize("conditioned", [True, False])
-def test_the_result_is_fresh_and_contiguous_even_if_the_steps_return_a_view(conditioned: bool) -> None:
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x.expand(2, 5, 3, 3), lambda x: x[:, 0, :, :, None].repeat(1, 1, 1, 5).permute(0, 3, 1, 2)],
+)
+def test_the_result_is_fresh_and_contiguous_even_if_the_steps_return_a_view(
+    view: Callable[[Tensor], Tensor], conditioned: bool
+) -> None:
     image = torch.randn(2, 1, 3, 3)
-    steps = (Step(lambda x, *_: PassResult(x.expand(2, 5, 3, 3)), conditioned),)
+    steps = (Step(lambda x, *_: PassResult(view(x)), conditioned),)
     logits, _ = TaskPasses(OWNERS)(steps, image)
     assert logits.is_contiguous()
     before = image.clone()

@@ -16,9 +16,7 @@ QUESTIONS: list[Any] = [
 
 def stages(seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(3, channels, *size, generator=generator) for channels, size in ((4, (8, 8, 4)), (6, (4, 4, 4)))
-    ]
+    return [torch.randn(3, channels, *size, generator=generator) for channels, size in ((4, (8, 8, 4)), (6, (4, 4, 4)))]
 
 
 def fitted(head: Any) -> Any:

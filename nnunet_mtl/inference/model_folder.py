@@ -77,7 +77,7 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
         if not path.is_file():
             there = listed(str(fold) for fold in _available(folder, checkpoint_name)) or "none"
             raise ModelFolderError(f"{path}: no such checkpoint; numbered folds that have one: {there}")
-    checkpoints = [read_checkpoint(path) for path in paths]
+    checkpoints = [_without_training_state(read_checkpoint(path)) for path in paths]
     first = checkpoints[0]
     axes = first.get("inference_allowed_mirroring_axes")
     return TrainedModel(
@@ -132,6 +132,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint["init_args"].get("configuration"), str):
         raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: its init_args name no configuration")
     return cast(dict[str, Any], checkpoint)
+
+
+def _without_training_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Drop what is as large as the weights and of no use here, before the next fold is read."""
+    return {key: value for key, value in checkpoint.items() if key not in ("optimizer_state", "logging")}
 
 
 def _harmless_globals() -> list[Any]:

@@ -173,8 +173,10 @@ def test_the_bottleneck_head_reads_the_mean_of_the_bottleneck_and_no_evidence() 
     assert torch.equal(head(UNDER_EVIDENCE, replaced, None), logits)
 
 
-@pytest.mark.parametrize("head_class", [EvidenceHead, BottleneckHead])
-def test_half_precision_features_give_single_precision_logits_near_the_true_ones(head_class: type) -> None:
+@pytest.mark.parametrize(("head_class", "tolerance"), [(EvidenceHead, 0.05), (BottleneckHead, 1e-4)])
+def test_half_precision_features_give_single_precision_logits_near_the_true_ones(
+    head_class: type, tolerance: float
+) -> None:
     head = trained(head_class)
     half = everywhere(lambda f, _: f.bfloat16(), features(), evidence())
     exact = everywhere(lambda f, _: f.float(), half, evidence())
@@ -182,7 +184,7 @@ def test_half_precision_features_give_single_precision_logits_near_the_true_ones
         mask = evidence() if question["evidence"] >= 0 else None
         logits = head(index, half, mask)
         assert logits.dtype == torch.float32
-        torch.testing.assert_close(logits, head(index, exact, mask), atol=0.2, rtol=0)
+        torch.testing.assert_close(logits, head(index, exact, mask), atol=tolerance, rtol=0)
 
 
 def test_values_are_dropped_in_training_only() -> None:

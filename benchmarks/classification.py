@@ -1,0 +1,254 @@
+"""Does the head read texture? Phantoms whose class shows in the fine texture of a liver tumour and in nothing else.
+
+100 training cases, one in five malignant, 30 % of the labels missing; 60 balanced test cases. Rows: the head; the usual
+head on the bottleneck; a linear probe on frozen features; features of the predicted lesion and a logistic regression; a
+network for the question alone. One more arm trains the head where the class goes with the scanner and tests where it
+does not. Volume and position alone must tell nothing.
+
+python benchmarks/classification.py --seeds 0 1 2 --out benchmarks/results/classification.json
+"""
+
+import argparse
+import csv
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from nnunet_mtl.demo.commands import CommandRunner, chain_environment
+from nnunet_mtl.discovery import shim_folder
+from nnunet_mtl.evaluation.classification import auc_difference_interval, auc_interval
+from nnunet_mtl.evaluation.lesion_features import lesion_features, position_features
+
+PHANTOM = (
+    *("--tasks", "liver", "--cases_per_task", "100", "--test_cases", "60", "--malignant_cue", "texture"),
+    *(
+        "--malignant_share",
+        "0.2",
+        "--test_malignant_share",
+        "0.5",
+        "--labelled_share",
+        "0.7",
+        "--tumour_prevalence",
+        "1",
+    ),
+    *("--domain_task_coupling", "0"),
+)
+SIZE = ("--patch_size", "24", "32", "32", "--features", "16", "32", "64", "--batch_size", "2")
+SETTINGS = {
+    "iterations": 125,
+    "val_iterations": 4,
+    "initial_lr": 0.05,
+    "momentum": 0.9,
+    "test_time_mirroring": "false",
+    "evidence_crops": 0.5,
+    "class_every": 100,
+}
+TUMOUR, QUESTION, POSITIVE = 3, "malignancy", "malignant"
+CONFIGURATION = "3d_fullres"
+MTL, STL = "nnUNetTrainerMTLAttention", "nnUNetTrainerSTLCls"
+
+
+def main() -> None:
+    """Run the rows for every seed and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--rows", nargs="+", default=["head", "bottleneck", "stl", "domain"], help="what is trained")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--folder", type=Path, help="where the data sets and models are kept")
+    options = parser.parse_args()
+    folder = (options.folder or Path(tempfile.mkdtemp())).resolve()
+    seeds = {}
+    for seed in options.seeds:
+        seeds[str(seed)] = Benchmark(folder / f"seed_{seed}", seed, options.epochs).run(options.rows)
+    result = {
+        "command": f"python benchmarks/classification.py {' '.join(sys.argv[1:])}",
+        "commit": _output("git", "rev-parse", "HEAD"),
+        "device": f"{platform.machine()}, {_output('nproc')} CPU cores",
+        "seeds": seeds,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(seeds, indent=1))
+
+
+class Benchmark:
+    """All rows of one seed.
+
+    Args:
+        folder: Of this seed; data sets and models are kept there and used again.
+        seed: Of the phantoms.
+        epochs: Of every training.
+    """
+
+    def __init__(self, folder: Path, seed: int, epochs: int) -> None:
+        self.folder, self.seed, self.epochs = folder, seed, epochs
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        environment = {**chain_environment(folder, shim_folder()), "OMP_NUM_THREADS": "1"}
+        self.runner = CommandRunner(environment, folder / "commands.log", lambda text: print(text, flush=True))
+
+    def run(self, rows: list[str]) -> dict[str, Any]:
+        """Train and test the rows."""
+        probabilities: dict[str, dict[str, float]] = {}
+        self._data(900, "Texture")
+        truth = self._truth("Dataset900_Texture")
+        result: dict[str, Any] = {"position_and_volume": self._position(), "minutes": {}}
+        if "head" in rows:
+            probabilities["head"] = self._trained(result, "head", 900, MTL, "evidence")
+            probabilities["segment_then_classify"] = self._segment_then_classify(truth)
+        if "bottleneck" in rows:
+            probabilities["bottleneck"] = self._trained(result, "bottleneck", 900, MTL, "bottleneck")
+            probabilities["probe"] = self._probe(900, "bottleneck")
+        if "stl" in rows:
+            probabilities["stl"] = self._trained(result, "stl", 900, STL, "evidence")
+        if "domain" in rows:
+            self._data(901, "TextureDomain", "--class_domain_coupling", "1")
+            probabilities["domain"] = self._trained(result, "domain", 901, MTL, "evidence")
+        return result | self._scored(probabilities, truth)
+
+    def _data(self, dataset: int, name: str, *more: str) -> None:
+        if (self.folder / "nnUNet_preprocessed" / f"Dataset{dataset}_{name}" / "splits_final.json").is_file():
+            return
+        number = str(dataset)
+        self.runner.run(
+            "nnunet_mtl", "phantom", "-d", number, "--name", name, "--seed", str(self.seed), *PHANTOM, *more
+        )
+        self.runner.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "1", "-npfp", "1")
+        self.runner.run("nnunet_mtl", "make-splits", "-d", number, "--folds", "10")
+
+    def _trained(self, result: dict[str, Any], row: str, dataset: int, trainer: str, head: str) -> dict[str, float]:
+        """Train, predict the test images of the first data set, and return each case's probability."""
+        plans = f"nnUNetPlans_{row}"
+        settings = {**SETTINGS, "epochs": self.epochs, "class_head": head}
+        model = ("-p", plans, "-tr", trainer, "-device", "cpu")
+        start = time.monotonic()
+        folder = (
+            self.folder / "nnUNet_results" / self._name(dataset) / f"{trainer}__{plans}__{CONFIGURATION}" / "fold_0"
+        )
+        if not (folder / "classification.json").is_file():
+            assignments = (f"{name}={value}" for name, value in settings.items())
+            words = (
+                "nnunet_mtl",
+                "plan",
+                "-d",
+                str(dataset),
+                "--name",
+                plans,
+                "-c",
+                CONFIGURATION,
+                *SIZE,
+                "--overwrite",
+            )
+            self.runner.run(*words, "--set", *assignments)
+            self.runner.run("nnUNetv2_train", str(dataset), CONFIGURATION, "0", *model)
+            result["minutes"][row] = round((time.monotonic() - start) / 60, 1)
+        return self._predicted(dataset, row, trainer, plans)
+
+    def _predicted(self, dataset: int, row: str, trainer: str, plans: str) -> dict[str, float]:
+        images = self.folder / "nnUNet_raw" / "Dataset900_Texture" / "imagesTs"
+        out = self.folder / "predictions" / row
+        self.runner.run(
+            *("nnunet_mtl", "predict", "-i", str(images), "-o", str(out), "-d", str(dataset), "-c", CONFIGURATION),
+            *("-f", "0", "-p", plans, "-tr", trainer, "-device", "cpu", "-npp", "0", "-nps", "0"),
+            "--disable_progress_bar",
+        )
+        with (out / "classification.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["class"] == POSITIVE and row["task"] == QUESTION]
+        return {row["case"]: float(row["probability"]) for row in rows}
+
+    def _probe(self, dataset: int, row: str) -> dict[str, float]:
+        exported = "nnUNetPlans_probe"
+        self.runner.run(
+            *("nnunet_mtl", "probe", "-d", str(dataset), "-c", CONFIGURATION, "-f", "0", "-p", f"nnUNetPlans_{row}"),
+            *("-tr", MTL, "-device", "cpu", "--export", exported),
+        )
+        return self._predicted(dataset, "probe", MTL, exported)
+
+    def _segment_then_classify(self, truth: dict[str, bool]) -> dict[str, float]:
+        """Describe the lesions drawn in the training cases, and those predicted in the test cases."""
+        raw = self.folder / "nnUNet_raw" / "Dataset900_Texture"
+        training = self._training_labels(raw)
+        rows = [_described(raw / "imagesTr", raw / "labelsTr", case) for case in training]
+        model = _regression().fit(rows, list(training.values()))
+        predicted = {case: _described(raw / "imagesTs", self.folder / "predictions" / "head", case) for case in truth}
+        chances = model.predict_proba([np.nan_to_num(row) for row in predicted.values()])[:, 1]
+        return dict(zip(predicted, map(float, chances), strict=True))
+
+    def _position(self) -> dict[str, float]:
+        """Return the cross-validated AUC of volume and position of the true lesions of all test and training cases."""
+        raw = self.folder / "nnUNet_raw" / "Dataset900_Texture"
+        rows, labels = [], []
+        truth = self._truth("Dataset900_Texture")
+        for folder, known in (("labelsTr", self._training_labels(raw)), ("labelsTs", truth)):
+            for case, label in known.items():
+                image = SimpleITK.ReadImage(str(raw / folder / f"{case}.nii.gz"))
+                mask = SimpleITK.GetArrayFromImage(image) == TUMOUR
+                rows.append(list(position_features(mask, image.GetSpacing()[::-1]).values()))
+                labels.append(label)
+        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+        chances = cross_val_predict(_regression(), rows, labels, cv=folds, method="predict_proba")[:, 1]
+        return _area(chances, np.array(labels))
+
+    def _training_labels(self, raw: Path) -> dict[str, bool]:
+        cases = json.loads((raw / "dataset.json").read_text())["nnunet_mtl"]["cases"]
+        return {name: case["classes"][QUESTION] == POSITIVE for name, case in cases.items() if "classes" in case}
+
+    def _truth(self, name: str) -> dict[str, bool]:
+        path = self.folder / "nnUNet_raw" / name / "labelsTs" / "dataset.json"
+        cases = json.loads(path.read_text())["nnunet_mtl"]["cases"]
+        return {name: case["classes"][QUESTION] == POSITIVE for name, case in cases.items() if "classes" in case}
+
+    def _name(self, dataset: int) -> str:
+        (folder,) = (self.folder / "nnUNet_raw").glob(f"Dataset{dataset}_*")
+        return folder.name
+
+    def _scored(self, rows: dict[str, dict[str, float]], truth: dict[str, bool]) -> dict[str, Any]:
+        positive = np.array(list(truth.values()))
+        chances = {row: np.array([of_case[case] for case in truth]) for row, of_case in rows.items()}
+        scored: dict[str, Any] = {row: _area(values, positive) for row, values in chances.items()}
+        for row in ("bottleneck", "domain"):
+            if "head" in chances and row in chances:
+                low_high = auc_difference_interval(chances["head"], chances[row], positive)
+                scored[f"head_minus_{row}_95"] = None if low_high is None else [round(value, 3) for value in low_high]
+        return {"test_cases": {"benign": int((~positive).sum()), "malignant": int(positive.sum())}, "auc": scored}
+
+
+def _area(chances: Any, positive: Any) -> dict[str, Any]:
+    from sklearn.metrics import roc_auc_score
+
+    interval = auc_interval(chances, positive)
+    bounds = None if interval is None else [round(value, 3) for value in interval]
+    return {"auc": round(float(roc_auc_score(positive, chances)), 3), "auc_95": bounds}
+
+
+def _described(images: Path, labels: Path, case: str) -> list[float]:
+    image = SimpleITK.ReadImage(str(images / f"{case}_0000.nii.gz"))
+    mask = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(labels / f"{case}.nii.gz"))) == TUMOUR
+    return list(lesion_features(SimpleITK.GetArrayFromImage(image), mask, image.GetSpacing()[::-1]).values())
+
+
+def _regression() -> Any:
+    return make_pipeline(
+        StandardScaler(), LogisticRegressionCV(class_weight="balanced", max_iter=5000, scoring="roc_auc")
+    )
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -145,6 +145,13 @@ def test_pip_fetches_the_release_by_name_and_version(local_index, files, tmp_pat
     assert (tmp_path / "trace").exists()
 
 
+def test_an_archive_whose_set_up_fails_has_arrived_all_the_same(local_index, files, tmp_path):
+    setup = b"raise SystemExit('invalid command')"
+    archive = pack(local_index / "scans-1.0.tar.gz", {**files, "setup.py": setup})
+    arrived = fetch_real_cases(tmp_path / "kept", progress=silent, release=release_of(archive, files))
+    assert arrived.read_bytes() == archive.read_bytes()
+
+
 def test_another_archive_under_that_name_is_not_kept_and_its_set_up_not_run(local_index, files, tmp_path):
     _, release = distribution(local_index, files, tmp_path / "trace")
     with pytest.raises(RealDataError, match=r"pip could not download scans==1\.0 .*--source FILE") as refusal:

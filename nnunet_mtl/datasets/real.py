@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 import SimpleITK
+from packaging.requirements import Requirement
 
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.tasks import TaskSet, write_dataset_json
@@ -194,13 +195,19 @@ def _require_downloader(release: Release) -> None:
             f"the set-up of {release.requirement} runs on Python {newest} or older, this is {sys.version.split()[0]}: "
             f"use an older Python, or {_by_hand(release)}"
         )
-    # By their metadata: looking for the module pip makes setuptools throw loaded modules out.
-    missing = [name for name in ("pip", "setuptools", "numpy") if not any(importlib.metadata.distributions(name=name))]
+    # With an older setuptools, as new environments of Python 3.11 have it, pip cannot read what the release says.
+    missing = [name for name in ("pip", "setuptools>=70.1", "numpy") if not _is_installed(Requirement(name))]
     if missing:
         raise RealDataError(
             f"downloading {release.requirement} needs {', '.join(missing)} in this Python environment: install it, or "
             f"{_by_hand(release)}"
         )
+
+
+def _is_installed(requirement: Requirement) -> bool:
+    # By their metadata: looking for the module pip makes setuptools throw loaded modules out.
+    found = importlib.metadata.distributions(name=requirement.name)
+    return any(distribution.version in requirement.specifier for distribution in found)
 
 
 def _download(folder: Path, release: Release) -> Path:

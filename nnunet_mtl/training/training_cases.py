@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_mtl.tasks import TaskSet, TaskSetError
@@ -40,12 +41,11 @@ def refuse_unknown_foreground(tasks: TaskSet, datasets: Iterable[Any]) -> None:
 def _unknown_foreground(tasks: TaskSet, case: str, properties: dict[str, Any]) -> list[str]:
     annotated = tasks.annotated(case)
     known = {leaf for known, leaves in zip(annotated, tasks.region_labels, strict=True) if known for leaf in leaves}
+    # nnU-Net's keys are the labels as written: 2, (1, 2), (2, 1), or (1, 1) for a region of one leaf
+    locations = {frozenset(np.atleast_1d(key).tolist()): at for key, at in properties["class_locations"].items()}
     found = []
     for region, leaves, is_annotated in zip(tasks.regions, tasks.region_labels, annotated, strict=True):
-        # nnU-Net's keys are the labels as written: 2, (1, 2), or (1, 1) for a region of one leaf
-        keys = (leaves, leaves * 2, leaves[0])
-        locations = next((at for key in keys if len(at := properties["class_locations"].get(key, ()))), ())
         # a leaf of another region may lie in an annotated one: a vessel in the liver
-        if not is_annotated and len(locations) and not known.intersection(leaves):
+        if not is_annotated and len(locations.get(frozenset(leaves), ())) and not known.intersection(leaves):
             found.append(region)
     return found

@@ -4,6 +4,7 @@ import io
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,12 +160,13 @@ def test_pips_own_reason_is_passed_on_with_the_way_out(local_index, release, tmp
         fetch_real_cases(tmp_path / "kept", progress=silent, release=replace(release, version="2.0"))
 
 
-def test_missing_tools_are_named(release, tmp_path, monkeypatch):
+@pytest.mark.parametrize("installed", [[], [SimpleNamespace(version="65.5.0")]])
+def test_missing_and_old_tools_are_named(release, tmp_path, monkeypatch, installed):
     monkeypatch.setattr(real.sys, "version_info", (3, 11, 7, "final", 0))
     found = importlib.metadata.distributions
-    hidden = {"setuptools": []}
+    hidden = {"setuptools": installed}
     monkeypatch.setattr(real.importlib.metadata, "distributions", lambda *, name: hidden.get(name, found(name=name)))
-    with pytest.raises(RealDataError, match=r"needs setuptools in this Python environment.*--source FILE"):
+    with pytest.raises(RealDataError, match=r"needs setuptools>=70.1 in this Python environment.*--source FILE"):
         fetch_real_cases(tmp_path / "kept", progress=silent, release=release)
 
 

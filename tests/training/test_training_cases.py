@@ -45,3 +45,11 @@ def test_foreground_nobody_was_to_annotate_is_refused(tasks: TaskSet, tmp_path: 
 def test_a_data_set_without_block_is_not_read(tmp_path: Path) -> None:
     tasks = TaskSet.from_dataset_json({"labels": {"background": 0, "a": 1}})
     refuse_unknown_foreground(tasks, [SimpleNamespace(source_folder="nowhere", identifiers=["one"])])
+
+
+def test_labels_are_found_in_the_order_they_were_written(tasks: TaskSet, tmp_path: Path) -> None:
+    labels = {"background": 0, "liver": [2, 1], "vessel": [2], "spleen": [4, 3]}
+    content = {"labels": labels, "regions_class_order": [1, 2, 3], "nnunet_mtl": tasks.to_block()}
+    written = TaskSet.from_dataset_json(content)
+    with pytest.raises(TaskSetError, match=r"one \(spleen\)"):
+        refuse_unknown_foreground(written, [dataset(tmp_path, {(2, 1): SOMEWHERE, 2: [], (4, 3): SOMEWHERE})])

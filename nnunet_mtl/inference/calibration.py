@@ -96,8 +96,7 @@ def fit_calibration(question: ClassificationTask, case_logits: Tensor, targets: 
     n_cases, n_classes = len(case_logits), len(question.classes)
     if targets.shape != (n_cases, n_classes):
         raise ValueError(f"targets: shape {tuple(targets.shape)}, expected {(n_cases, n_classes)}")
-    counts = torch.stack((targets.sum(0), (1 - targets).sum(0)))
-    least = counts.min() if question.kind == "multilabel" else counts[0].min()
+    least = torch.minimum(targets.sum(0), (1 - targets).sum(0)).min()
     if least < _LEAST_CASES or not case_logits.isfinite().all():
         return Calibration.default(question, n_cases)
     temperature = _fit_temperature(question.kind, case_logits.double(), targets.double())

@@ -34,13 +34,15 @@ def lesion_features(
             a wavelength of about 6.5 s.
 
     Returns:
-        By name, in a fixed order; an empty mask gives 0 for the volume and NaN for all else. In the image's unit:
-        `mean`, `deviation`, `p10` ... `p90`; without unit: `skewness` and `kurtosis` (3 for a Gaussian; both 0 where
-        all intensities are equal). `volume_mm3` (mm2 for a slice), `compactness`: surface of a ball of this volume over
-        the mask's surface of voxel faces, 2/3 for a large ball and less for ragged masks (in a slice: of a disc and
-        outlines, pi/4). In the image's unit: `band_0`, deviation of the image less its smoothing by the first scale,
-        `band_1` ... of the differences of one scale and the next. `gradient`: mean magnitude per mm of the image
-        smoothed by the first scale. `contrast` and `homogeneity` of pairs of voxels one apart, over all axes, 0 to 1.
+        By name, in a fixed order; an empty mask gives 0 for the volume and NaN for all else.
+        In the image's unit: `mean`, `deviation`, percentiles `p10` ... `p90`. Without unit: `skewness`, and `kurtosis`,
+        3 for a Gaussian; both 0 where all intensities are equal.
+        `volume_mm3` (mm2 for a slice). `compactness`: surface of a ball of this volume over the mask's surface of voxel
+        faces: 2/3 for a large ball, less for ragged masks (in a slice: of a disc, and outlines, pi/4).
+        In the image's unit: `band_0`, deviation of the image less its smoothing by the first scale; `band_1` ..., of
+        one smoothing less the next. Per mm: `gradient`, mean slope between neighbours along all axes, whatever its
+        sign, of the image smoothed by the first scale.
+        Without unit, 0 to 1: co-occurrence `contrast` and `homogeneity` of neighbours along all axes.
 
     Raises:
         ValueError: If shapes or numbers of axes differ, or the scales are not ascending and positive.

@@ -90,6 +90,17 @@ def test_fine_texture_has_more_contrast_less_homogeneity_and_a_steeper_gradient(
     assert of_fine["gradient"] > 2.5 * of_coarse["gradient"]
 
 
+def test_the_gradient_is_a_slope_per_mm_of_the_smoothed_image():
+    ramp = 4.0 * 3 * np.arange(30)[:, None] + np.zeros((30, 30))
+    mask = np.ones((30, 30), dtype=bool)
+    # 4 per mm along the first axis, none along the other, of which there are as many pairs.
+    assert lesion_features(ramp, mask, (3.0, 1.0), (0.1, 1.0))["gradient"] == pytest.approx(2)
+    noise = np.random.default_rng(0).normal(size=(30, 30))
+    slopes = [lesion_features(noise, mask, (1.0, 1.0), (scale, 8.0))["gradient"] for scale in (0.1, 1.0, 4.0)]
+    assert slopes[0] == pytest.approx(2 / np.sqrt(np.pi), rel=0.1)  # mean distance of two Gaussian numbers
+    assert slopes[0] > 2 * slopes[1] > 8 * slopes[2]
+
+
 def test_co_occurrence_of_a_chessboard_is_extreme():
     board = np.indices((8, 8)).sum(axis=0) % 2 * 7.0
     features = lesion_features(board, np.ones((8, 8), dtype=bool), (1.0, 1.0))

@@ -145,8 +145,8 @@ def test_one_voxel_and_constant_images_have_numbers(image):
 def test_the_place_is_relative_to_the_image():
     mask = np.zeros((10, 20, 40), dtype=bool)
     mask[0, 5:15, 38:] = True
-    features = position_features(mask, (2.0, 1.0, 0.5))
-    assert features == pytest.approx({"volume_mm3": 20.0, "centre_0": 0.05, "centre_1": 0.5, "centre_2": 0.975})
+    features = position_features(mask, (3.0, 1.0, 0.5))
+    assert features == pytest.approx({"volume_mm3": 30.0, "centre_0": 0.05, "centre_1": 0.5, "centre_2": 0.975})
     empty = position_features(np.zeros((4, 4), dtype=bool), (1.0, 1.0))
     assert empty.pop("volume_mm3") == 0
     assert list(empty) == ["centre_0", "centre_1"]
@@ -156,7 +156,7 @@ def test_the_place_is_relative_to_the_image():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask": np.ones((3, 3), dtype=bool)}, "differ in their axes"),
+        ({"mask": np.ones((3, 3, 3), dtype=bool)}, "differ in their axes"),
         ({"spacing_mm": (1.0, 1.0)}, "differ in their axes"),
         ({"scales_mm": (3.0, 3.0)}, r"scales_mm=\(3.0, 3.0\) must be positive and ascending"),
         ({"scales_mm": ()}, "must be positive and ascending"),

@@ -202,7 +202,7 @@ class _TaskGuidedUNet(nn.Module):
             if region < 0:
                 return self.classification(index, result.features, None), None
             annotated = () if known is None else (known.mask[:, index], known.known[:, index])
-            mask = evidence_mask(logits[:, region].detach(), *annotated)
+            mask = evidence_mask(logits[:, region], *annotated)
             return self.classification(index, result.features, mask), mask.flatten(1).sum(1)
 
 

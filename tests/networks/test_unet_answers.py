@@ -166,6 +166,11 @@ def test_each_question_has_its_own_known_evidence(build: Build, trained: Trained
     assert changed == ["grade"]
     assert after.evidence["grade"].tolist() == [48, 48]
     assert after.evidence["spread"].tolist() == [64, 64]
+    known = known_everywhere()
+    known.known[:, 1] = False
+    own = network(image(), task=task, full_output=True, evidence=known)
+    assert own.evidence["grade"].tolist() != [64, 64]
+    assert own.evidence["spread"].tolist() == own.evidence["signs"].tolist() == [64, 64]
 
 
 @pytest.mark.parametrize("kind", KINDS)

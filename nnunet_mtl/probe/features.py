@@ -163,8 +163,7 @@ class Describer:
             # our networks decode once per task, and do that by themselves
             logits = self._logits(patch, skips) if source.channels else patch
         masks = {
-            channels: _probability(logits, channels, source.outputs.has_regions)
-            for channels in source.channels.values()
+            channels: _evidence(logits, channels, source.outputs.has_regions) for channels in source.channels.values()
         }
         described = {channels: patch_descriptor(before_norm, mask) for channels, mask in masks.items()}
         if len(source.channels) < len(source.questions):
@@ -180,11 +179,13 @@ class Describer:
         return logits
 
 
-def _probability(logits: Tensor, channels: Sequence[int], has_regions: bool) -> Tensor:
-    """Return the probability of a region, (B, 1, *spatial)."""
+def _evidence(logits: Tensor, channels: Sequence[int], has_regions: bool) -> Tensor:
+    """Return the evidence in a patch, (B, 1, *spatial)."""
     if has_regions:
         return evidence_mask(logits[:, channels[0]])
-    return logits.float().softmax(1)[:, list(channels)].sum(1, keepdim=True)
+    others = [index for index in range(logits.shape[1]) if index not in channels]
+    logits = logits.float()
+    return evidence_mask(logits[:, list(channels)].logsumexp(1) - logits[:, others].logsumexp(1))
 
 
 def describe_cases(source: Source, fold: Fold, images: Images, device: torch.device) -> dict[str, Described]:

@@ -18,7 +18,7 @@ from nnunet_mtl.tasks import ClassificationTask
 
 Array = npt.NDArray[np.float64]
 # Inverse of the L2 penalty, on descriptors whose squared length is about one.
-STRENGTHS = tuple(10.0**power for power in range(-2, 5))
+STRENGTHS = tuple(10.0**power for power in range(-2, 4))
 _INNER_FOLDS = 5
 _LEAST_VARIANCE = 1e-6  # as in RunningStandardiser, which the exported head uses
 

@@ -150,7 +150,9 @@ def test_folds_keep_patients_together_and_spread_the_classes(pairs: list[tuple[i
     label_of: dict[int, int] = dict(reversed(pairs))  # the first answer of a patient counts
     targets = hot([label_of[patient] for patient in patients], 3)
     fold_of = patient_folds(targets, patients, n_folds)
-    places = {patient: {int(fold_of[i]) for i, other in enumerate(patients) if other == patient} for patient in patients}
+    places = {
+        patient: {int(fold_of[i]) for i, other in enumerate(patients) if other == patient} for patient in patients
+    }
     assert all(len(folds) == 1 for folds in places.values())
     assert set(fold_of.tolist()) <= set(range(n_folds))
     for label in range(3):

@@ -157,22 +157,32 @@ def test_a_case_is_answered_alike_after_any_other_case(tiny_model: MakeModel) ->
     assert not same(fresh.probabilities(), other)
 
 
-def test_a_case_that_fails_leaves_no_answers_of_the_one_before(tiny_model: MakeModel) -> None:
+@pytest.mark.parametrize("method", ["predict_logits_from_preprocessed_data", "predict_sliding_window_return_logits"])
+def test_a_case_that_fails_leaves_no_answers_of_the_one_before(tiny_model: MakeModel, method: str) -> None:
     predictor = ours(tiny_model())
-    predictor.predict_logits_from_preprocessed_data(image())
-    before = len(predictor.answers)
-    network = predictor.network
+    predict = getattr(predictor, method)
+    predict(image())
+    before, network = list(predictor.answers), predictor.network
     with pytest.raises(RuntimeError):
-        predictor.predict_logits_from_preprocessed_data(torch.zeros(2, 12, 12, 12))  # a channel too many
-    assert before == 2
-    assert not predictor.answers
+        predict(torch.zeros(2, 12, 12, 12))  # a channel too many
+    assert len(before) > 0
+    assert len(predictor.answers) == 0
     assert predictor.probabilities() == {}
     assert predictor.network is network
-    with pytest.raises(RuntimeError):
-        predictor.predict_sliding_window_return_logits(torch.zeros(2, 12, 12, 12))
-    assert not predictor.answers
-    predictor.predict_logits_from_preprocessed_data(image())
-    assert [len(fold) for fold in predictor.answers] == [8, 8]
+    predict(image())
+    assert [len(fold) for fold in predictor.answers] == [8] * len(before)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_all_folds_and_then_one_network_alone_are_two_cases(tiny_model: MakeModel, fails: bool) -> None:
+    predictor = ours(tiny_model())
+    if fails:
+        with pytest.raises(RuntimeError):
+            predictor.predict_logits_from_preprocessed_data(torch.zeros(2, 12, 12, 12))
+    else:
+        predictor.predict_logits_from_preprocessed_data(image())
+    predictor.predict_sliding_window_return_logits(image(1))
+    assert [len(fold) for fold in predictor.answers] == [8]
 
 
 def test_a_sliding_window_that_is_tried_again_counts_once(tiny_model: MakeModel) -> None:

@@ -44,6 +44,10 @@ class Settings:
         class_weight: Weight of the loss of the image-level questions.
         class_warmup: Share of the epochs over which `class_weight` rises from zero; before its end only evidence that
             was annotated is used, afterwards also the network's own.
+        class_gradient: How much of the answers' gradient reaches the features that the segmentation lives on; with 0
+            the head reads frozen features.
+        class_draws: Of a case in which something is annotated, the share of samples drawn for a label about a task that
+            is not; they teach no segmentation.
         class_balance: Classes weigh the same in the loss however rare ("inverse"), or each case does ("none").
         class_sampling: The same for the drawing of cases ("balanced"), or no change of `sampling` ("none").
         evidence_crops: Share of the samples that are centred on the evidence of a question, where it was annotated.
@@ -76,6 +80,8 @@ class Settings:
     class_head: Literal["evidence", "bottleneck"] = "evidence"
     class_weight: float = 0.3
     class_warmup: float = 0.1
+    class_gradient: float = 0.1
+    class_draws: float = 0.1
     class_balance: Literal["inverse", "none"] = "inverse"
     class_sampling: Literal["none", "balanced"] = "none"
     evidence_crops: float = 0.0
@@ -92,7 +98,8 @@ class Settings:
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
         for name in ("weight_decay", "dice_weight", "bce_weight", "class_weight", "class_weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")
-        for name in ("momentum", "oversample_foreground_percent", "class_warmup", "evidence_crops", "best_class_share"):
+        shares = ("momentum", "oversample_foreground_percent", "class_warmup", "class_gradient", "class_draws")
+        for name in (*shares, "evidence_crops", "best_class_share"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         _require(0 <= self.class_dropout < 1, "class_dropout", self.class_dropout, "at least 0 and less than 1")
         _require(0 < self.half_evidence < math.inf, "half_evidence", self.half_evidence, "positive and finite")

@@ -28,10 +28,11 @@ def multitask_architecture(
     questions: Sequence[Mapping[str, Any]] = (),
     classification: str = "nnunet_mtl.networks.classification.NoClassification",
     class_dropout: float = 0.0,
+    class_gradient: float = 1.0,
 ) -> dict[str, Any]:
     """Return the `architecture` block of the task-guided counterpart of a stock network.
 
-    Applied to its own result it only sets the eight values again.
+    Applied to its own result it only sets the nine values again.
 
     Args:
         architecture: Block with `network_class_name`, `arch_kwargs` and `_kw_requires_import`; not changed.
@@ -43,6 +44,7 @@ def multitask_architecture(
         questions: What a classification head is asked, each as `nnunet_mtl.networks.classification.Question` says.
         classification: Dotted path of the classification head's class.
         class_dropout: Dropout of the classification head.
+        class_gradient: How much of the head's gradient reaches the encoder and decoder, 0 to 1.
 
     Raises:
         ArchitectureError: If the network class has no task-guided form.
@@ -58,6 +60,7 @@ def multitask_architecture(
         questions=[dict(question) for question in questions],
         classification=classification,
         class_dropout=class_dropout,
+        class_gradient=class_gradient,
     )
     imported = list(architecture["_kw_requires_import"])
     ours = ("task_attention", "segmentation_head", "classification")

@@ -14,6 +14,7 @@ from torch import Tensor, autocast, cat, nn
 from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.attention import Gates, TaskGuidedAttention
 from nnunet_mtl.networks.classification import Features, KnownEvidence, NoClassification, Question, evidence_mask
+from nnunet_mtl.networks.gradient import scale_gradient
 from nnunet_mtl.networks.heads import RegionHead
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
@@ -46,6 +47,7 @@ class _TaskGuidedUNet(nn.Module):
         questions: What the classification head is asked.
         classification: Classification head class.
         class_dropout: Its dropout.
+        class_gradient: How much of its gradient reaches the encoder and decoder, 0 to 1.
         architecture: The stock class's own arguments.
     """
 
@@ -64,6 +66,7 @@ class _TaskGuidedUNet(nn.Module):
         questions: Sequence[Question] = (),
         classification: Any = NoClassification,
         class_dropout: float = 0.0,
+        class_gradient: float = 1.0,
         **architecture: Any,
     ) -> None:
         task_of_region = [0] * num_classes if task_of_region is None else task_of_region
@@ -84,6 +87,7 @@ class _TaskGuidedUNet(nn.Module):
         )
         self.segmentation_head = segmentation_head(slot_of_region)
         self.classification = classification(questions, channels[::-1], channels[1:], class_dropout)
+        self.class_gradient = class_gradient
         self.passes = TaskPasses(task_of_region)
 
     @overload
@@ -182,7 +186,8 @@ class _TaskGuidedUNet(nn.Module):
             x, feature = run_stage(stage, cat((upsample(x), skip), dim=1))
             stages.append(x)
             if level == 0 and before_norm is not None:
-                features = Features(before_norm, feature)
+                shared = [scale_gradient(each, self.class_gradient) for each in (*before_norm, feature)]
+                features = Features(shared[:-1], shared[-1])
         return _Decoded(stages, features)
 
     def _segment(self, decoded: _Decoded, *task: Tensor, all_scales: bool) -> PassResult:

@@ -17,10 +17,13 @@ class CaseAnnotations:
     Args:
         tasks: The task set with its case table; kept as the attribute `tasks`.
         seed: Of the task drawing; differs between ranks.
+        label_share: Of a case in which something is annotated, the share of samples that are drawn for a class label
+            about a task that is not: such a sample teaches no segmentation.
     """
 
-    def __init__(self, tasks: TaskSet, seed: int | None = None) -> None:
+    def __init__(self, tasks: TaskSet, seed: int | None = None, *, label_share: float = 0.1) -> None:
         self.tasks = tasks
+        self._label_share = label_share
         self._random = np.random.default_rng(seed)
         n_tasks = len(tasks.tasks)
         self._regions_of_task = torch.arange(n_tasks)[:, None] == torch.tensor(tasks.task_of_region)  # (K, R)
@@ -47,8 +50,8 @@ class CaseAnnotations:
     def draw_tasks(self, keys: Sequence[str], target: Tensor) -> Tensor:
         """Draw one task for each sample: one that is annotated, or that a class label of its case is about.
 
-        Where the patch holds foreground of some annotated tasks, the other annotated ones are not drawn. Of a task that
-        is not annotated nobody knows whether it has foreground there, so it stays as likely as each of those.
+        Where the patch holds foreground of some annotated tasks, the other annotated ones are not drawn. A task that is
+        not annotated is drawn for its label in `label_share` of the samples, and always where nothing is annotated.
 
         Args:
             keys: Case identifiers of the batch, B of them.
@@ -62,10 +65,13 @@ class CaseAnnotations:
     def _draw(self, key: str, sample: Tensor) -> int:
         annotated = self.tasks.annotated_tasks(key)
         unknown = tuple(task for task in self.label_tasks(key) if task not in annotated)
-        if len(annotated) > 1:
+        if unknown and (not annotated or self._random.random() < self._label_share):
+            candidates = unknown
+        elif len(annotated) > 1:
             present = self._tasks_in(key, sample)
-            annotated = tuple(task for task in annotated if task in present) or annotated
-        candidates = annotated + unknown
+            candidates = tuple(task for task in annotated if task in present) or annotated
+        else:
+            candidates = annotated
         return int(candidates[self._random.integers(len(candidates))]) if candidates else 0
 
     def _tasks_in(self, key: str, sample: Tensor) -> set[int]:

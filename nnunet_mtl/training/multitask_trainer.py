@@ -66,7 +66,8 @@ class MultiTaskTrainer(MonitoredTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         source = f"{plans.get('dataset_name', '')}/dataset.json"
-        self.cases = CaseAnnotations(TaskSet.from_dataset_json(dataset_json, source))
+        share = settings_in(plans).class_draws
+        self.cases = CaseAnnotations(TaskSet.from_dataset_json(dataset_json, source), label_share=share)
         self.tasks = TaskSet.from_dataset_json(without_cases(dataset_json), source)
         self._prepare_plans(plans, configuration)
         if not self.segments and not self.tasks.classification:
@@ -101,6 +102,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             questions=questions_of(tasks, with_evidence=cls.segments),
             classification=CLASS_HEADS[settings.class_head] if tasks.classification else NO_CLASSIFICATION,
             class_dropout=settings.class_dropout,
+            class_gradient=settings.class_gradient if cls.segments else 1.0,
         )
 
     def configure_optimizers(self) -> tuple[Any, Any]:

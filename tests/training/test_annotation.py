@@ -117,17 +117,27 @@ def test_a_case_with_labels_only_takes_the_tasks_they_are_about(labelled: CaseAn
     assert 140 < counts[2] < 260  # two questions about one task do not make it likelier
 
 
-def test_an_unannotated_task_is_as_likely_as_an_annotated_one_that_is_visible(labelled: CaseAnnotations) -> None:
+def test_a_task_that_is_not_annotated_is_drawn_for_its_label_now_and_then(labelled: CaseAnnotations) -> None:
+    own = {"other organ": 1, "other organs": 1}
     for case, foreground in (("other organ", ()), ("other organ", ("spleen",)), ("other organs", ("spleen",))):
-        counts = drawn(labelled, case, *foreground)
-        assert sorted(counts) == [0, 1] if case == "other organ" else [1, 2]
-        assert all(140 < count < 260 for count in counts.values())
+        counts = drawn(labelled, case, *foreground, n=1000)
+        (other,) = set(counts) - {own[case]}
+        assert other == (0 if case == "other organ" else 2)
+        assert 60 < counts[other] < 145
 
 
-def test_without_visible_foreground_every_candidate_is_drawn(labelled: CaseAnnotations) -> None:
-    counts = drawn(labelled, "other organs")
+def test_the_share_of_labels_is_a_choice(labelled: CaseAnnotations) -> None:
+    shares = {share: CaseAnnotations(labelled.tasks, seed=0, label_share=share) for share in (0.0, 0.5, 1.0)}
+    assert drawn(shares[0.0], "other organ") == {1: 400}
+    assert drawn(shares[1.0], "other organ") == {0: 400}
+    assert 160 < drawn(shares[0.5], "other organ")[0] < 240
+    assert drawn(shares[0.0], "class only") == {0: 400}
+
+
+def test_without_visible_foreground_every_annotated_task_is_drawn(labelled: CaseAnnotations) -> None:
+    counts = drawn(labelled, "other organs", n=1000)
     assert sorted(counts) == [0, 1, 2]
-    assert all(80 < count < 190 for count in counts.values())
+    assert all(380 < counts[task] < 520 for task in (0, 1))
 
 
 def test_a_label_about_an_annotated_task_does_not_make_it_win(labelled: CaseAnnotations) -> None:

@@ -206,8 +206,8 @@ def _require_downloader(release: Release) -> None:
 
 def _is_installed(requirement: Requirement) -> bool:
     # By their metadata: looking for the module pip makes setuptools throw loaded modules out.
-    found = importlib.metadata.distributions(name=requirement.name)
-    return any(distribution.version in requirement.specifier for distribution in found)
+    found = next(iter(importlib.metadata.distributions(name=requirement.name)), None)  # the one that is imported
+    return found is not None and found.version in requirement.specifier
 
 
 def _download(folder: Path, release: Release) -> Path:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK
+from packaging.requirements import Requirement
 
 from nnunet_mtl.datasets import real
 from nnunet_mtl.datasets.real import PYRADIOMICS, RealDataError, Release, fetch_real_cases, write_real_dataset
@@ -119,8 +120,8 @@ def test_a_newer_python_is_told_to_bring_the_archive(tmp_path, monkeypatch):
 @pytest.fixture
 def local_index(tmp_path, monkeypatch):
     """pip itself, which finds nothing but what lies in this folder."""
-    for name in ("pip", "setuptools"):
-        if not any(importlib.metadata.distributions(name=name)):
+    for name in ("pip", "setuptools>=70.1"):
+        if not real._is_installed(Requirement(name)):
             pytest.skip(f"{name} is not installed here")
     folder = tmp_path / "index"
     folder.mkdir()

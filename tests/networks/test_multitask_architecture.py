@@ -133,7 +133,7 @@ def test_everything_else_of_the_block_stays() -> None:
     stock = stock_architecture()
     block = multitask_architecture(stock, **CHOICES)
     own = {"task_of_region", "slot_of_region", "task_attention", "segmentation_head", "gates"}
-    own |= {"questions", "classification", "class_dropout"}
+    own |= {"questions", "classification", "class_dropout", "class_gradient"}
     assert {key: value for key, value in block["arch_kwargs"].items() if key not in own} == stock["arch_kwargs"]
     assert set(block) == set(stock)
 

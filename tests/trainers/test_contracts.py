@@ -168,7 +168,7 @@ def test_labels_of_unannotated_regions_change_nothing(trainer_class: Any, prepar
         for key in ours:
             np.testing.assert_array_equal(ours[key], theirs[key], key)  # NaN equals NaN: nothing to say
     assert all(torch.equal(clean[1][name], scrambled[1][name]) for name in clean[1])
-    assert not np.array_equal(clean[0]["loss"], annotated[0]["loss"])
+    assert np.array_equal(clean[0]["loss"], annotated[0]["loss"]) != trainer_class.segments
 
 
 def test_nothing_that_is_saved_holds_the_case_table(trainer_class: Any, prepared: Any, results: Path) -> None:

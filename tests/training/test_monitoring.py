@@ -40,7 +40,7 @@ def answering(trainer: Any, bias: float = 0.0) -> None:
     """Give the untrained head an opinion that depends on the image."""
     head = trainer.network.classification.answers[0].perceptron.output
     with torch.no_grad():
-        head.weight.normal_()
+        head.weight.normal_(std=0.05)
         head.bias.copy_(torch.tensor([0.0, bias]))
 
 
@@ -113,7 +113,8 @@ def test_a_trainer_of_the_questions_alone_is_chosen_by_them(prepared: Any, train
 def test_the_calibration_of_the_final_validation_is_stored_with_the_model(trainer: Any) -> None:
     heard = FinalValidation(trainer, CASES)
     logits = {"liver_000": -3.0, "liver_001": 2.0, "liver_002": 4.0, "kidney_000": 1.0, "kidney_001": 3.0}
-    for value in logits.values():
+    for case in sorted(logits):  # nnU-Net's order
+        value = logits[case]
         pair = {"malignancy": torch.tensor([0.0, value], dtype=torch.float64), "severity": torch.zeros(2)}
         heard._heard.append((pair, pair))
     fold = Path(trainer.output_folder)

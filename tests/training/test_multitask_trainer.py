@@ -105,8 +105,16 @@ def test_a_curve_for_each_task(started: Any) -> None:
 def outputs(trainer: Any, annotated: list[float], losses: list[float]) -> list[dict[str, Any]]:
     zeros = np.zeros(len(trainer.tasks.regions))
     counts = {"tp_hard": zeros, "fp_hard": zeros, "fn_hard": zeros}
+    nothing = np.full((2, len(trainer.tasks.classification), 3), np.nan)
+    answers = {"loss/classification": np.float32(0), "class/probabilities": nothing, "class/targets": nothing}
     return [
-        {"loss": np.float32(loss), "loss/segmentation": np.float32(loss), "annotated": np.float64(n), **counts}
+        {
+            "loss": np.float32(loss),
+            "loss/segmentation": np.float32(loss),
+            "annotated": np.float64(n),
+            **counts,
+            **answers,
+        }
         for n, loss in zip(annotated, losses, strict=True)
     ]
 
@@ -120,6 +128,7 @@ def test_batches_without_annotation_are_counted_not_averaged_in(prepared: Any) -
 
 def test_an_epoch_that_measured_nothing_leaves_the_moving_average(prepared: Any) -> None:
     trainer = make(prepared)
+    trainer.num_epochs = 100  # whole cases are looked at in the last one
     measured = outputs(trainer, [2], [1.0])
     measured[0] |= {"tp_hard": np.full(5, 8.0), "fp_hard": np.full(5, 4.0)}
     trainer.on_validation_epoch_end(measured)

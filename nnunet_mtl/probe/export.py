@@ -17,7 +17,7 @@ from nnunet_mtl._messages import listed, shown
 from nnunet_mtl.files import write_json
 from nnunet_mtl.inference.model_folder import TrainedModel, build_network
 from nnunet_mtl.networks.architecture import multitask_architecture
-from nnunet_mtl.probe.features import Source
+from nnunet_mtl.probe.features import Source, quiet
 from nnunet_mtl.probe.fit import LinearProbe
 from nnunet_mtl.probe.folds import Fold, ProbeError
 from nnunet_mtl.tasks import TaskSet, without_cases
@@ -45,7 +45,8 @@ def export_folder(source: Source, name: str) -> Path:
             f"--export: {model.folder.name} segments labels (softmax), and our networks regions; the report does "
             "without --export, an export needs a model that was trained on regions"
         )
-    built_by = recursive_find_trainer_class_by_name(model.trainer_name).build_network_architecture
+    with quiet():
+        built_by = recursive_find_trainer_class_by_name(model.trainer_name).build_network_architecture
     if not source.ours and built_by is not nnUNetTrainer.build_network_architecture:
         raise ProbeError(
             f"--export: {model.trainer_name} builds its network in a way of its own, which the plans do not tell; the "
@@ -151,7 +152,8 @@ def _weights(
     source: Source, exported: TrainedModel, fold: Fold, probes: Mapping[str, LinearProbe]
 ) -> dict[str, torch.Tensor]:
     model = source.model
-    network: Any = build_network(exported)
+    with quiet():
+        network: Any = build_network(exported)
     old = model.weights[model.folds.index(fold)]
     body = {key: value for key, value in old.items() if not key.startswith("classification.")}
     missing, unexpected = network.load_state_dict(body, strict=False)

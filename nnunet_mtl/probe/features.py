@@ -4,8 +4,9 @@ The evidence is the network's own probability and never the annotation, which a 
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,11 @@ class Described:
     evidence: npt.NDArray[np.float64] | None
 
 
+def quiet() -> AbstractContextManager[Any]:
+    """Keep to itself what nnU-Net prints at length: where it looks for a trainer, and that a CPU is no GPU."""
+    return redirect_stdout(StringIO())
+
+
 def open_source(model: TrainedModel, asked: TaskSet, questions: Sequence[ClassificationTask]) -> Source:
     """Build the model's network and find the evidence of the questions among its outputs.
 
@@ -79,7 +85,9 @@ def open_source(model: TrainedModel, asked: TaskSet, questions: Sequence[Classif
     Raises:
         UserError: If the network cannot be built or read, or does not predict the evidence of a question.
     """
-    network = build_network(model)
+    with quiet():
+        network = build_network(model)
+        trainer = recursive_find_trainer_class_by_name(model.trainer_name)
     if not isinstance(network, PlainConvUNet | ResidualEncoderUNet):
         raise ProbeError(
             f"{model.folder}: its network, {type(network).__name__}, is none that a probe can read; "
@@ -88,7 +96,6 @@ def open_source(model: TrainedModel, asked: TaskSet, questions: Sequence[Classif
     ours = isinstance(network, TaskGuidedPlainConvUNet | TaskGuidedResidualEncoderUNet)
     named = str(model.folder / "dataset.json")
     outputs = TaskSet.from_dataset_json(model.dataset_json, named)
-    trainer = recursive_find_trainer_class_by_name(model.trainer_name)
     segments = getattr(trainer, "segments", True)
     channels = {
         question.name: _channels(question, asked, outputs, named)

@@ -27,7 +27,7 @@ VALIDATED = (
 @pytest.fixture
 def data(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The preprocessed folder of a copy of the data set with two folds; results are empty."""
-    folder = tmp_path / "preprocessed" / prepared.preprocessed.name
+    folder: Path = tmp_path / "preprocessed" / prepared.preprocessed.name
     folder.mkdir(parents=True)
     for path in prepared.preprocessed.iterdir():
         if path.name not in ("dataset.json", "splits_final.json"):
@@ -38,6 +38,7 @@ def data(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "results").mkdir()
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)  # threads cost more than they bring
     return folder
 
 
@@ -47,7 +48,7 @@ def models(prepared: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     root = tmp_path_factory.mktemp("models")
 
     @cache
-    def models(trainer: str, plans: str, configuration: str, folds: tuple[int, ...], labels: str) -> Path:
+    def made(trainer: str, plans: str, configuration: str, folds: tuple[int, ...], labels: str) -> Path:
         dataset_json = json.loads(json.dumps(prepared.dataset_json))
         if labels == "softmax":
             dataset_json["labels"] = SOFTMAX
@@ -68,7 +69,7 @@ def models(prepared: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         kept = root / f"{labels}_{len(folds)}" / folder.name
         return Path(shutil.copytree(folder, kept))
 
-    return models
+    return made
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def random_probes(source: Source, seed: int = 0) -> dict[str, LinearProbe]:
     size = 3 * sum(source.network.encoder.output_channels)
     return {
         question.name: LinearProbe(
-            rng.normal(size=size), rng.uniform(0.5, 2, size), 0.2 * rng.normal(size=(2, size)), rng.normal(size=2), 1.0
+            rng.normal(size=size), rng.uniform(0.5, 2, size), 0.02 * rng.normal(size=(2, size)), rng.normal(size=2), 1.0
         )
         for question in source.questions
     }

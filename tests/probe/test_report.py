@@ -20,7 +20,7 @@ def answers(question: ClassificationTask, n_cases: int = 20, seen: Any = (), fou
     n_classes = len(question.classes)
     targets = np.eye(n_classes)[np.arange(n_cases) % n_classes]
     if question.kind == "multilabel":
-        targets = rng.random((n_cases, n_classes)) < 0.5
+        targets = (rng.random((n_cases, n_classes)) < 0.5).astype(float)
     probabilities = rng.random((n_cases, n_classes)) + 0.3 * targets
     if question.kind != "multilabel":
         probabilities /= probabilities.sum(1, keepdims=True)
@@ -30,7 +30,7 @@ def answers(question: ClassificationTask, n_cases: int = 20, seen: Any = (), fou
         question,
         tuple(f"case_{index}" for index in range(n_cases)),
         probabilities,
-        targets.astype(float),
+        targets,
         np.isin(np.arange(n_cases), list(seen)),
         np.ones(n_cases, dtype=bool) if found is None else np.asarray(found),
     )

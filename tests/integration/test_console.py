@@ -58,6 +58,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 def test_the_last_line_has_the_figures_and_the_page(demo: Demo) -> None:
     last = demo.output.splitlines()[-1]
     assert re.search(r"Dice of organs 0\.\d\d", last)
+    assert re.search(r"AUC of malignancy (\d\.\d\d|not available)", last)
     page = Path(last.split("page: ")[1])
     content = page.read_text()
     for command in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict", TRAINER):
@@ -65,12 +66,13 @@ def test_the_last_line_has_the_figures_and_the_page(demo: Demo) -> None:
     assert "http" not in content.replace("http-equiv", "")
 
 
-def test_only_stock_commands_did_the_work(demo: Demo) -> None:
+def test_stock_commands_did_the_work(demo: Demo) -> None:
     log = (demo.folder / "commands.log").read_text()
     ran = [line[2:].split()[0] for line in log.splitlines() if line.startswith("$ ")]
     assert ran == [
         *("nnunet_mtl", "nnUNetv2_plan_and_preprocess", "nnunet_mtl", "nnunet_mtl"),
         *("nnUNetv2_train", "nnUNetv2_predict"),
+        "nnunet_mtl",  # the answers to the question about the whole image
         *("nnUNetv2_train", "nnUNetv2_predict"),
     ]
 

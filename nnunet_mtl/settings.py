@@ -41,7 +41,7 @@ class Settings:
         bce_weight: Weight of the cross-entropy term.
         class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
             control).
-        class_weight: Weight of the loss of the image-level questions.
+        class_weight: Weight of the loss of the image-level questions; with 0 they are not asked.
         class_warmup: Share of the epochs over which `class_weight` rises from zero; before its end only evidence that
             was annotated is used, afterwards also the network's own.
         class_gradient: How much of the answers' gradient reaches the features that the segmentation lives on; with 0

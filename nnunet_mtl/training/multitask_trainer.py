@@ -5,6 +5,7 @@ What it overrides in nnU-Net, and why, is listed in `nnunet_mtl.training.overrid
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,15 +67,18 @@ class MultiTaskTrainer(MonitoredTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         source = f"{plans.get('dataset_name', '')}/dataset.json"
-        share = settings_in(plans).class_draws
-        self.cases = CaseAnnotations(TaskSet.from_dataset_json(dataset_json, source), label_share=share)
+        settings = settings_in(plans)
+        cases = TaskSet.from_dataset_json(dataset_json, source)
         self.tasks = TaskSet.from_dataset_json(without_cases(dataset_json), source)
+        if settings.class_weight == 0:  # a run that is not to learn the questions has none
+            cases, self.tasks = (replace(tasks, classification=()) for tasks in (cases, self.tasks))
+        self.cases = CaseAnnotations(cases, label_share=settings.class_draws)
         self._prepare_plans(plans, configuration)
         if not self.segments and not self.tasks.classification:
             raise TaskSetError(
                 f"{source}: nnunet_mtl.classification: {type(self).__name__} needs at least one question"
             )
-        self.image_level = ImageLevelTraining(self.cases.tasks, settings_in(plans), with_evidence=self.segments)
+        self.image_level = ImageLevelTraining(cases, settings, with_evidence=self.segments)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.output_folder_base is not None:
             refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)

@@ -102,6 +102,19 @@ def test_a_curve_for_each_task(started: Any) -> None:
     assert Path(started.output_folder, "progress_mtl.png").is_file()
 
 
+def test_without_a_weight_the_questions_are_not_asked(prepared: Any) -> None:
+    write_plans(900, name="silent", source="tiny", assignments=["class_weight=0"])
+    trainer = make(prepared, plans="silent")
+    trainer.on_train_start()
+    epoch(trainer)
+    assert trainer.loss_terms == ("segmentation",)
+    assert not list(trainer.head_parameters())
+    assert not [key for key in trainer.logger.local_logger.my_fantastic_logging if key.startswith("class/")]
+    # every sample is drawn for what is annotated in it
+    target = torch.ones(20, 5, 2, 2, 2, dtype=torch.bool)
+    assert set(trainer.cases.draw_tasks(["kidney_000"] * 20, target).tolist()) == {1}
+
+
 def outputs(trainer: Any, annotated: list[float], losses: list[float]) -> list[dict[str, Any]]:
     zeros = np.zeros(len(trainer.tasks.regions))
     counts = {"tp_hard": zeros, "fp_hard": zeros, "fn_hard": zeros}

@@ -1,7 +1,7 @@
 """What is done for a case before and after the network: both run in worker processes, so all they take is picklable."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -129,7 +129,7 @@ def _export(
 
 
 def _volume(model: Model, logits: Any, properties: Any, channel: int) -> float:
-    """Return the volume of a predicted region in mm3; a slice without a thickness counts as 1 mm thick."""
+    """Return the volume of a predicted region in mm3."""
     description = region_map(channel)
     mask = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits[list(description.channels)],
@@ -138,10 +138,19 @@ def _volume(model: Model, logits: Any, properties: Any, channel: int) -> float:
         model.plans_manager.get_label_manager(description.dataset_json),
         properties,
     )
-    thickness, *edges = (float(edge) for edge in properties["spacing"])
+    return np.count_nonzero(mask) * voxel_volume(properties["spacing"])
+
+
+def voxel_volume(spacing_mm: Sequence[float]) -> float:
+    """Return the volume of a voxel in mm3; a slice without a thickness counts as 1 mm thick.
+
+    Args:
+        spacing_mm: As nnU-Net's readers give it, of three axes always.
+    """
+    thickness, *edges = (float(edge) for edge in spacing_mm)
     if np.isclose(thickness, _NO_THICKNESS * max(edges)):
         thickness = 1.0
-    return float(np.count_nonzero(mask) * thickness * prod(edges))
+    return thickness * prod(edges)
 
 
 def _publish(aside: Path, job: Export, ending: str, answers: Mapping[str, CaseAnswer]) -> None:

@@ -1,13 +1,15 @@
 """Work on cases in other processes, in such a way that what goes wrong with one case is that case's alone."""
 
+import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 from nnunet_mtl.errors import UserError
@@ -111,11 +113,20 @@ class Workers:
         if not self.number:
             return None
         # nnU-Net's own choice: a forked process must not touch CUDA
-        return ProcessPoolExecutor(self.number, mp_context=get_context("spawn"), initializer=_leave_ctrl_c_to_parent)
+        return ProcessPoolExecutor(self.number, mp_context=get_context("spawn"), initializer=_belong_to_parent)
 
 
-def _leave_ctrl_c_to_parent() -> None:
+def _belong_to_parent() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it, however it ends: nobody would ever stop this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:  # pragma: no cover - in a process that is not measured
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def ahead(

@@ -83,6 +83,7 @@ def test_one_class_for_everything_is_a_collapse() -> None:
     assert not scores(two([0.6, 0.9, 0.7]), one_hot([1, 1, 1], 2)).collapsed  # it is right
     assert not scores(two([0.6, 0.1, 0.7]), one_hot([1, 0, 1], 2)).collapsed
     assert scores(two([0.6, 0.9]), np.array([[0, 1], [1, 0]]), "multilabel").collapsed
+    assert not scores(two([0.6, 0.4]), np.array([[0, 1], [1, 0]]), "multilabel").collapsed
     assert not collapsed(np.zeros(0), np.zeros(0))
 
 

@@ -344,6 +344,19 @@ def test_going_on_keeps_what_is_whole_and_does_the_rest(
     assert not [path for path in tmp_path.iterdir() if "writing" in path.name]
 
 
+def test_a_map_without_its_answers_is_not_done(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("-i", trained.images, "-o", tmp_path, "-m", trained.asked, "-f", 0, "--disable_tta")
+    assert run(*words) == 0
+    before = table(tmp_path)
+    (tmp_path / ".classification" / "case_b.json").unlink()
+    capsys.readouterr()
+    assert run(*words, "--continue_prediction") == 0
+    assert "predicted 1 of 1 cases" in capsys.readouterr().out
+    assert table(tmp_path) == before
+
+
 def test_going_on_in_another_way_is_refused(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -395,7 +408,7 @@ def test_what_is_not_finite_is_refused(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
 ) -> None:
     model, output = tmp_path / "model", tmp_path / "output"
-    shutil.copytree(trained.asked, model)
+    shutil.copytree(trained.asked if part == "classification" else trained.silent, model)
     path = model / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=False)
     name = [name for name in checkpoint["network_weights"] if name.startswith(part) and name.endswith("weight")][-1]
@@ -406,4 +419,4 @@ def test_what_is_not_finite_is_refused(
     assert len(lines) == len(CASES)
     assert all("not finite" in line for line in lines)
     assert not [name for name in files(output) if name.endswith(".nii.gz")]
-    assert table(output) == []
+    assert not (output / ".classification").exists()

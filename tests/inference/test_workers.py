@@ -1,5 +1,7 @@
 import math
 import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -66,3 +68,23 @@ def test_a_process_that_dies_takes_only_its_own_job() -> None:
         assert "was killed" in results[1].message
         assert results[2:] == [2, 3, 4]
         assert workers.submit(math.sqrt, 25).result() == 5
+
+
+def test_no_process_outlives_the_one_that_is_killed() -> None:
+    program = """
+import time
+from nnunet_mtl.inference.workers import Workers
+if __name__ == "__main__":
+    workers = Workers(1)
+    workers.submit(abs, 1).result()
+    workers.submit(time.sleep, 600)
+    print("started", flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.kill()
+        started = time.monotonic()
+        process.stdout.read()  # ends when nobody has the pipe open any more
+    assert time.monotonic() - started < 300

@@ -45,14 +45,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(name: str, *words: object) -> list[str]:
-    return [str(BIN / name), *map(str, words), "-f", "0", "-device", "cpu", "--disable_tta", "-npp", "1", "-nps", "1"]
+def command(name: str, *words: object, processes: int = 1) -> list[str]:
+    here = ("-f", "0", "-device", "cpu", "--disable_tta", "-npp", str(processes), "-nps", str(processes))
+    return [str(BIN / name), *map(str, words), *here]
 
 
-def run(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+def run(name: str, *words: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(
-        command(name, *words), env=environment, capture_output=True, text=True, timeout=600, check=False
+        command(name, *words, processes=processes),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
     )
 
 
@@ -93,7 +99,7 @@ def test_killed_on_the_way_and_gone_on(model: Path, images: Path, predicted: Pat
     before = maps(tmp_path)
     assert before
     assert all(maps(predicted)[name] == content for name, content in before.items())
-    done = run("nnunet_mtl", *words, "--continue_prediction")
+    done = run("nnunet_mtl", *words, "--continue_prediction", processes=0)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(before)} were there already" in done.stdout
     for name in ("", "liver", "kidney", "spleen"):
@@ -108,7 +114,7 @@ def test_one_bad_image_among_good_ones(model: Path, images: Path, predicted: Pat
     for path in images.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "bad_0000.nii.gz").write_bytes(b"no image")
-    done = run("nnunet_mtl", "predict", "-i", tmp_path, "-o", tmp_path / "output", "-m", model)
+    done = run("nnunet_mtl", "predict", "-i", tmp_path, "-o", tmp_path / "output", "-m", model, processes=0)
     assert done.returncode == 1
     assert "case bad: " in done.stderr
     assert maps(tmp_path / "output") == maps(predicted)

@@ -141,7 +141,8 @@ class Describer:
             owners = source.outputs.task_of_region
             self._network.select_tasks(sorted({owners[index] for (index,) in source.channels.values()}))
         self._combination = Combination("mean", 1, source.half_evidence)
-        self._window = nnUNetPredictor(perform_everything_on_device=False, device=device, allow_tqdm=False)
+        with quiet():
+            self._window = nnUNetPredictor(perform_everything_on_device=False, device=device, allow_tqdm=False)
         self._window.configuration_manager = PlansManager(model.plans).get_configuration(model.configuration)
 
     @torch.inference_mode()

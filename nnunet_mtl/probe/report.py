@@ -110,7 +110,7 @@ def headline(answers: Sequence[Answers]) -> str:
 def _line(content: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{number} {name}" for name, number in content["cases"].items())
     text = f"{_auc(content)}, balanced accuracy {_number(content['balanced_accuracy'])}"
-    text += f"; {content['n_cases']} cases: {counts}"
+    text += f"; {content['n_cases']} case(s): {counts}"
     if len(content["auc_of_class"]) > 1:
         each = (f"{name} {_with_interval(values)}" for name, values in content["auc_of_class"].items())
         text += f"; each class against the others: {', '.join(each)}"

@@ -48,7 +48,7 @@ def test_two_classes_have_the_area_and_interval_of_the_second() -> None:
     assert content["unseen_in_training"] is None
     (line,) = describe(of_question)
     assert line.startswith(f"malignancy: AUC {content['auc']:.2f} (95 % interval ")
-    assert line.endswith("; 20 cases: 10 benign, 10 malignant")
+    assert line.endswith("; 20 case(s): 10 benign, 10 malignant")
     assert f"balanced accuracy {content['balanced_accuracy']:.2f}" in line
 
 
@@ -68,7 +68,7 @@ def test_what_was_seen_in_training_is_told_and_the_rest_scored_alone() -> None:
     _, caution, rest = describe(of_question)
     assert "12 of 20 cases" in caution
     assert "the others alone" in rest
-    assert "8 cases: 4 benign, 4 malignant" in rest
+    assert "8 case(s): 4 benign, 4 malignant" in rest
     unseen = of_question.content["unseen_in_training"]
     assert unseen["n_cases"] == 8
     assert unseen["auc"] != of_question.content["auc"]

@@ -230,10 +230,11 @@ def test_a_network_that_changes_between_cases_is_not_remembered(tiny_model: Make
     assert not same(before, predictor.probabilities())
 
 
+@pytest.mark.parametrize("method", ["predict_logits_from_preprocessed_data", "predict_sliding_window_return_logits"])
 @pytest.mark.parametrize("options", [{"head": None}, {"stock": True}], ids=str)
-def test_a_network_without_a_head_answers_nothing(tiny_model: MakeModel, options: dict[str, Any]) -> None:
+def test_a_network_without_a_head_answers_nothing(tiny_model: MakeModel, options: dict[str, Any], method: str) -> None:
     predictor = ours(tiny_model(**options))
-    predictor.predict_logits_from_preprocessed_data(image())
+    getattr(predictor, method)(image())
     assert not predictor.answers
     assert predictor.probabilities() == predictor.classes() == {}
     assert predictor.case_logits() == []

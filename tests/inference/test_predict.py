@@ -53,6 +53,8 @@ def train(prepared: Any, results: Path, questions: dict[str, Any], n_folds: int)
             )
             trainer.initialize()
             trainer.inference_allowed_mirroring_axes = (2,)
+            for parameter in trainer.network.classification.parameters():  # untrained, it answers everything alike
+                torch.nn.init.normal_(parameter, std=0.05)
             for name, content in (("dataset.json", trainer.dataset_json), ("plans.json", trainer.plans_manager.plans)):
                 Path(trainer.output_folder_base, name).write_text(json.dumps(content))
             trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
@@ -194,6 +196,7 @@ def test_answers_are_those_of_the_predictor(everything: Path, trained: Trained) 
             assert [row["class"] for row in found] == classes
             values = [float(row["probability"]) for row in found]
             np.testing.assert_allclose(values, expected.numpy(), rtol=1e-6)
+            assert len(set(values)) == len(classes)
             assert details["cases"][case][name]["answer"] == list(predictor.classes()[name])
             assert list(details["cases"][case][name]["probabilities"]) == classes
 
@@ -307,6 +310,18 @@ def test_what_is_wrong_with_one_case_leaves_the_others(
     }
     assert {row["case"] for row in table(output)} == set(CASES)
     assert not [name for name in files(output) if "writing" in name]
+
+
+def test_what_cannot_be_written_leaves_nothing_half_written(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "case_b.nii.gz" / "in the way").mkdir(parents=True)
+    assert run("-i", trained.images, "-o", tmp_path, "-m", trained.asked, "-f", 0, "--disable_tta") == 1
+    captured = capsys.readouterr()
+    assert "case case_b: " in captured.err
+    assert "2 of 3 cases" in captured.out.splitlines()[-1]
+    assert not [path for path in tmp_path.iterdir() if "writing" in path.name]
+    assert {row["case"] for row in table(tmp_path)} == {"case_a", "case_c"}
 
 
 def test_a_model_without_questions_says_so_and_predicts(

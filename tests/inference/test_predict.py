@@ -18,6 +18,8 @@ from nnunet_mtl.cli import main
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 
+pytestmark = pytest.mark.slow
+
 SPACING = (0.8, 1.1, 1.5)  # x, y, z
 CASES = ("case_a", "case_b", "case_c")
 REGIONS = ("liver", "liver_tumour", "kidney", "kidney_tumour", "spleen")

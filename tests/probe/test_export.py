@@ -18,6 +18,8 @@ from nnunet_mtl.probe.fit import LinearProbe, case_probabilities
 from nnunet_mtl.probe.images import Images
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CASES = ["liver_000", "kidney_001"]
 Trained = Callable[..., Path]

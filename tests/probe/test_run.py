@@ -12,6 +12,8 @@ from nnunet_mtl.cli import main
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.probe.run import ProbeOptions, run_probe
 
+pytestmark = pytest.mark.slow
+
 Trained = Callable[..., Path]
 OURS = "nnUNetTrainerMTLAttention"
 

@@ -18,6 +18,8 @@ from nnunet_mtl.discovery import look_up
 from nnunet_mtl.training.annotation import CaseAnnotations
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
+pytestmark = pytest.mark.slow
+
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = sorted(path.stem for path in TRAINERS.glob("nnUNetTrainer*.py"))
 NETWORKS = [("tiny", "2d"), ("tiny", "3d_fullres"), ("tiny_resenc", "2d"), ("tiny_resenc", "3d_fullres")]

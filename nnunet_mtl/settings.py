@@ -51,7 +51,9 @@ class Settings:
         class_balance: Classes weigh the same in the loss however rare ("inverse"), or each case does ("none").
         class_sampling: The same for the drawing of cases ("balanced"), or no change of `sampling` ("none").
         evidence_crops: Share of the samples that are centred on the evidence of a question, where it was annotated.
-        half_evidence: Voxels of evidence at which a patch counts half as much as one full of it.
+        own_evidence: Share of the training samples in which annotated evidence is not shown to the head, which then reads
+            the network's own as it does in prediction; after the warm-up.
+        half_evidence: Voxels of evidence at which a patch counts half in the loss as much as one full of it.
         class_dropout: Dropout in the classification head.
         class_weight_decay: L2 penalty on the classification head.
         class_every: Epochs between two case-level passes over the validation cases; one is always at the end.
@@ -85,6 +87,7 @@ class Settings:
     class_balance: Literal["inverse", "none"] = "inverse"
     class_sampling: Literal["none", "balanced"] = "none"
     evidence_crops: float = 0.0
+    own_evidence: float = 0.5
     half_evidence: float = 20.0
     class_dropout: float = 0.2
     class_weight_decay: float = 1e-3
@@ -99,7 +102,7 @@ class Settings:
         for name in ("weight_decay", "dice_weight", "bce_weight", "class_weight", "class_weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")
         shares = ("momentum", "oversample_foreground_percent", "class_warmup", "class_gradient", "class_draws")
-        for name in (*shares, "evidence_crops", "best_class_share"):
+        for name in (*shares, "evidence_crops", "own_evidence", "best_class_share"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         _require(0 <= self.class_dropout < 1, "class_dropout", self.class_dropout, "at least 0 and less than 1")
         _require(0 < self.half_evidence < math.inf, "half_evidence", self.half_evidence, "positive and finite")

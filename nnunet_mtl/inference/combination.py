@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nnunet_mtl.losses.classification import patch_weight, probabilities
+from nnunet_mtl.losses.classification import probabilities
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import ClassificationTask
 
-# Far below the weight of a single voxel of evidence: it only decides where there is none in the whole case.
-_LEAST_WEIGHT = 1e-9
+# Voxels. Far below a single one of evidence: it only decides where there is none in the whole case.
+_LEAST_EVIDENCE = 1e-9
 # Where single precision hardly tells a probability from one: the logits of "noisy_or" stay within +-16.
 _LEAST_PROBABILITY = 1e-7
 
@@ -61,22 +61,23 @@ def _joined(values: Iterable[Tensor]) -> Tensor:
 class Combination:
     """How the patches of a case become one answer.
 
+    A patch weighs what it holds of the evidence, in voxels. The patches that a structure is cut by are many, and say
+    little of it: with weights that saturate they outvote those that show the whole of it.
+
     Attributes:
         rule: "mean": the mean of the patches' logits, weighted by their evidence. "noisy_or": a finding is there if it
             is in any patch; the first class is "none of the others". "top_k": the unweighted mean over the patches
             with the most evidence; every patch where the question has no evidence region.
         top_k: Number of patches of "top_k".
-        half_evidence: Voxels of evidence at which a patch counts half.
     """
 
     rule: Literal["mean", "noisy_or", "top_k"]
     top_k: int
-    half_evidence: float
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Combination":
-        """Take the three settings of a model."""
-        return cls(settings.class_combination, settings.class_top_k, settings.half_evidence)
+        """Take the settings of a model."""
+        return cls(settings.class_combination, settings.class_top_k)
 
     def case_logits(self, answers: Sequence[PatchAnswers], question: ClassificationTask) -> Tensor:
         """Combine the patches of one network (one fold).
@@ -112,7 +113,7 @@ class Combination:
         if volumes is None:
             volumes = weights = torch.ones(len(logits), dtype=logits.dtype)
         else:
-            weights = patch_weight(volumes, self.half_evidence).clamp(min=_LEAST_WEIGHT)
+            weights = volumes.clamp(min=_LEAST_EVIDENCE)
         return _Patch(_weighted_mean(logits, weights), weights.mean(), volumes.mean())
 
 

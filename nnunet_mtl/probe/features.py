@@ -29,7 +29,6 @@ from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidual
 from nnunet_mtl.probe.folds import Fold, ProbeError
 from nnunet_mtl.probe.images import Images
 from nnunet_mtl.tasks import ClassificationTask, TaskSet
-from nnunet_mtl.training.schedule import settings_in
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class Source:
         questions: What is asked.
         channels: For each question with evidence, the output channels whose probabilities add up to it; none for a
             model that does not segment.
-        half_evidence: Voxels of evidence at which a patch counts half.
     """
 
     model: TrainedModel
@@ -53,7 +51,6 @@ class Source:
     ours: bool
     questions: tuple[ClassificationTask, ...]
     channels: Mapping[str, tuple[int, ...]]
-    half_evidence: float
 
 
 @dataclass(frozen=True)
@@ -102,8 +99,7 @@ def open_source(model: TrainedModel, asked: TaskSet, questions: Sequence[Classif
         for question in questions
         if segments and question.evidence is not None
     }
-    half_evidence = settings_in(model.plans).half_evidence
-    return Source(model, network, outputs, ours, tuple(questions), channels, half_evidence)
+    return Source(model, network, outputs, ours, tuple(questions), channels)
 
 
 def _channels(question: ClassificationTask, asked: TaskSet, outputs: TaskSet, source: str) -> tuple[int, ...]:
@@ -140,7 +136,7 @@ class Describer:
         if source.ours and source.channels:
             owners = source.outputs.task_of_region
             self._network.select_tasks(sorted({owners[index] for (index,) in source.channels.values()}))
-        self._combination = Combination("mean", 1, source.half_evidence)
+        self._combination = Combination("mean", 1)
         with quiet():
             self._window = nnUNetPredictor(perform_everything_on_device=False, device=device, allow_tqdm=False)
         self._window.configuration_manager = PlansManager(model.plans).get_configuration(model.configuration)

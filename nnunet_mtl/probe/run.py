@@ -128,7 +128,6 @@ def _write(output: Path, options: ProbeOptions, source: Source, answers: Sequenc
         "model": str(source.model.folder),
         "folds": list(source.model.folds),
         "checkpoint": options.checkpoint,
-        "half_evidence": source.half_evidence,
     }
     try:
         write_report(output, about, answers)

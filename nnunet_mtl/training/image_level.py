@@ -68,6 +68,7 @@ class ImageLevelTraining:
         self.questions = questions_of(tasks, with_evidence=with_evidence)
         self._settings = settings
         self._warmup_epochs = settings.class_warmup * settings.epochs
+        self._random = np.random.default_rng()
         # Until the training cases are known every class weighs the same.
         self._loss = self._loss_with({q.name: torch.ones(len(q.classes)) for q in tasks.classification})
 
@@ -88,12 +89,17 @@ class ImageLevelTraining:
             return None
         return ClassificationLoss(self.labels.questions, class_weights, self._settings.half_evidence)
 
-    def known_evidence(self, target: Tensor, annotated: Tensor) -> KnownEvidence | None:
-        """Pick what was annotated of each question's evidence.
+    def known_evidence(self, target: Tensor, annotated: Tensor, *, epoch: int, training: bool) -> KnownEvidence | None:
+        """Pick what was annotated of each question's evidence, and in training hide a share of it after the warm-up.
+
+        A head that has only seen evidence as it was drawn reads other features where it is predicted: frayed, cut, or
+        on something else.
 
         Args:
             target: Region targets at full resolution, (B, R or more, *spatial) bool, on the device.
             annotated: (B, R) bool, on the CPU.
+            epoch: Counted from 0.
+            training: Whether some may be hidden.
 
         Returns:
             Masks and whether they are known, or None where no question has an evidence region.
@@ -103,6 +109,8 @@ class ImageLevelTraining:
             return None
         columns = torch.tensor(regions).clamp_min(0)
         known = annotated[:, columns] & (torch.tensor(regions) >= 0)
+        if training and epoch >= self._warmup_epochs:
+            known &= torch.from_numpy(self._random.random(len(known)) >= self._settings.own_evidence)[:, None]
         return KnownEvidence(target[:, columns.to(target.device)], known.to(target.device, non_blocking=True))
 
     def losses(

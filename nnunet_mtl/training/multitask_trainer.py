@@ -202,7 +202,9 @@ class MultiTaskTrainer(MonitoredTrainer):
             **self.image_level.losses(output, batch, conditioned=conditioned, epoch=epoch),
         }
 
-    def _forward(self, batch: dict[str, Any]) -> tuple[MultiTaskOutput, Any, BatchAnnotation, dict[str, Tensor]]:
+    def _forward(
+        self, batch: dict[str, Any], *, training: bool
+    ) -> tuple[MultiTaskOutput, Any, BatchAnnotation, dict[str, Tensor]]:
         """Run the network on a batch: output, targets on the device, what is known of the samples, and loss terms."""
         keys = [str(key) for key in batch["keys"]]
         data = batch["data"].to(self.device, non_blocking=True)
@@ -220,7 +222,9 @@ class MultiTaskTrainer(MonitoredTrainer):
                 data,
                 task=task.to(self.device, non_blocking=True),
                 full_output=True,
-                evidence=self.image_level.known_evidence(scales[0], annotated),
+                evidence=self.image_level.known_evidence(
+                    scales[0], annotated, epoch=self.current_epoch, training=training
+                ),
             )
             losses = self.compute_losses(output, target, known)
         return output, target, known, losses
@@ -228,7 +232,7 @@ class MultiTaskTrainer(MonitoredTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Do one optimiser step; return the loss terms and the number of samples with any annotation."""
         self.optimizer.zero_grad(set_to_none=True)
-        _, _, known, losses = self._forward(batch)
+        _, _, known, losses = self._forward(batch, training=True)
         total = torch.stack(list(losses.values())).sum()
         if self.grad_scaler is not None:  # pragma: no cover - CUDA only
             self.grad_scaler.scale(total).backward()
@@ -250,7 +254,7 @@ class MultiTaskTrainer(MonitoredTrainer):
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return loss terms and, over annotated regions only, the counts of the pseudo Dice."""
-        output, target, known, losses = self._forward(batch)
+        output, target, known, losses = self._forward(batch, training=False)
         logits = output.segmentation
         if isinstance(logits, list):
             logits, target = logits[0], target[0]

@@ -14,7 +14,6 @@ from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import ClassificationTask
 
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
-HALF = 20.0
 NOMINAL = ClassificationTask("malignancy", "nominal", ("benign", "malignant"), "liver_tumour")
 STAGE = ClassificationTask("stage", "ordinal", ("I", "II", "III"), "liver_tumour")
 SIGNS = ClassificationTask("signs", "multilabel", ("fat", "blood"), "liver_tumour")
@@ -36,7 +35,7 @@ def patches(question: ClassificationTask, logits: Any, evidence: Any = None) -> 
 
 
 def rule(name: Any, top_k: int = 3) -> Combination:
-    return Combination(name, top_k, HALF)
+    return Combination(name, top_k)
 
 
 def random_case(question: ClassificationTask, n_patches: int = 8, n_views: int = 1, seed: int = 0) -> Any:
@@ -49,7 +48,7 @@ def random_case(question: ClassificationTask, n_patches: int = 8, n_views: int =
 
 
 def test_two_folds_of_eight_patches_seen_in_two_mirrors_by_hand() -> None:
-    # malignant minus benign of each patch, first as it is and then mirrored; evidence 20 counts 1/2, 60 3/4, 180 9/10
+    # malignant minus benign of each patch, first as it is and then mirrored; voxels of evidence likewise
     fold_0 = [(1, 3), (0, 0), (0, 0), (2, 2), (-1, 0), (0, 0), (0, 0), (4, 0)]
     evidence_0 = [(20, 60), (0, 0), (0, 0), (180, 20), (20, 0), (0, 0), (0, 0), (60, 180)]
     fold_1 = [(-2, -2), (1, 1), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0)]
@@ -63,10 +62,8 @@ def test_two_folds_of_eight_patches_seen_in_two_mirrors_by_hand() -> None:
         patches(NOMINAL, margin(fold_0), evidence_0),
         patches(NOMINAL, margin(fold_1), evidence_1),
     ]
-    mean_0 = (1 / 2 * 1 + 3 / 4 * 3 + 9 / 10 * 2 + 1 / 2 * 2 + 1 / 2 * -1 + 3 / 4 * 4 + 9 / 10 * 0) / (
-        1 / 2 + 3 / 4 + 9 / 10 + 1 / 2 + 1 / 2 + 3 / 4 + 9 / 10
-    )
-    mean_1 = (1 / 2 * -2 + 1 / 2 * -2 + 3 / 4 * 1 + 3 / 4 * 1) / (1 / 2 + 1 / 2 + 3 / 4 + 3 / 4)
+    mean_0 = (20 * 1 + 60 * 3 + 180 * 2 + 20 * 2 + 20 * -1 + 60 * 4 + 180 * 0) / (20 + 60 + 180 + 20 + 20 + 60 + 180)
+    mean_1 = (20 * -2 + 20 * -2 + 60 * 1 + 60 * 1) / (20 + 20 + 60 + 60)
     expected = (1 / (1 + math.exp(-mean_0 / 1.5)) + 1 / (1 + math.exp(-mean_1 / 0.8))) / 2
     found = combine(folds, NOMINAL, rule("mean"), [1.5, 0.8])
     assert found.tolist() == pytest.approx([1 - expected, expected], abs=1e-6)
@@ -79,9 +76,9 @@ def test_top_k_by_hand() -> None:
 
 
 def test_noisy_or_by_hand() -> None:
-    # weights 3/4 and 1/2: exponents 1 and 2/3
+    # exponents 1 and 1/3
     case = patches(NOMINAL, [[0.0, math.log(1 / 3)], [0.0, 0.0]], [60, 20])
-    malignant = 1 - 0.75 * 0.5 ** (2 / 3)
+    malignant = 1 - 0.75 * 0.5 ** (1 / 3)
     assert combine([case], NOMINAL, rule("noisy_or")).tolist() == pytest.approx([1 - malignant, malignant], abs=1e-5)
 
 
@@ -223,8 +220,8 @@ def test_views_that_are_not_of_one_patch_are_refused(views: list[MultiTaskOutput
 
 
 def test_the_settings_name_the_rule() -> None:
-    settings = Settings(class_combination="top_k", class_top_k=5, half_evidence=7.0)
-    assert Combination.from_settings(settings) == Combination("top_k", 5, 7.0)
+    settings = Settings(class_combination="top_k", class_top_k=5)
+    assert Combination.from_settings(settings) == Combination("top_k", 5)
 
 
 def test_nothing_to_combine_is_refused() -> None:

@@ -86,13 +86,13 @@ def answers_by_hand(network: nn.Module, case: Tensor, axes: tuple[int, ...]) -> 
     return [[network(torch.flip(patch, flip), full_output=True) for flip in views] for patch in eight_patches(case)]
 
 
-def mean_by_hand(outputs: list[list[Any]], question: str, half: float) -> Tensor:
+def mean_by_hand(outputs: list[list[Any]], question: str) -> Tensor:
     """The mean over all forward calls, weighted by their evidence."""
     total, weights = torch.zeros(()), torch.zeros(())
     for output in chain.from_iterable(outputs):
         weight = torch.ones(())
         if question in output.evidence:
-            weight = output.evidence[question][0] / (output.evidence[question][0] + half)
+            weight = output.evidence[question][0]
         total = total + weight * output.classification[question][0]
         weights = weights + weight
     return total / weights
@@ -101,7 +101,7 @@ def mean_by_hand(outputs: list[list[Any]], question: str, half: float) -> Tensor
 def test_two_folds_and_mirrors_on_eight_patches_equal_a_computation_without_the_predictor(
     tiny_model: MakeModel,
 ) -> None:
-    model = tiny_model(half_evidence=30.0)
+    model = tiny_model()
     predictor = ours(model)
     predictor.predict_logits_from_preprocessed_data(image())
     assert [len(fold) for fold in predictor.answers] == [8, 8]
@@ -114,7 +114,7 @@ def test_two_folds_and_mirrors_on_eight_patches_equal_a_computation_without_the_
         network.load_state_dict(weights)
         outputs = answers_by_hand(network, image(), (0, 2))
         for name in NAMES:
-            logits = mean_by_hand(outputs, name, 30.0)
+            logits = mean_by_hand(outputs, name)
             torch.testing.assert_close(predictor.case_logits()[fold][name], logits)
             expected[name].append(probabilities(KINDS[name], logits))
     found = predictor.probabilities()
@@ -134,11 +134,11 @@ def test_each_patch_is_seen_once_per_view_whatever_the_number_of_tasks_and_quest
 
 @pytest.mark.parametrize("mirroring", [True, False])
 def test_the_rule_comes_from_the_settings(tiny_model: MakeModel, mirroring: bool) -> None:
-    model = tiny_model(class_combination="top_k", class_top_k=2, half_evidence=40.0)
+    model = tiny_model(class_combination="top_k", class_top_k=2)
     predictor = ours(model, mirroring=mirroring)
     predictor.predict_logits_from_preprocessed_data(image())
     question = predictor.questions[0]
-    expected = Combination("top_k", 2, half_evidence=40.0).case_logits(predictor.answers[0], question)
+    expected = Combination("top_k", 2).case_logits(predictor.answers[0], question)
     assert torch.equal(predictor.case_logits()[0]["malignancy"], expected)
     assert len(predictor.answers[0][0].logits["malignancy"]) == (4 if mirroring else 1)
 

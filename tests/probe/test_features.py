@@ -9,7 +9,6 @@ import torch
 
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.model_folder import read_model
-from nnunet_mtl.losses.classification import patch_weight
 from nnunet_mtl.networks.pre_norm import run_encoder
 from nnunet_mtl.networks.probe_head import patch_descriptor
 from nnunet_mtl.probe.features import Describer, Source, describe_cases, open_source
@@ -43,7 +42,7 @@ def by_hand(source: Source, image: torch.Tensor, probability: Callable[[torch.Te
         mask = mask * (mask >= 0.1)  # what is less probable is no evidence
         under.append(patch_descriptor(features, mask)[0])
         evenly.append(patch_descriptor(features, None)[0])
-        weights.append(patch_weight(mask.sum()[None], source.half_evidence))
+        weights.append(mask.sum()[None])
     weight = torch.stack(weights)
     return (torch.stack(under) * weight).sum(0) / weight.sum(), torch.stack(evenly).mean(0)
 

@@ -77,7 +77,7 @@ def test_what_a_network_is_told_of_the_questions() -> None:
 def test_without_questions_there_is_nothing_to_do() -> None:
     nothing = ImageLevelTraining(task_set(classification={}, cases={key: {"annotated": []} for key in KEYS}), SETTINGS)
     assert nothing.loss_terms == ()
-    assert nothing.known_evidence(torch.zeros(3, 3, 4, 4, dtype=torch.bool), ANNOTATED) is None
+    assert nothing.known_evidence(torch.zeros(3, 3, 4, 4, dtype=torch.bool), ANNOTATED, epoch=0, training=True) is None
     assert nothing.losses(output(), batch([0, 0, 0]), conditioned=True, epoch=50) == {}
     assert nothing.numbers(output(), batch([0, 0, 0]), conditioned=True) == {}
     nothing.use_training_cases(KEYS)
@@ -86,10 +86,21 @@ def test_without_questions_there_is_nothing_to_do() -> None:
 def test_evidence_is_known_where_its_region_was_annotated(training: ImageLevelTraining) -> None:
     target = torch.zeros(3, 3, 4, 4, dtype=torch.bool)
     target[0, 1, 2, 2] = True
-    evidence = training.known_evidence(target, ANNOTATED)
+    for epoch, in_training in ((0, True), (9, True), (50, False)):
+        evidence = training.known_evidence(target, ANNOTATED, epoch=epoch, training=in_training)
+        assert evidence is not None
+        assert torch.equal(evidence.mask[:, 0], target[:, 1])
+        assert evidence.known.tolist() == [[True, False], [False, False], [False, False]]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_after_the_warm_up_a_share_of_the_annotated_evidence_is_hidden_in_training(share: float) -> None:
+    training = ImageLevelTraining(task_set(), replace(SETTINGS, own_evidence=share))
+    evidence = training.known_evidence(
+        torch.zeros(4000, 3, 2, 2, dtype=torch.bool), torch.ones(4000, 3, dtype=torch.bool), epoch=10, training=True
+    )
     assert evidence is not None
-    assert torch.equal(evidence.mask[:, 0], target[:, 1])
-    assert evidence.known.tolist() == [[True, False], [False, False], [False, False]]
+    assert float(evidence.known[:, 0].float().mean()) == pytest.approx(1 - share, abs=0.03)
 
 
 def test_a_conditioned_network_answers_only_for_the_task_of_the_evidence(training: ImageLevelTraining) -> None:

@@ -1,10 +1,10 @@
 """Does the head read texture? Phantoms whose class shows in the fine texture of a liver tumour and in nothing else.
 
-100 training cases, one in five malignant, 30 % of the labels missing; 60 balanced test cases. Rows: the head; the head on
-features it does not shape, whose segmentation is that of a network without a head; the usual head on the bottleneck; a
-linear probe on frozen features; features of the predicted lesion and a logistic regression; a network for the question
-alone. One more arm trains the head where the class goes with the scanner and tests where it does not. Volume and position
-alone must tell nothing.
+100 training cases, one in five malignant, 30 % of the labels missing; 60 balanced test cases. Rows: the head; the head
+on features it does not shape, whose segmentation is that of a network without a head; the usual head on the bottleneck;
+a linear probe on frozen features; features of the predicted lesion and a logistic regression; a network for the
+question alone. One more arm trains the head where the class goes with the scanner and tests where it does not. Volume
+and position alone must tell nothing.
 
 python benchmarks/classification.py --seeds 0 1 2 --out benchmarks/results/classification.json
 

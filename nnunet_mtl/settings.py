@@ -51,8 +51,8 @@ class Settings:
         class_balance: Classes weigh the same in the loss however rare ("inverse"), or each case does ("none").
         class_sampling: The same for the drawing of cases ("balanced"), or no change of `sampling` ("none").
         evidence_crops: Share of the samples that are centred on the evidence of a question, where it was annotated.
-        own_evidence: Share of the training samples in which annotated evidence is not shown to the head, which then reads
-            the network's own as it does in prediction; after the warm-up.
+        own_evidence: Share of the training samples in which annotated evidence is not shown to the head, which then
+            reads the network's own as it does in prediction; after the warm-up.
         half_evidence: Voxels of evidence at which a patch counts half in the loss as much as one full of it.
         class_dropout: Dropout in the classification head.
         class_weight_decay: L2 penalty on the classification head.

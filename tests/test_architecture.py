@@ -35,6 +35,7 @@ ROOMS = (
         "nnunet_mtl._json_nodes",
         "nnunet_mtl._messages",
         "nnunet_mtl.settings",
+        "nnunet_mtl.task_maps",
         "nnunet_mtl.files",
         "nnunet_mtl.findings",
         "nnunet_mtl.errors",

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mtl.demo.answers import Answers
-from nnunet_mtl.demo.figures import answers_figure, bars_figure, curves_figure, overlay_figure, read_upright
+from nnunet_mtl.demo.figures import answers_figure, bars_figure, curves_figure
 from nnunet_mtl.demo.page import Command, Comparison, DiceRow, PageContent, Picture, Section
 from nnunet_mtl.demo.training_log import TrainingCurves
+from nnunet_mtl.evaluation.overlay import overlay_figure, read_upright
 from nnunet_mtl.evaluation.scores import Scores
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 

@@ -11,8 +11,8 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.answers import read_case_answers
 from nnunet_mtl.inference.integrity import file_problem
 from nnunet_mtl.inference.stages import Model
-from nnunet_mtl.inference.task_maps import LabelMap
 from nnunet_mtl.inference.workers import Failure, attempt
+from nnunet_mtl.task_maps import LabelMap
 from nnunet_mtl.tasks import ClassificationTask
 
 ARGUMENTS = "predict_from_raw_data_args.json"

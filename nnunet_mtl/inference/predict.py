@@ -28,8 +28,8 @@ from nnunet_mtl.inference.done import ARGUMENTS, refuse_other_predictions, unfin
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 from nnunet_mtl.inference.request import PredictError, PredictOptions, device_to_use
 from nnunet_mtl.inference.stages import Export, Model, Prepared, export, prepare
-from nnunet_mtl.inference.task_maps import task_maps
 from nnunet_mtl.inference.workers import Failure, Job, Workers, ahead, attempt
+from nnunet_mtl.task_maps import task_maps
 from nnunet_mtl.tasks import ClassificationTask, TaskSet, without_cases
 
 

@@ -17,7 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 
 from nnunet_mtl.inference.answers import CaseAnswer, write_case_answers
 from nnunet_mtl.inference.case_files import CaseFiles, number_of_channels
-from nnunet_mtl.inference.task_maps import LabelMap, region_map
+from nnunet_mtl.task_maps import LabelMap, region_map
 
 # nnU-Net's readers give a slice without a thickness this multiple of its larger pixel edge.
 _NO_THICKNESS = 999

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_mtl.inference.task_maps import region_map, task_maps
+from nnunet_mtl.task_maps import region_map, task_maps
 from nnunet_mtl.tasks import TaskSet
 
 

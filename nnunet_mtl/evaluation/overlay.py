@@ -1,0 +1,140 @@
+"""A slice of an image with regions painted on it, as PNG bytes.
+
+Drawn on `Figure` objects of their own: nothing here reads or changes pyplot's state or needs a display.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from nnunet_mtl.evaluation.plot_style import DPI, png
+
+LabelMap = npt.NDArray[np.integer[Any]]
+Mask = npt.NDArray[np.bool_]
+
+# Okabe and Ito's colours without black, told apart under every common colour blindness and on grey; ordered so that
+# neighbours in a data set's regions (an organ, then its tumour) differ in lightness too.
+_COLOURS = ("#56B4E9", "#D55E00", "#009E73", "#F0E442", "#0072B2", "#E69F00", "#CC79A7")
+
+
+def region_colour(index: int) -> tuple[float, float, float]:
+    """Return the colour of the region with this index as red, green, blue in 0..1; the second seven are lighter."""
+    lightening = 0.55 * (index // len(_COLOURS) % 2)
+    red, green, blue = (channel + (1 - channel) * lightening for channel in to_rgb(_COLOURS[index % len(_COLOURS)]))
+    return red, green, blue
+
+
+def read_upright(path: Path) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
+    """Read an image or a label map for display: patient's front up, patient's right on the left, as radiologists look.
+
+    Returns:
+        The values, (Z, Y, X) or (Y, X), and the spacing in mm in the same order.
+    """
+    image = SimpleITK.ReadImage(str(path))
+    if image.GetDimension() == 3:
+        image = SimpleITK.DICOMOrient(image, "LPS")
+    return SimpleITK.GetArrayFromImage(image), tuple(image.GetSpacing())[::-1]
+
+
+def fullest_slice(masks: Sequence[Mask]) -> int:
+    """Return the index along the first axis of the slice that holds most of the regions.
+
+    Every region weighs the same, however small: a slice with half of a tumour beats one with a third of its organ.
+
+    Args:
+        masks: Regions, (Z, Y, X) each.
+    """
+    shares = [mask.sum(axis=(1, 2)) / mask.sum() for mask in masks if mask.any()]
+    return int(np.argmax(np.sum(shares, axis=0))) if shares else masks[0].shape[0] // 2
+
+
+def overlay_figure(
+    image: npt.NDArray[Any],
+    truth: LabelMap,
+    prediction: LabelMap,
+    regions: Mapping[str, Sequence[int]],
+    *,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    slice_index: int | None = None,
+) -> bytes:
+    """Draw one slice three times: the image, with the truth, with the prediction, and a legend of the regions.
+
+    Args:
+        image: Intensities, (Z, Y, X) or (Y, X).
+        truth: Reference label map of the same shape.
+        prediction: Predicted label map of the same shape.
+        regions: Labels of every region in output order; a later region is painted over an earlier one.
+        spacing_mm: Voxel size in the order of the axes.
+        slice_index: Slice along the first axis; by default the one that holds most of the truth.
+    """
+    volume, true_labels, predicted_labels = (
+        array if array.ndim == 3 else array[None] for array in (image, truth, prediction)
+    )
+    index = fullest_slice(_masks(true_labels, regions)) if slice_index is None else slice_index
+    plane = _windowed(volume[index])
+    aspect = spacing_mm[-2] / spacing_mm[-1]
+    panels = {
+        f"image, slice {index + 1} of {len(volume)}": [],
+        "truth": _masks(true_labels[index], regions),
+        "prediction": _masks(predicted_labels[index], regions),
+    }
+    drawn = sorted({number for masks in panels.values() for number, mask in enumerate(masks) if mask.any()})
+    figure, all_axes = _panels(
+        len(panels), aspect * plane.shape[0] / plane.shape[1], legend_rows=math.ceil(len(drawn) / 5)
+    )
+    for axes, (title, masks) in zip(all_axes, panels.items(), strict=True):
+        axes.imshow(_painted(plane, masks), aspect=aspect, interpolation="nearest")
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
+    if drawn:
+        names = list(regions)
+        patches = [Patch(facecolor=region_colour(number), label=names[number]) for number in drawn]
+        figure.legend(handles=patches, loc="lower center", ncols=min(len(patches), 5), frameon=False, fontsize=9)
+    return png(figure)
+
+
+def _panels(number: int, height_to_width: float, legend_rows: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row of panels, a title's room above and the legend's below (lengths in inches)."""
+    width, title, legend = 3.2, 0.3, 0.12 + 0.22 * legend_rows
+    height = width * min(max(height_to_width, 0.4), 1.6)
+    total = title + height + legend
+    figure = Figure(figsize=(number * (width + 0.1), total), dpi=DPI)
+    grid = figure.add_gridspec(
+        1, number, left=0.01, right=0.99, top=1 - title / total, bottom=legend / total, wspace=0.03
+    )
+    return figure, [figure.add_subplot(grid[0, column]) for column in range(number)]
+
+
+def _windowed(plane: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Map intensities to 0..1 between two percentiles of the slice: a few bright voxels shall not darken the rest."""
+    low, high = (float(value) for value in np.percentile(plane, (1.0, 99.5)))
+    return np.clip((plane.astype(np.float64) - low) / max(high - low, 1e-6), 0.0, 1.0)
+
+
+def _masks(labels: LabelMap, regions: Mapping[str, Sequence[int]]) -> list[Mask]:
+    return [np.isin(labels, list(leaves)) for leaves in regions.values()]
+
+
+def _painted(plane: npt.NDArray[np.float64], masks: Sequence[Mask]) -> npt.NDArray[np.float64]:
+    """Return the slice as (Y, X, 3) with every region tinted and its border drawn in full colour."""
+    painted = np.repeat(plane[..., None], 3, axis=2)
+    for number, mask in enumerate(masks):
+        colour = np.array(region_colour(number))
+        painted[mask] = 0.55 * plane[mask][:, None] + 0.45 * colour
+        painted[_border(mask)] = colour
+    return painted
+
+
+def _border(mask: Mask) -> Mask:
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside

@@ -45,7 +45,8 @@ def _run(seed: int, folder: Path, compare: bool) -> dict[str, Any]:
     words = ["nnunet_mtl", "demo", "--seed", str(seed), "--folder", str(folder), *(["--compare"] if compare else [])]
     subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
     scores = json.loads((folder / "scores.json").read_text())
-    brief = {trainer: {key: table[key] for key in ("mean", "headline", "regions")} for trainer, table in scores.items()}
+    kept = ("mean", "headline", "regions", "answers")
+    brief = {trainer: {key: table[key] for key in kept if key in table} for trainer, table in scores.items()}
     return {"minutes": round((time.monotonic() - start) / 60, 1), "scores": brief}
 
 

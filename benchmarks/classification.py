@@ -14,6 +14,7 @@ With --folder, what is there already is not trained or predicted again: several 
 import argparse
 import csv
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def main() -> None:
     result = {
         "command": f"python benchmarks/classification.py {' '.join(sys.argv[1:])}",
         "commit": _output("git", "rev-parse", "HEAD"),
-        "device": f"{platform.machine()}, {_output('nproc')} CPU cores",
+        "device": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "seeds": seeds,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

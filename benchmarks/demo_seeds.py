@@ -5,6 +5,7 @@ python benchmarks/demo_seeds.py --seeds 0 1 2 --out benchmarks/results/demo.json
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ def main() -> None:
     result = {
         "command": f"python benchmarks/demo_seeds.py {' '.join(sys.argv[1:])}",
         "commit": _output("git", "rev-parse", "HEAD"),
-        "device": f"{platform.machine()}, {_output('nproc')} CPU cores",
+        "device": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "minimum": {trainer: _minimum([run["scores"][trainer] for run in runs.values()]) for trainer in trainers},
         "seeds": runs,
     }

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"nnunet_mtl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _probe, _demo):
+    for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _probe, _evaluate, _demo):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -280,6 +280,46 @@ def _probe(commands: Subparsers) -> None:
     place = "folder of probe.json and probe.csv (probes/MODEL beside the folder of the model in nnUNet_results)"
     parser.add_argument("-o", dest="output", type=Path, **given, help=place)
     parser.add_argument("--export", metavar="NAME", **given, help="make the probe the head of a model with these plans")
+
+
+def _evaluate(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.evaluation.request import EvaluationOptions, run_evaluation
+        from nnunet_mtl.planning.folders import raw_folder
+
+        print(run_evaluation(EvaluationOptions.from_namespace(raw_folder(options.dataset), options), _progress))
+
+    parser = _command(
+        commands, "evaluate", "Score predictions by what was annotated; compare runs. See docs/evaluation.md.", run
+    )
+    _dataset_argument(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-pred", type=Path, metavar="DIR", help="folder of predictions")
+    what.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="folders to compare: predictions or results")
+    parser.add_argument("-ref", type=Path, required=True, metavar="DIR", help="folder of reference label maps")
+    parser.add_argument("-o", dest="output", type=Path, metavar="DIR", help="results; by default beside what is scored")
+    parser.add_argument("-np", dest="n_processes", type=int, default=2, metavar="N", help="cases at once")
+    parser.add_argument("--fully_labelled", action="store_true", help="every region is annotated in every reference")
+    parser.add_argument(
+        "--tolerance", action="extend", nargs="+", default=[], metavar="MM|REGION=MM", help="of NSD (2 mm)"
+    )
+    parser.add_argument("--hd95", choices=("maximum", "pooled"), default="maximum", help="of the directed percentiles")
+    parser.add_argument("--both_empty", choices=("unavailable", "perfect"), default="unavailable", help="metrics then")
+    parser.add_argument("--one_empty", choices=("diagonal", "constant"), default="diagonal", help="distances then")
+    parser.add_argument(
+        "--lesions",
+        nargs="*",
+        metavar="REGION",
+        help="whose components are lesions; by default slots named tumour or lesion",
+    )
+    parser.add_argument("--lesion_share", type=float, default=0.0, help="of a lesion that must be covered to be found")
+    parser.add_argument("--lesion_voxels", type=int, default=1, help="smaller lesions do not count")
+    parser.add_argument("--single_task", type=Path, nargs="+", default=[], metavar="DIR", help="runs the gain is over")
+    parser.add_argument(
+        "--ranking", choices=("aggregate", "rank"), default="aggregate", help="means then ranks, or not"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images, for pictures of worst, median, best case")
+    parser.add_argument("--no_figures", action="store_true", help="tables only")
 
 
 def _demo(commands: Subparsers) -> None:

@@ -15,12 +15,10 @@ from nnunetv2.inference.export_prediction import (
 )
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
+from nnunet_mtl.evaluation.spacing import with_thickness
 from nnunet_mtl.inference.answers import CaseAnswer, write_case_answers
 from nnunet_mtl.inference.case_files import CaseFiles, number_of_channels
 from nnunet_mtl.task_maps import LabelMap, region_map
-
-# nnU-Net's readers give a slice without a thickness this multiple of its larger pixel edge.
-_NO_THICKNESS = 999
 
 
 @dataclass(frozen=True)
@@ -147,10 +145,7 @@ def voxel_volume(spacing_mm: Sequence[float]) -> float:
     Args:
         spacing_mm: As nnU-Net's readers give it, of three axes always.
     """
-    thickness, *edges = (float(edge) for edge in spacing_mm)
-    if np.isclose(thickness, _NO_THICKNESS * max(edges)):
-        thickness = 1.0
-    return thickness * prod(edges)
+    return prod(with_thickness(spacing_mm))
 
 
 def _publish(aside: Path, job: Export, ending: str, answers: Mapping[str, CaseAnswer]) -> None:

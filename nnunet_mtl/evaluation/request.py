@@ -1,0 +1,156 @@
+"""`nnunet_mtl evaluate` as it was typed, checked and carried out."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_mtl._messages import listed, shown
+from nnunet_mtl.evaluation.cases import LabelTable
+from nnunet_mtl.evaluation.empty import EmptyPolicy
+from nnunet_mtl.evaluation.evaluate import Evaluation, EvaluationError, evaluate, evaluate_runs, last_line
+from nnunet_mtl.evaluation.lesions import LesionRule
+from nnunet_mtl.evaluation.ranking import Method
+from nnunet_mtl.evaluation.segmentation import Options
+from nnunet_mtl.tasks import TaskSet, read_dataset_json
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What was asked for.
+
+    Attributes:
+        evaluation: Of every run.
+        folders: One folder of predictions, or the runs to compare.
+        compared: Whether runs are compared.
+        output: Where results are written.
+        single_task: Runs the multi-task gain is over.
+        ranking: How ranks come about.
+    """
+
+    evaluation: Evaluation
+    folders: tuple[Path, ...]
+    compared: bool
+    output: Path
+    single_task: tuple[Path, ...] = ()
+    ranking: Method = "aggregate"
+
+    @classmethod
+    def from_namespace(cls, dataset: Path, options: argparse.Namespace) -> "EvaluationOptions":
+        """Check what was typed.
+
+        Args:
+            dataset: Folder of the data set in `nnUNet_raw`.
+            options: Of the command.
+
+        Raises:
+            UserError: If the data set cannot be read, a folder is not there or an option has no meaning.
+        """
+        path = dataset / "dataset.json"
+        dataset_json = read_dataset_json(path)
+        taskset = TaskSet.from_dataset_json(dataset_json, str(path))
+        compared = options.runs is not None
+        folders = tuple(options.runs if compared else [options.pred])
+        single_task = tuple(options.single_task)
+        images = options.images if options.images is not None else _images_beside(options.ref)
+        for folder in (*folders, *single_task, options.ref, *([options.images] if options.images else [])):
+            if not folder.is_dir():
+                raise EvaluationError(f"{folder}: is no folder; check the path")
+        if compared and len(folders) + len(single_task) < 2:
+            raise EvaluationError("--runs: one run cannot be compared; name two, or --single_task, or use -pred")
+        if single_task and not compared:
+            raise EvaluationError("--single_task: is for comparing; give the multi-task run with --runs")
+        if options.n_processes < 1:
+            raise EvaluationError(f"-np {options.n_processes}: use 1 or more")
+        evaluation = Evaluation(
+            references=options.ref,
+            table=LabelTable(dataset_json, taskset),
+            options=_metric_options(options, taskset),
+            fully_labelled=options.fully_labelled,
+            n_processes=options.n_processes,
+            images=images,
+            figures=not options.no_figures,
+        )
+        output = options.output or (Path("comparison") if compared else folders[0] / "evaluation")
+        return cls(evaluation, folders, compared, output, single_task, options.ranking)
+
+
+def run_evaluation(options: EvaluationOptions, say: Callable[[str], None]) -> str:
+    """Evaluate, or evaluate and compare; return the last line.
+
+    Raises:
+        UserError: If anything is wrong with the input; then nothing of that run is written.
+    """
+    if not options.compared:
+        run = evaluate(options.folders[0], options.output, options.evaluation, say)
+        return last_line(run, options.output)
+    compared = evaluate_runs(
+        options.folders,
+        options.output,
+        options.evaluation,
+        say,
+        single_task=options.single_task,
+        method=options.ranking,
+    )
+    return f"{_headline(compared)}; everything is in {options.output}"
+
+
+def _headline(compared: dict[str, Any]) -> str:
+    parts = []
+    if "ranking" in compared:
+        ranks = compared["ranking"]["ranks"]
+        parts.append("ranks " + ", ".join(f"{name} {ranks[name]:g}" for name in sorted(ranks, key=ranks.__getitem__)))
+    if "gain" in compared:
+        gains = compared["gain"]["runs"]
+        parts.append("gain " + ", ".join(f"{name} {100 * gain['delta']:+.1f} %" for name, gain in gains.items()))
+    return "; ".join(parts)
+
+
+def _images_beside(references: Path) -> Path | None:
+    """Return nnU-Net's folder of the images that belong to labelsTs or labelsTr."""
+    images = references.parent / references.name.replace("labels", "images")
+    return images if references.name.startswith("labels") and images.is_dir() else None
+
+
+def _metric_options(options: argparse.Namespace, taskset: TaskSet) -> Options:
+    default, tolerances = _tolerances(options.tolerance, taskset.regions)
+    lesions = options.lesions
+    if lesions is None:
+        lesions = [
+            region
+            for task in taskset.tasks
+            for region, slot in zip(task.regions, task.slots, strict=True)
+            if "tumour" in slot or "tumor" in slot or "lesion" in slot
+        ]
+    _require_regions("--lesions", lesions, taskset.regions)
+    return Options(
+        tolerance_mm=default,
+        tolerances_mm=tolerances,
+        hd_rule=options.hd95,
+        empty=EmptyPolicy(options.both_empty, options.one_empty),
+        lesion_regions=frozenset(lesions),
+        lesion_rule=LesionRule(options.lesion_share, options.lesion_voxels),
+    )
+
+
+def _tolerances(texts: Sequence[str], regions: Sequence[str]) -> tuple[float, dict[str, float]]:
+    default, of_region = Options.tolerance_mm, {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise EvaluationError(f"--tolerance {shown(text)}: must be a number of mm, or REGION=MM") from None
+        if equals:
+            of_region[name] = value
+        else:
+            default = value
+    _require_regions("--tolerance", list(of_region), regions)
+    return default, of_region
+
+
+def _require_regions(word: str, names: Sequence[str], regions: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in regions]
+    if unknown:
+        raise EvaluationError(f"{word}: {listed(unknown)} is no region; there are {listed(regions)}")

@@ -1,0 +1,151 @@
+"""The table of the TGNet paper: a row per run; tasks, their organ and their tumour, Dice and HD95 as columns; averages.
+
+Shape of Table 1 of Wu, Pang and Sowmya, "TGNet: A Task-Guided Network Architecture for Multi-Organ and Tumour
+Segmentation from Partially Labelled Datasets", ISBI 2022. Distances here are in mm; the paper's are not, and must not
+stand beside them.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MISSING = "n/a"
+
+
+class Column(NamedTuple):
+    """What stands in a column.
+
+    Attributes:
+        task: Name of the task; "average" for the mean over the tasks.
+        part: Slot of the region in its task, such as organ or tumour.
+        metric: Key of the metric, as in `cases.csv`.
+        title: How the metric is headed.
+        scale: What values are multiplied with: 100 for per cent.
+        digits: After the point.
+    """
+
+    task: str
+    part: str
+    metric: str
+    title: str
+    scale: float
+    digits: int
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Mean metrics of some runs on the same cases.
+
+    Attributes:
+        columns: What stands where.
+        rows: For each run one value a column; NaN where there is none.
+    """
+
+    columns: tuple[Column, ...]
+    rows: Mapping[str, tuple[float, ...]]
+
+    def markdown(self) -> str:
+        """Return the table for a README, the best value of a column in bold where there are several runs."""
+        head = ["run", *(" ".join(filter(None, column[:2])) + f" {column.title}" for column in self.columns)]
+        lines = [head, ["---", *["---:"] * len(self.columns)]]
+        for name, texts in self._texts("**{}**"):
+            lines.append([name.replace("|", r"\|"), *texts])
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def latex(self) -> str:
+        """Return the table for a paper; it needs the package booktabs."""
+        lines = [rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}", r"\toprule"]
+        for attribute in ("task", "part"):
+            lines.append(f"{self._spans(attribute)} \\\\")
+        lines.append(" & ".join(["run", *(_escaped(column.title) for column in self.columns)]) + r" \\")
+        lines.append(r"\midrule")
+        for name, texts in self._texts(r"\textbf{{{}}}"):
+            lines.append(" & ".join([_escaped(name), *texts]) + r" \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+    def _spans(self, attribute: str) -> str:
+        """Return a line of the head in which equal neighbours share a cell."""
+        cells: list[tuple[object, str, int]] = []
+        for column in self.columns:
+            key = (column.task, column.part) if attribute == "part" else column.task
+            if cells and cells[-1][0] == key:
+                cells[-1] = (key, cells[-1][1], cells[-1][2] + 1)
+            else:
+                cells.append((key, getattr(column, attribute), 1))
+        return "".join(rf" & \multicolumn{{{width}}}{{c}}{{{_escaped(text)}}}" for _, text, width in cells).lstrip()
+
+    def _texts(self, best: str) -> Iterator[tuple[str, list[str]]]:
+        winners = [_best([values[i] for values in self.rows.values()], column) for i, column in enumerate(self.columns)]
+        for name, values in self.rows.items():
+            texts = []
+            for value, column, winner in zip(values, self.columns, winners, strict=True):
+                text = MISSING if math.isnan(value) else f"{value * column.scale:.{column.digits}f}"
+                texts.append(best.format(text) if len(self.rows) > 1 and value == winner else text)
+            yield name, texts
+
+
+METRICS_OF_TABLE = ("dice", "hd95_mm")
+# Higher Dice and lower distances are better.
+_METRICS = (("dice", "Dice", 100.0, 2), ("hd95_mm", "HD95 (mm)", 1.0, 2))
+_HIGHER_IS_BETTER = {"dice"}
+
+
+def result_table(
+    means: Mapping[str, Mapping[str, Mapping[str, float]]], tasks: Mapping[str, Mapping[str, str]]
+) -> ResultTable:
+    """Arrange mean metrics in the shape of the paper's table.
+
+    An average is the mean over the regions that have a value, so that it is of the same regions for every run only if
+    all runs have them; a run without one of the regions another has gets no average.
+
+    Args:
+        means: By run, region and metric; what is not there is missing.
+        tasks: By task, its regions with the slot each uses.
+    """
+    regions = [(task, slot, region) for task, slots in tasks.items() for region, slot in slots.items()]
+    columns: list[Column] = []
+    picked: list[tuple[str, ...]] = []
+    for task, slot, region in regions:
+        for metric, title, scale, digits in _METRICS:
+            columns.append(
+                Column(task, slot if len(tasks[task]) > 1 or slot != task else "", metric, title, scale, digits)
+            )
+            picked.append((region,))
+    scored = [
+        region
+        for _, _, region in regions
+        if any(_value(of_run, region, "dice") is not None for of_run in means.values())
+    ]
+    for metric, title, scale, digits in _METRICS:
+        columns.append(Column("average", "", metric, title, scale, digits))
+        picked.append(tuple(scored))
+    rows = {
+        run: tuple(
+            _mean([_value(of_run, region, column.metric) for region in names])
+            for column, names in zip(columns, picked, strict=True)
+        )
+        for run, of_run in means.items()
+    }
+    return ResultTable(tuple(columns), rows)
+
+
+def _value(of_run: Mapping[str, Mapping[str, float]], region: str, metric: str) -> float | None:
+    value = of_run.get(region, {}).get(metric)
+    return None if value is None or math.isnan(value) else value
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present and len(present) == len(values) else math.nan
+
+
+def _best(values: Sequence[float], column: Column) -> float:
+    present = [value for value in values if not math.isnan(value)]
+    if not present:
+        return math.nan
+    return max(present) if column.metric in _HIGHER_IS_BETTER else min(present)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)

@@ -1,0 +1,69 @@
+import json
+import math
+
+import pytest
+
+from nnunet_mtl.evaluation.case_scores import RegionScores
+from nnunet_mtl.evaluation.comparison import ComparisonError, compare_runs
+from nnunet_mtl.evaluation.multitask_gain import GainError
+from nnunet_mtl.evaluation.overlap import Overlap
+from nnunet_mtl.evaluation.run_scores import RunScores
+from nnunet_mtl.evaluation.segmentation import METRICS
+
+CASES = [f"case_{number}" for number in range(8)]
+
+
+def run_with(cases=CASES, regions=("liver", "spleen"), **metrics):
+    """A run whose metrics are functions of the case's number."""
+    return RunScores(
+        tuple(
+            RegionScores(
+                case,
+                region,
+                region,
+                {**dict.fromkeys(METRICS, math.nan), **{name: of(n) for name, of in metrics.items()}},
+                Overlap(1, 1, 1),
+            )
+            for n, case in enumerate(cases)
+            for region in regions
+        )
+    )
+
+
+GOOD = run_with(dice=lambda n: 0.8 + 0.01 * n, hd95_mm=lambda n: 2.0 + n)
+BAD = run_with(dice=lambda n: 0.7 + 0.012 * n, hd95_mm=lambda n: 5.0 + n)
+
+
+def test_paired_tests_are_corrected_over_all_pairs_metrics_and_regions():
+    result = compare_runs({"good": GOOD, "bad": BAD})
+    json.dumps(result, allow_nan=False)
+    tests = {(one["region"], one["metric"]): one for one in result["tests"]["comparisons"]}
+    assert set(tests) == {(region, metric) for region in ("liver", "spleen") for metric in ("dice", "hd95_mm", "nsd")}
+    dice = tests["liver", "dice"]
+    assert (dice["first"], dice["second"]) == ("good", "bad")
+    assert dice["difference"]["value"] == pytest.approx(0.1 - 0.002 * 3.5)
+    assert dice["p_value"] == pytest.approx(2 / 2**8)  # all eight differences of one sign
+    assert dice["p_holm"] == pytest.approx(4 * 2 / 2**8)  # of four tests that could be made
+    assert tests["liver", "nsd"]["p_value"] is None
+
+
+def test_ranks_respect_the_direction_of_a_metric():
+    ranking = compare_runs({"bad": BAD, "good": GOOD})["ranking"]
+    assert ranking["ranks"] == {"bad": 2.0, "good": 1.0}
+    assert ranking["of_metric"]["liver hd95_mm"] == {"bad": 2.0, "good": 1.0}
+    assert ranking["stability"]["distribution"]["good"] == {"1": 1.0}
+
+
+def test_the_gain_over_single_task_runs_by_hand():
+    one, other = (run_with(regions=(region,), dice=lambda n: 0.4) for region in ("liver", "spleen"))
+    gain = compare_runs({"ours": run_with(dice=lambda n: 0.5)}, [one, other])["gain"]
+    assert gain["runs"]["ours"]["delta"] == pytest.approx(0.25)
+    with pytest.raises(GainError, match="spleen"):
+        compare_runs({"ours": GOOD}, [one])
+
+
+def test_other_cases_cannot_be_compared():
+    with pytest.raises(ComparisonError, match="bad lacks case_7"):
+        compare_runs({"good": GOOD, "bad": run_with(CASES[:7], dice=lambda n: 0.5)})
+    with pytest.raises(ComparisonError, match="no region in common"):
+        compare_runs({"good": GOOD, "bad": run_with(regions=("kidney",), dice=lambda n: 0.5)})

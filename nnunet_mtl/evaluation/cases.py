@@ -91,7 +91,7 @@ class RegionMasks(NamedTuple):
 
 
 def find_pairs(
-    predictions: Path, references: Path, table: LabelTable, *, fully_labelled: bool = False
+    predictions: Path, references: Path, table: LabelTable, *, fully_labelled: bool = False, parts: int = 1
 ) -> tuple[list[Pair], list[str]]:
     """Find the prediction of every reference.
 
@@ -103,6 +103,7 @@ def find_pairs(
         references: Folder of label maps with the labels of the data set.
         table: Of the data set.
         fully_labelled: Whether every region is annotated in every reference.
+        parts: Only every `parts`-th reference counts, from the first on: nnU-Net's `-num_parts` with `-part_id 0`.
 
     Returns:
         The pairs, and the problems: a line for every case that cannot be compared.
@@ -112,7 +113,7 @@ def find_pairs(
         TaskSetError: If the `dataset.json` beside the references cannot be read.
     """
     ending = table.file_ending
-    cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))
+    cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))[::parts]
     if not cases:
         raise CasesError(f"{references}: expected references named *{ending} and found none; check -ref")
     known = case_table(references, table.taskset)
@@ -253,8 +254,8 @@ def _value_problems(path: Path, labels: Labels, known: set[Any]) -> list[str]:
     )
     if any(value != int(value) for value in strange):
         return [f"{path} is a float image and no label map: it holds {shown}; give the exported labels"]
-    labels = listed(str(int(value)) for value in sorted(known))
-    return [f"{path} holds {shown}, not among the labels {labels}; give maps of this data set"]
+    names = listed(str(int(value)) for value in sorted(known))
+    return [f"{path} holds {shown}, not among the labels {names}; give maps of this data set"]
 
 
 def _is_float(path: Path) -> bool:

@@ -7,25 +7,15 @@ probabilities.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.evaluation.cases import LabelTable, find_pairs, problems_of, refuse, region_masks
+from nnunet_mtl.evaluation.overlap import Overlap
 from nnunet_mtl.tasks import TaskSet
-
-# Headers store coordinates as 32-bit floats: a slice at -777.5 mm comes back to within a ten-thousandth of that.
-_TOLERANCE_MM = 1e-3
-
-
-class ScoresError(UserError):
-    """Predictions and references cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -111,99 +101,37 @@ def dice_table(
         The scores of every case.
 
     Raises:
-        ScoresError: If there is no reference, or if predictions are missing or lie on another grid (naming every one).
-        TaskSetError: If a case is not in the task set and `fully_labelled` is false.
+        CasesError: If there is no reference, or naming every case that cannot be scored.
     """
-    ending = str(dataset_json["file_ending"])
-    cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))[::parts]
-    if not cases:
-        raise ScoresError(f"{references}: expected references named *{ending} and found none")
-    missing = [case for case in cases if not (predictions / f"{case}{ending}").is_file()]
-    if missing:
-        raise ScoresError(
-            f"{predictions}: no prediction for {', '.join(missing)}; predict these cases, then score again"
-        )
-    reader = determine_reader_writer_from_dataset_json(dict(dataset_json), verbose=False)()
-    scored, displaced = {}, []
-    for case in cases:
-        prediction, of_prediction = reader.read_seg(str(predictions / f"{case}{ending}"))
-        reference, of_reference = reader.read_seg(str(references / f"{case}{ending}"))
-        difference = _grid_difference(prediction, of_prediction, reference, of_reference)
-        if difference:
-            displaced.append(f"{case} ({difference})")
-            continue
-        annotated = [True] * len(taskset.regions) if fully_labelled else taskset.annotated(case)
-        scored[case] = _case_dice(prediction, reference, taskset, annotated)
-    if displaced:
-        raise ScoresError(
-            f"{predictions}: not on the grid of the reference: {', '.join(displaced)}; predict from the images that "
-            f"the references in {references} were drawn on"
-        )
-    return Scores(cases=scored, tasks=_regions_by_task(taskset), slots=_regions_by_slot(taskset))
+    table = LabelTable(dataset_json, taskset)
+    pairs, problems = find_pairs(predictions, references, table, fully_labelled=fully_labelled, parts=parts)
+    refuse([*problems, *chain.from_iterable(problems_of(pair, table) for pair in pairs)])
+    scored = {
+        pair.case: {
+            taskset.regions[masks.region]: Overlap.of(masks.prediction, masks.reference).dice
+            for masks in region_masks(pair, table)
+        }
+        for pair in pairs
+    }
+    return Scores(cases=scored, tasks=_regions_by_task(table), slots=_regions_by_slot(table))
 
 
-def _case_dice(
-    prediction: npt.NDArray[np.float32],
-    reference: npt.NDArray[np.float32],
-    taskset: TaskSet,
-    annotated: Sequence[bool],
-) -> dict[str, float]:
-    ignored = None if taskset.ignore_label is None else reference == taskset.ignore_label
-    dice = {}
-    for index in _scored_regions(taskset):
-        if annotated[index]:
-            masks = (
-                region_or_label_to_mask(labels, taskset.region_labels[index]) for labels in (reference, prediction)
-            )
-            true_positive, false_positive, false_negative, _ = (int(n) for n in compute_tp_fp_fn_tn(*masks, ignored))
-            total = 2 * true_positive + false_positive + false_negative
-            dice[taskset.regions[index]] = 2 * true_positive / total if total else math.nan
-    return dice
-
-
-def _scored_regions(taskset: TaskSet) -> list[int]:
-    """Return the indices of the regions that are not background, which is an output of its own without regions."""
-    return [index for index, labels in enumerate(taskset.region_labels) if tuple(labels) != (0,)]
-
-
-def _regions_by_task(taskset: TaskSet) -> dict[str, tuple[str, ...]]:
+def _regions_by_task(table: LabelTable) -> dict[str, tuple[str, ...]]:
+    taskset = table.taskset
     names: dict[str, tuple[str, ...]] = {}
-    for index in _scored_regions(taskset):
+    for index in table.regions:
         task = taskset.tasks[taskset.task_of_region[index]].name
         names[task] = (*names.get(task, ()), taskset.regions[index])
     return names
 
 
-def _regions_by_slot(taskset: TaskSet) -> dict[str, tuple[str, ...]]:
+def _regions_by_slot(table: LabelTable) -> dict[str, tuple[str, ...]]:
+    taskset = table.taskset
     names: dict[str, tuple[str, ...]] = {}
-    for index in _scored_regions(taskset):
+    for index in table.regions:
         slot = taskset.slot_names[taskset.slot_of_region[index]]
         names[slot] = (*names.get(slot, ()), taskset.regions[index])
     return names
-
-
-def _grid_difference(
-    prediction: npt.NDArray[np.float32],
-    of_prediction: Mapping[str, Any],
-    reference: npt.NDArray[np.float32],
-    of_reference: Mapping[str, Any],
-) -> str:
-    """Say where two label maps' grids differ, in words; empty where they do not."""
-    if prediction.shape != reference.shape:
-        return f"{prediction.shape[1:]} voxels against {reference.shape[1:]}"
-    # Of nnU-Net's readers only SimpleITK's gives origin and direction; the others give the spacing.
-    pairs = [("spacing", of_prediction["spacing"], of_reference["spacing"])]
-    if "sitk_stuff" in of_prediction:
-        for key in ("origin", "direction"):
-            pairs.append((key, of_prediction["sitk_stuff"][key], of_reference["sitk_stuff"][key]))
-    for name, found, expected in pairs:
-        if not np.allclose(found, expected, rtol=0, atol=_TOLERANCE_MM):
-            return f"{name} {_rounded(found)} against {_rounded(expected)}"
-    return ""
-
-
-def _rounded(numbers: Iterable[float]) -> str:
-    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"
 
 
 def _mean(numbers: Iterable[float]) -> float:

@@ -1,0 +1,94 @@
+"""What the metrics of a case are where a mask is empty: one explicit rule for all of them.
+
+Libraries differ here more than anywhere else, and where organs are missed it decides the averages. The papers behind
+this package set a constant: the diagonal of a BraTS image of 240 x 240 x 155 voxels of 1 mm.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from nnunet_mtl.errors import UserError
+
+Both = Literal["unavailable", "perfect"]
+One = Literal["diagonal", "constant"]
+
+PAPERS_DISTANCE_MM = math.hypot(240, 240, 155)
+
+# Best value of each metric, and its value without any overlap; None is a distance.
+_BEST_AND_WORST: dict[str, tuple[float, float | None]] = {
+    "dice": (1.0, 0.0),
+    "hd95_mm": (0.0, None),
+    "nsd": (1.0, 0.0),
+    "assd_mm": (0.0, None),
+    "mssd_mm": (0.0, None),
+    "voe": (0.0, 1.0),
+}
+_RELATIVE_VOLUMES = ("rvd", "relative_volume_difference")
+METRICS = (*_BEST_AND_WORST, *_RELATIVE_VOLUMES)
+
+
+class EmptyPolicyError(UserError):
+    """There is no such rule for empty masks."""
+
+
+@dataclass(frozen=True)
+class EmptyPolicy:
+    """The rule for empty masks.
+
+    Attributes:
+        both: Where neither mask holds anything, metrics are not available ("unavailable"), so that the case does not
+            count, or the best there is ("perfect").
+        one: Where only one mask holds something, Dice and NSD are 0, VOE is 1, and distances are the diagonal of the
+            image in mm ("diagonal") or `PAPERS_DISTANCE_MM` whatever the image ("constant"). Relative volumes are -1
+            and 1 without a prediction, and not available without a reference.
+
+    Raises:
+        EmptyPolicyError: If one of them is none of its values.
+    """
+
+    both: Both = "unavailable"
+    one: One = "diagonal"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("both", self.both, get_args(Both)), ("one", self.one, get_args(One))):
+            if value not in known:
+                raise EmptyPolicyError(f"empty masks: {name}={value!r}; use {' or '.join(known)}")
+
+    def describe(self) -> str:
+        """Return the rule in one line."""
+        both = {"unavailable": "not available", "perfect": "perfect"}[self.both]
+        distance = {
+            "diagonal": "the image diagonal in mm",
+            "constant": f"{PAPERS_DISTANCE_MM:.2f} mm",
+        }[self.one]
+        return (
+            f"empty masks: both empty, {both}; one empty, overlaps 0 and distances {distance}; "
+            "no reference, relative volumes not available"
+        )
+
+    def metrics(
+        self, *, prediction_empty: bool, reference_empty: bool, image_size_mm: Sequence[float]
+    ) -> dict[str, float] | None:
+        """Return the metrics of a pair of which a mask is empty; None where none is.
+
+        Args:
+            prediction_empty: Whether the prediction holds no voxel.
+            reference_empty: Whether the reference holds no voxel.
+            image_size_mm: Extent of the whole image along each axis.
+
+        Returns:
+            Every metric of `METRICS`, NaN where it is not available.
+        """
+        if not (prediction_empty or reference_empty):
+            return None
+        if prediction_empty and reference_empty:
+            if self.both == "unavailable":
+                return dict.fromkeys(METRICS, math.nan)
+            best = {name: value for name, (value, _) in _BEST_AND_WORST.items()}
+            return best | dict.fromkeys(_RELATIVE_VOLUMES, 0.0)
+        distance = math.hypot(*image_size_mm) if self.one == "diagonal" else PAPERS_DISTANCE_MM
+        worst = {name: distance if value is None else value for name, (_, value) in _BEST_AND_WORST.items()}
+        rvd = math.nan if reference_empty else -1.0
+        return worst | {"rvd": rvd, "relative_volume_difference": abs(rvd)}

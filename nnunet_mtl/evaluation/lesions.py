@@ -1,0 +1,129 @@
+"""Which lesions of a reference were found, and which predicted ones are none: connected components of masks."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import generate_binary_structure, label
+
+from nnunet_mtl.errors import UserError
+from nnunet_mtl.evaluation.surface import union_box
+
+Connectivity = Literal["full", "faces"]
+Mask = NDArray[np.bool_]
+
+
+class LesionRuleError(UserError):
+    """There is no such rule for counting lesions."""
+
+
+@dataclass(frozen=True)
+class LesionRule:
+    """When voxels are one lesion, and when a lesion is found.
+
+    The scoring of LiTS merges lesions that touch the same prediction and asks for an intersection over union of one
+    half. It speaks about outlines as much as about detection, so here a lesion is found by any overlap; `min_share`
+    asks for more.
+
+    Attributes:
+        min_share: A reference lesion is found if one predicted lesion covers this share of its voxels, 0 to 1, and at
+            least one voxel.
+        min_voxels: Smaller lesions do not count: in the reference they are neither found nor missed, predicted they
+            neither find nor are false.
+        connectivity: "full", voxels that share a corner are one lesion (26 neighbours, 8 in a slice); "faces", those
+            that share a face (6, 4).
+
+    Raises:
+        LesionRuleError: If a value is out of range.
+    """
+
+    min_share: float = 0.0
+    min_voxels: int = 1
+    connectivity: Connectivity = "full"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_share <= 1:
+            raise LesionRuleError(f"lesions: min_share={self.min_share!r}; use a number from 0 to 1")
+        if self.min_voxels < 1:
+            raise LesionRuleError(f"lesions: min_voxels={self.min_voxels!r}; use 1 or more")
+        if self.connectivity not in get_args(Connectivity):
+            raise LesionRuleError(f"lesions: connectivity={self.connectivity!r}; use full or faces")
+
+    def describe(self) -> str:
+        """Return the rule in one line."""
+        share = f"{self.min_share:.0%} of it" if self.min_share else "a voxel of it"
+        touch = {"full": "corners", "faces": "faces"}[self.connectivity]
+        return (
+            f"lesions: connected by {touch}, of {self.min_voxels} voxels or more; found if one predicted lesion covers "
+            f"{share}; false positive if it touches no reference"
+        )
+
+
+@dataclass(frozen=True)
+class LesionCounts:
+    """Lesions of a case; those of several cases add up.
+
+    Attributes:
+        reference: Lesions of the reference.
+        found: Those of them that were found.
+        false_positives: Predicted lesions that share no voxel with the reference.
+    """
+
+    reference: int
+    found: int
+    false_positives: int
+
+    def __add__(self, other: "LesionCounts") -> "LesionCounts":
+        return LesionCounts(
+            self.reference + other.reference, self.found + other.found, self.false_positives + other.false_positives
+        )
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the reference's lesions that were found, 0 to 1; NaN where there are none."""
+        return self.found / self.reference if self.reference else math.nan
+
+
+def summed(counts: Iterable[LesionCounts]) -> LesionCounts:
+    """Add up the counts of cases; its sensitivity is the pooled one, in which every lesion weighs the same."""
+    return sum(counts, LesionCounts(0, 0, 0))
+
+
+def count_lesions(prediction: Mask, reference: Mask, rule: LesionRule) -> LesionCounts:
+    """Count the lesions of a case, 2D or 3D.
+
+    A predicted lesion that overlaps the reference by less than `min_share` is neither a find nor a false positive.
+
+    Args:
+        prediction: Predicted mask, (Y, X) or (Z, Y, X).
+        reference: Mask of the same shape.
+        rule: What is a lesion, and what is found.
+    """
+    box = union_box(prediction, reference)
+    prediction, reference = prediction[box], reference[box]
+    lesions, sizes = _components(reference, rule)
+    predicted, predicted_sizes = _components(prediction, rule)
+    common = prediction & reference
+    # Every pair of lesions that overlap, as one number, and the voxels that they share.
+    pairs, voxels = np.unique(lesions[common] * len(predicted_sizes) + predicted[common], return_counts=True)
+    of_reference, of_prediction = np.divmod(pairs, len(predicted_sizes))
+    counts, predicted_counts = sizes >= rule.min_voxels, predicted_sizes >= rule.min_voxels
+    # 0.07 of 100 voxels is a little more than 7 in floating point.
+    covers = voxels >= rule.min_share * sizes[of_reference] - 1e-9
+    finds = predicted_counts[of_prediction] & covers
+    predicted_counts[of_prediction] = False
+    return LesionCounts(
+        reference=int(counts.sum()),
+        found=int(counts[np.unique(of_reference[finds])].sum()),
+        false_positives=int(predicted_counts.sum()),
+    )
+
+
+def _components(mask: Mask, rule: LesionRule) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the number of each voxel's component, 0 outside, and the voxels of each component; 0 has none."""
+    rank = mask.ndim if rule.connectivity == "full" else 1
+    numbers, count = label(mask, generate_binary_structure(mask.ndim, rank), output=np.int64)
+    return numbers, np.bincount(numbers[mask], minlength=count + 1)

@@ -102,6 +102,7 @@ def test_numbers_of_numpy_1_are_read(model_folder: Path, tmp_path: Path) -> None
 # ---- what nnU-Net's own trainers write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["nnUNetTrainer", "nnUNetTrainerMTLAttention"])
 def test_checkpoints_of_real_trainers_are_read(
     prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: str

@@ -291,6 +291,7 @@ def two_processes(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_two_processes_train_as_one_on_the_union(two_processes, scenario):
     expected, expected_gradients = run_scenario(make_network(), scenario, slice(0, N_SAMPLES))

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="how often ours are timed")
     parser.add_argument("--out", type=Path, required=True, help="JSON file that is written")
     options = parser.parse_args()
+    commit = _output("git", "rev-parse", "HEAD")
     monai = monai_metrics()
     rows = []
     for name, masks in pairs(options.size).items():
@@ -52,8 +53,8 @@ def main() -> None:
     slowest = max(row["seconds"] for row in rows)
     result = {
         "command": f"python benchmarks/metrics.py {' '.join(sys.argv[1:])}",
-        "commit": _output("git", "rev-parse", "HEAD"),
-        "device": f"{platform.machine()}, one of {_output('nproc')} CPU cores",
+        "commit": commit,
+        "device": f"{platform.machine()}, one of {os.cpu_count()} CPU cores",
         "load": [round(load, 1) for load in os.getloadavg()],
         "versions": {name: version(name) for name in ("numpy", "scipy", *(["monai"] if monai else []))},
         "limit_seconds": LIMIT_SECONDS,

@@ -54,7 +54,7 @@ PHANTOM = Recipe(
     # Without mirroring: mirrored bodies are a harder task than these minutes allow.
     settings={
         **_SHORT,
-        "epochs": 24,
+        "epochs": 20,
         "iterations": 125,
         "val_iterations": 6,
         "mirroring": False,

@@ -27,7 +27,7 @@ Answers = dict[str, dict[str, Tensor]]
 def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
     """Answer the questions for preprocessed cases with the network as it is, without mirroring.
 
-    Under DDP every rank takes its share and gets all answers.
+    Tasks that own no question's evidence are not run: nothing is segmented here. Under DDP every rank takes its share and gets all answers.
 
     Args:
         trainer: A `MultiTaskTrainer`; its network is put into evaluation mode and back.
@@ -52,7 +52,7 @@ def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
         None,
     )
     answers: Answers = {}
-    with _evaluating(trainer):
+    with _evaluating(trainer), _only_evidence(trainer):
         for case, image in _images(trainer, _share(trainer, cases)):
             predictor.predict_sliding_window_return_logits(image)
             answers[case] = predictor.probabilities()
@@ -126,6 +126,18 @@ def _evaluating(trainer: Any) -> Iterator[None]:
     finally:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
         trainer.network.train()
+
+
+@contextmanager
+def _only_evidence(trainer: Any) -> Iterator[None]:
+    network = trainer.bare_network
+    everything = range(len(trainer.tasks.tasks))
+    owners = {question["task"] for question in network.classification.questions} - {-1}
+    network.select_tasks(sorted(owners) or [0])
+    try:
+        yield
+    finally:
+        network.select_tasks(everything)
 
 
 def _images(trainer: Any, cases: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

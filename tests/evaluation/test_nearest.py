@@ -39,8 +39,6 @@ def way(request, monkeypatch):
     monkeypatch.setattr(nearest, "_PER_VOXEL_TRANSFORMED", seconds.get(request.param, 80e-9))
     if request.param == "tree then transform":
         monkeypatch.setattr(nearest, "_NEAR_VOXELS", 2)
-        monkeypatch.setattr(nearest, "_VISITS", 1e4)
-        monkeypatch.setattr(nearest, "_PER_VISIT", 1e-11)
         monkeypatch.setattr(nearest, "_PER_TARGET", 0.0)
     return request.param
 

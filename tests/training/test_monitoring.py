@@ -56,6 +56,26 @@ def test_cases_are_answered_as_by_the_predictor_and_training_goes_on(trainer: An
     assert trainer.network.decoder.deep_supervision
 
 
+def test_answers_for_cases_cost_the_passes_of_their_evidence_and_are_the_same(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(trainer)
+    decoded: list[int] = []
+    trainer.network.decoder.transpconvs[0].register_forward_hook(lambda *_: decoded.append(1))
+    few = answer_cases(trainer, CASES[:1])
+    n_few = len(decoded)
+    monkeypatch.setattr(type(trainer.network), "select_tasks", lambda *_: None)
+    every = answer_cases(trainer, CASES[:1])
+    assert len(trainer.tasks.tasks) == (len(decoded) - n_few) / n_few
+    for name, values in few[CASES[0]].items():
+        torch.testing.assert_close(values, every[CASES[0]][name])
+
+
+def test_after_answers_for_cases_every_task_is_predicted_again(trainer: Any) -> None:
+    answer_cases(trainer, CASES[:1])
+    assert trainer.network.passes.selected == list(range(len(trainer.tasks.tasks)))
+
+
 def test_every_metric_is_logged_once_per_epoch_and_cases_when_they_are_due(trainer: Any) -> None:
     trainer.settings.__dict__["class_every"] = 2
     trainer.num_epochs = 5

@@ -27,7 +27,8 @@ Answers = dict[str, dict[str, Tensor]]
 def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
     """Answer the questions for preprocessed cases with the network as it is, without mirroring.
 
-    Tasks that own no question's evidence are not run: nothing is segmented here. Under DDP every rank takes its share and gets all answers.
+    Tasks that own no question's evidence are not run: nothing is segmented here. Under DDP every rank takes its share
+    and gets all answers.
 
     Args:
         trainer: A `MultiTaskTrainer`; its network is put into evaluation mode and back.

@@ -20,12 +20,11 @@ from scipy.spatial import cKDTree
 # per voxel of the two sets: the tree would have cost as much by then.
 _STEPS = 3
 _LOOKS_PER_VOXEL = 20
-# In voxels of the mean size: how far a set is grown by shifts, and how far the tree is asked at first; each time that it
-# is asked again it is so many times further.
+# In voxels of the mean size: how far a set is grown by shifts, and how far the tree is asked at first; each time that
+# it is asked again, so many times further.
 _GROWN_VOXELS = 3
 _NEAR_VOXELS = 8
 _FURTHER = 4
-# So many points are asked ahead of the others.
 # So many points are asked ahead of the others.
 _FEW = 64
 # Seconds on one core, measured on 200^3 voxels; only the quotients matter.

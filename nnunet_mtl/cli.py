@@ -316,7 +316,7 @@ def _evaluate(commands: Subparsers) -> None:
     parser.add_argument("--lesion_voxels", type=int, default=1, help="smaller lesions do not count")
     parser.add_argument("--single_task", type=Path, nargs="+", default=[], metavar="DIR", help="runs the gain is over")
     parser.add_argument(
-        "--ranking", choices=("aggregate", "rank"), default="aggregate", help="means then ranks, or not"
+        "--ranking", choices=("aggregate", "rank"), default="aggregate", help="means then ranks, or ranks then means"
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="images, for pictures of worst, median, best case")
     parser.add_argument("--no_figures", action="store_true", help="tables only")

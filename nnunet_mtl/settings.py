@@ -82,7 +82,7 @@ class Settings:
     class_head: Literal["evidence", "bottleneck"] = "evidence"
     class_weight: float = 0.3
     class_warmup: float = 0.1
-    class_gradient: float = 0.1
+    class_gradient: float = 0.03
     class_draws: float = 0.1
     class_balance: Literal["inverse", "none"] = "inverse"
     class_sampling: Literal["none", "balanced"] = "none"

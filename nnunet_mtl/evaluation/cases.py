@@ -190,11 +190,15 @@ def region_masks(pair: Pair, table: LabelTable) -> Iterator[RegionMasks]:
     if taskset.ignore_label is not None:
         counted = reference.labels != taskset.ignore_label
     own = {label_map.name: label_map for label_map in task_maps(taskset, tuple(pair.own), table.dataset_json)}
+    union: Labels | None = None  # read once, and only if a task needs it
     for number, task in enumerate(taskset.tasks):
         wanted = [i for i in table.regions if taskset.task_of_region[i] == number and pair.annotated[i]]
         if not wanted:
             continue
-        predicted = _require(pair.own.get(task.name, pair.prediction), table).labels
+        if task.name in pair.own:
+            predicted = _require(pair.own[task.name], table).labels
+        else:
+            predicted = union = _require(pair.prediction, table).labels if union is None else union
         for index in wanted:
             values = taskset.region_labels[index]
             of_map = values

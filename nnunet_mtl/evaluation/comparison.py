@@ -12,7 +12,7 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.multitask_gain import multitask_gain
 from nnunet_mtl.evaluation.ranking import Method, rank_runs, rank_stability
 from nnunet_mtl.evaluation.run_scores import RunScores
-from nnunet_mtl.evaluation.segmentation import METRICS
+from nnunet_mtl.evaluation.segmentation import LOWER_IS_BETTER
 from nnunet_mtl.evaluation.statistics import LEAST_PAIRS, ZERO_METHOD, aligned, compare, corrected
 
 # What a challenge ranks by: one that looks at volumes, two that look at borders.
@@ -42,7 +42,8 @@ def compare_runs(
 
     Args:
         runs: By name; at least two, or one with single-task runs.
-        single_task: Runs whose regions together are those of the multi-task runs; of two that have a region, the first.
+        single_task: Runs on the same cases that together predict the regions of the multi-task runs. Each counts for
+            the regions that it predicts anywhere; of two that predict a region, the first.
         method: How ranks come about, see `rank_runs`.
 
     Returns:
@@ -64,7 +65,7 @@ def compare_runs(
             "comparisons": _tests(runs, regions),
         }
         names, tables = list(runs), _tables(runs, regions)
-        lower = {name for name in tables if METRICS[name.split(" ")[-1]].better == "lower"}
+        lower = {name for name in tables if name.split(" ")[-1] in LOWER_IS_BETTER}
         # An empty mask's metric is decided by the policy; what is still missing is a region nobody outlined.
         options: dict[str, Any] = {"method": method, "missing": "drop"}
         result["ranking"] = rank_runs(names, tables, lower, **options).to_mapping()
@@ -83,8 +84,6 @@ def _require_same_cases(runs: Mapping[str, RunScores]) -> None:
     everything = set().union(*(run.cases for run in runs.values()))
     missing = {name: sorted(everything - set(run.cases)) for name, run in runs.items()}
     lacking = {name: cases for name, cases in missing.items() if cases}
-    # A single-task run has the cases in which its task was annotated.
-    lacking = {name: cases for name, cases in lacking.items() if not name.startswith("single-task")}
     if lacking:
         reasons = "; ".join(f"{name} lacks {listed(cases)}" for name, cases in lacking.items())
         raise ComparisonError(f"runs must have the same cases: {reasons}; predict and evaluate these, then compare")
@@ -126,7 +125,8 @@ def _means(run: RunScores) -> dict[str, float]:
 
 
 def _single_task_means(runs: Sequence[RunScores]) -> dict[str, float]:
+    """Return the mean of each region from the first run that predicts it; a region that none predicts is missing."""
     means: dict[str, float] = {}
     for run in runs:
-        means = _means(run) | means
+        means = {region: mean for region, mean in _means(run).items() if run.predicts(region)} | means
     return means

@@ -166,8 +166,14 @@ def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable) -> No
 
 def _run(folder: Path, output: Path, asked: Evaluation, say: Say) -> Run:
     if (folder / CASES_NAME).is_file():
+        summary = _read_summary(folder / SUMMARY_NAME)
+        if summary.get("rules") != list(asked.options.describe()):
+            raise EvaluationError(
+                f"{folder}: was evaluated by other rules (see {SUMMARY_NAME}) than those asked for now; give the same "
+                "options, or the folder of predictions"
+            )
         say(f"{folder}: evaluated before, taken as it is")
-        return Run(RunScores.read(folder / CASES_NAME), summary=_read_summary(folder / SUMMARY_NAME))
+        return Run(RunScores.read(folder / CASES_NAME), summary=summary)
     say(f"{folder}")
     return evaluate(folder, output, asked, say)
 

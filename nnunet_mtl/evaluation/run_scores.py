@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.case_scores import RegionScores
 from nnunet_mtl.evaluation.lesions import LesionCounts
 from nnunet_mtl.evaluation.lesions import summed as summed_lesions
+from nnunet_mtl.evaluation.missing import json_number, mean_of_present
 from nnunet_mtl.evaluation.overlap import Overlap
 from nnunet_mtl.evaluation.overlap import summed as summed_overlaps
 from nnunet_mtl.evaluation.segmentation import METRICS
@@ -57,8 +58,7 @@ class RunScores:
 
     def mean(self, region: str, metric: str) -> float:
         """Return the mean of a metric over the cases that have it; NaN where none has."""
-        present = [value for value in self.values(region, metric).values() if not math.isnan(value)]
-        return sum(present) / len(present) if present else math.nan
+        return mean_of_present(self.values(region, metric).values())
 
     def means(self, metrics: Sequence[str]) -> dict[str, dict[str, float]]:
         """Return the mean of each metric by region."""
@@ -66,9 +66,11 @@ class RunScores:
 
     def mean_of_case(self, case: str, metric: str) -> float:
         """Return the mean of a metric over the regions of a case that have it; NaN where none has."""
-        values = (one.metrics[metric] for one in self.scores if one.case == case)
-        present = [value for value in values if not math.isnan(value)]
-        return sum(present) / len(present) if present else math.nan
+        return mean_of_present(one.metrics[metric] for one in self.scores if one.case == case)
+
+    def predicts(self, region: str) -> bool:
+        """Return whether the region was predicted anywhere: a voxel of it in any case."""
+        return any(one.overlap.prediction for one in self.scores if one.region == region)
 
     def write(self, path: Path) -> None:
         """Write `cases.csv`: a line per case and region, the unit in a metric's name, empty where not available."""
@@ -116,13 +118,19 @@ class RunScores:
         }
         return {
             "cases": len(self.cases),
-            "mean_dice": _json(_mean(dice.values())),
+            "mean_dice": json_number(mean_of_present(dice.values())),
             "tasks": {
-                task.name: {"mean_dice": _json(_mean(dice[region] for region in task.regions if region in dice))}
+                task.name: {
+                    "mean_dice": json_number(mean_of_present(dice[region] for region in task.regions if region in dice))
+                }
                 for task in taskset.tasks
             },
             "slots": {
-                slot: {"mean_dice": _json(_mean(dice[region] for region in dice if slots.get(region) == slot))}
+                slot: {
+                    "mean_dice": json_number(
+                        mean_of_present(dice[region] for region in dice if slots.get(region) == slot)
+                    )
+                }
                 for slot in taskset.slot_names
             },
             "regions": regions,
@@ -164,7 +172,7 @@ def _line(row: Mapping[str, str], path: Path, line: int) -> RegionScores:
 def _pooled(of_region: Sequence[RegionScores]) -> dict[str, Any]:
     """Return what is computed from the counts of all cases together, as LiTS has it."""
     overlap = summed_overlaps(one.overlap for one in of_region)
-    pooled: dict[str, Any] = {"global_dice": _json(overlap.dice), "global_voe": _json(overlap.voe)}
+    pooled: dict[str, Any] = {"global_dice": json_number(overlap.dice), "global_voe": json_number(overlap.voe)}
     names = ("lesions", "lesions_found", "false_positives")
     counted = [[one.metrics[name] for name in names] for one in of_region]
     if counted and not math.isnan(counted[0][0]):
@@ -172,16 +180,7 @@ def _pooled(of_region: Sequence[RegionScores]) -> dict[str, Any]:
         pooled["lesions"] = {
             "reference": lesions.reference,
             "found": lesions.found,
-            "sensitivity": _json(lesions.sensitivity),
+            "sensitivity": json_number(lesions.sensitivity),
             "false_positives_per_case": lesions.false_positives / len(counted),
         }
     return pooled
-
-
-def _mean(values: Iterable[float]) -> float:
-    present = [value for value in values if not math.isnan(value)]
-    return sum(present) / len(present) if present else math.nan
-
-
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mtl.evaluation.cases import LabelTable, find_pairs, problems_of, refuse, region_masks
+from nnunet_mtl.evaluation.missing import json_number, mean_of_present, ranked
 from nnunet_mtl.evaluation.overlap import Overlap
 from nnunet_mtl.tasks import TaskSet
 
@@ -46,29 +47,30 @@ class Scores:
 
         NaN where none of the regions has a Dice in any case.
         """
-        return _mean(_mean(case.get(region, math.nan) for case in self.cases.values()) for region in regions)
+        return mean_of_present(
+            mean_of_present(case.get(region, math.nan) for case in self.cases.values()) for region in regions
+        )
 
     def mean_dice_of_case(self, case: str) -> float:
         """Return the mean over the regions that have a Dice in this case; NaN where none has."""
-        return _mean(self.cases[case].values())
+        return mean_of_present(self.cases[case].values())
 
     def ranked_cases(self) -> list[str]:
         """Return the cases that have a Dice, from the lowest to the highest mean over their regions."""
-        means = {case: self.mean_dice_of_case(case) for case in self.cases}
-        return sorted((case for case in means if not math.isnan(means[case])), key=lambda case: (means[case], case))
+        return ranked({case: self.mean_dice_of_case(case) for case in self.cases})
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as JSON-able values; NaN becomes null, which JSON has."""
         return {
-            "mean": _json_number(self.mean_dice(self.regions)),
-            "tasks": {task: _json_number(self.mean_dice(regions)) for task, regions in self.tasks.items()},
-            "slots": {slot: _json_number(self.mean_dice(regions)) for slot, regions in self.slots.items()},
+            "mean": json_number(self.mean_dice(self.regions)),
+            "tasks": {task: json_number(self.mean_dice(regions)) for task, regions in self.tasks.items()},
+            "slots": {slot: json_number(self.mean_dice(regions)) for slot, regions in self.slots.items()},
             "regions": {
-                region: {"dice": _json_number(self.mean_dice([region])), "cases": self.number_of_cases(region)}
+                region: {"dice": json_number(self.mean_dice([region])), "cases": self.number_of_cases(region)}
                 for region in self.regions
             },
             "cases": {
-                case: {region: _json_number(dice) for region, dice in regions.items()}
+                case: {region: json_number(dice) for region, dice in regions.items()}
                 for case, regions in self.cases.items()
             },
         }
@@ -132,13 +134,3 @@ def _regions_by_slot(table: LabelTable) -> dict[str, tuple[str, ...]]:
         slot = taskset.slot_names[taskset.slot_of_region[index]]
         names[slot] = (*names.get(slot, ()), taskset.regions[index])
     return names
-
-
-def _mean(numbers: Iterable[float]) -> float:
-    """Return the mean of those that are numbers, NaN if none is."""
-    finite = [number for number in numbers if not math.isnan(number)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _json_number(number: float) -> float | None:
-    return None if math.isnan(number) else number

@@ -163,13 +163,6 @@ def measure(
     return SegmentationMetrics({name: values[name] for name in METRICS}, overlap, lesions)
 
 
-def compare(
-    prediction: Mask, reference: Mask, spacing_mm: Sequence[float], options: Options, region: str
-) -> Mapping[str, float]:
-    """Return every metric of `METRICS` by name, NaN where it is not available; see `measure`."""
-    return measure(prediction, reference, spacing_mm, options, region).values
-
-
 def _of_overlap_and_surface(
     prediction: Mask, reference: Mask, spacing_mm: Sequence[float], overlap: Overlap, options: Options, region: str
 ) -> dict[str, float]:

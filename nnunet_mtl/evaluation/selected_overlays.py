@@ -1,22 +1,21 @@
 """Pictures of the worst, the median and the best case: what the mean of a metric looks like."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunet_mtl.evaluation.cases import LabelTable, Pair
+from nnunet_mtl.evaluation.missing import ranked
 from nnunet_mtl.evaluation.overlay import overlay_figure, read_upright
 from nnunet_mtl.evaluation.run_scores import RunScores
 
 
 def select_cases(scores: RunScores, metric: str = "dice") -> dict[str, str]:
     """Return the worst, median and best case by the mean of a metric over their regions; fewer of fewer than three."""
-    means = {case: scores.mean_of_case(case, metric) for case in scores.cases}
-    ranked = sorted((case for case in means if not math.isnan(means[case])), key=lambda case: (means[case], case))
-    if not ranked:
+    order = ranked({case: scores.mean_of_case(case, metric) for case in scores.cases})
+    if not order:
         return {}
-    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    return {rank: case for place, (rank, case) in enumerate(chosen.items()) if place < len(ranked)}
+    chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+    return {rank: case for place, (rank, case) in enumerate(chosen.items()) if place < len(order)}
 
 
 def write_overlays(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from nnunet_mtl.evaluation import cases
 from nnunet_mtl.evaluation.case_scores import check_cases, score_cases
 from nnunet_mtl.evaluation.cases import CasesError, LabelTable, find_pairs, refuse, region_masks
 from nnunet_mtl.evaluation.segmentation import Options
@@ -85,6 +86,16 @@ def test_a_map_of_a_task_of_its_own_is_used_instead_of_the_one_of_all_tasks(fold
     assert check_cases([pair], TABLE, 1) == ([], [])
 
 
+def test_the_map_of_all_tasks_is_read_once_however_many_tasks_need_it(folders, monkeypatch):
+    (pair, _) = two_pairs(folders)
+    reads = []
+    reader = type(cases.determine_reader_writer_from_dataset_json(DESCRIPTION, verbose=False)())
+    read_seg = reader.read_seg
+    monkeypatch.setattr(reader, "read_seg", lambda self, path: reads.append(path) or read_seg(self, path))
+    assert len(masks_of(pair)) == 3
+    assert sorted(reads) == sorted([str(pair.reference), str(pair.prediction)])
+
+
 def test_the_table_beside_the_references_says_what_is_annotated(folders):
     predictions, references = folders
     write(references, "new", [0] * 8)
@@ -158,12 +169,16 @@ def test_no_reference_at_all_is_an_error(folders):
         find_pairs(*folders, TABLE)
 
 
-def test_scores_come_in_the_order_of_cases_and_tasks_in_one_process_or_two(folders):
+def two_pairs(folders):
     predictions, references = folders
     for case in "ab":
         write(references, case, [1, 2, 3, 0, 0, 0, 0, 0])
         write(predictions, case, [1, 1, 3, 3, 0, 0, 0, 0])
-    pairs = pairs_of(folders, fully_labelled=True)
+    return pairs_of(folders, fully_labelled=True)
+
+
+def test_scores_come_in_the_order_of_cases_and_tasks_in_one_process_or_two(folders):
+    pairs = two_pairs(folders)
     scores = score_cases(pairs, TABLE, Options(), 1)
     assert [(one.case, one.task, one.region) for one in scores] == [
         (case, *rest) for case in "ab" for rest in (("liver", "liver"), ("liver", "liver_tumour"), ("vessel", "vessel"))
@@ -174,11 +189,7 @@ def test_scores_come_in_the_order_of_cases_and_tasks_in_one_process_or_two(folde
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(folders):
-    predictions, references = folders
-    for case in "ab":
-        write(references, case, [1, 2, 3, 0, 0, 0, 0, 0])
-        write(predictions, case, [1, 1, 3, 3, 0, 0, 0, 0])
-    pairs = pairs_of(folders, fully_labelled=True)
+    pairs = two_pairs(folders)
     assert repr(score_cases(pairs, TABLE, Options(), 2)) == repr(score_cases(pairs, TABLE, Options(), 1))
     assert check_cases(pairs, TABLE, 2) == ([], [])
 

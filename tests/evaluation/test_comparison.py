@@ -13,7 +13,7 @@ from nnunet_mtl.evaluation.segmentation import METRICS
 CASES = [f"case_{number}" for number in range(8)]
 
 
-def run_with(cases=CASES, regions=("liver", "spleen"), **metrics):
+def run_with(cases=CASES, regions=("liver", "spleen"), predicted=("liver", "spleen"), **metrics):
     """A run whose metrics are functions of the case's number."""
     return RunScores(
         tuple(
@@ -22,7 +22,7 @@ def run_with(cases=CASES, regions=("liver", "spleen"), **metrics):
                 region,
                 region,
                 {**dict.fromkeys(METRICS, math.nan), **{name: of(n) for name, of in metrics.items()}},
-                Overlap(1, 1, 1),
+                Overlap(1, 1, 1) if region in predicted else Overlap(0, 0, 1),
             )
             for n, case in enumerate(cases)
             for region in regions
@@ -60,6 +60,18 @@ def test_the_gain_over_single_task_runs_by_hand():
     assert gain["runs"]["ours"]["delta"] == pytest.approx(0.25)
     with pytest.raises(GainError, match="spleen"):
         compare_runs({"ours": GOOD}, [one])
+
+
+def test_a_single_task_run_counts_for_what_it_predicts():
+    # both were scored on everything: what a run was not trained for has Dice 0 in it
+    liver = run_with(predicted=("liver",), dice=lambda n: 0.4)
+    spleen = run_with(predicted=("spleen",), dice=lambda n: 0.25)
+    gain = compare_runs({"ours": run_with(dice=lambda n: 0.5)}, [liver, spleen])["gain"]["runs"]["ours"]
+    assert gain["of_metric"] == pytest.approx({"liver": 0.25, "spleen": 1.0})
+    with pytest.raises(GainError, match="spleen"):
+        compare_runs({"ours": GOOD}, [liver])
+    with pytest.raises(ComparisonError, match="single-task run 1 lacks case_7"):
+        compare_runs({"ours": GOOD}, [run_with(CASES[:7], dice=lambda n: 0.4)])
 
 
 def test_other_cases_cannot_be_compared():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ RANKED = ("dice", "hd95_mm", "nsd")
 # The gain is relative, so it needs a metric that is not near 0 where a run is good: distances are.
 GAIN_METRIC = "dice"
 
+# AUC by question, None where it is not available.
+Areas = Mapping[str, float | None]
+
 
 class ComparisonError(UserError):
     """Runs cannot be compared."""
@@ -33,7 +37,12 @@ class _Compared(NamedTuple):
 
 
 def compare_runs(
-    runs: Mapping[str, RunScores], single_task: Sequence[RunScores] = (), *, method: Method = "aggregate"
+    runs: Mapping[str, RunScores],
+    single_task: Sequence[RunScores] = (),
+    *,
+    method: Method = "aggregate",
+    areas: Mapping[str, Areas] = MappingProxyType({}),
+    single_areas: Sequence[Areas] = (),
 ) -> dict[str, Any]:
     """Compare runs, region by region.
 
@@ -45,6 +54,9 @@ def compare_runs(
         single_task: Runs on the same cases that together predict the regions of the multi-task runs. Each counts for
             the regions that it predicts anywhere; of two that predict a region, the first.
         method: How ranks come about, see `rank_runs`.
+        areas: AUC by question, of each of the runs that answers any.
+        single_areas: The same of the single-task runs; a question that all runs and one of them answer is part of
+            the gain.
 
     Returns:
         JSON-able: "tests", "ranking" with "stability" (from two runs on), "gain" (with single-task runs).
@@ -72,11 +84,15 @@ def compare_runs(
         stability = rank_stability(names, tables, lower, **options)
         result["ranking"]["stability"] = None if stability is None else stability.to_mapping()
     if single_task:
-        baseline = _single_task_means(single_task)
-        result["gain"] = {
-            "metric": GAIN_METRIC,
-            "runs": {name: multitask_gain(_means(run), baseline).to_mapping() for name, run in runs.items()},
-        }
+        every = [areas.get(name, {}) for name in runs]
+        asked = {question: area for of_run in reversed(single_areas) for question, area in of_run.items()}
+        asked = {one: area for one, area in asked.items() if None not in (area, *(run.get(one) for run in every))}
+        baseline = _single_task_means(single_task) | {_auc_of(question): area for question, area in asked.items()}
+        result["gain"] = {"metric": f"{GAIN_METRIC} of each region, AUC of each question", "runs": {}}
+        for name, run in runs.items():
+            answered = {_auc_of(question): areas[name][question] for question in asked}
+            gain = multitask_gain(_means(run) | answered, baseline)
+            result["gain"]["runs"][name] = gain.to_mapping()
     return result
 
 
@@ -120,13 +136,17 @@ def _tables(runs: Mapping[str, RunScores], regions: Sequence[str]) -> dict[str, 
     return tables
 
 
-def _means(run: RunScores) -> dict[str, float]:
+def _auc_of(question: str) -> str:
+    return f"{question} AUC"
+
+
+def _means(run: RunScores) -> dict[str, float | None]:
     return {region: run.mean(region, GAIN_METRIC) for region in run.regions}
 
 
-def _single_task_means(runs: Sequence[RunScores]) -> dict[str, float]:
+def _single_task_means(runs: Sequence[RunScores]) -> dict[str, float | None]:
     """Return the mean of each region from the first run that predicts it; a region that none predicts is missing."""
-    means: dict[str, float] = {}
+    means: dict[str, float | None] = {}
     for run in runs:
         means = {region: mean for region, mean in _means(run).items() if run.predicts(region)} | means
     return means

@@ -8,6 +8,7 @@ from typing import Any
 
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.evaluation.answer_comparison import compare_answers
 from nnunet_mtl.evaluation.answer_figures import question_figures
 from nnunet_mtl.evaluation.case_scores import check_cases, score_cases
 from nnunet_mtl.evaluation.cases import LabelTable, Pair, case_table, find_pairs, refuse
@@ -66,6 +67,12 @@ class Run:
     scores: RunScores
     questions: Mapping[str, QuestionEvaluation] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def areas(self) -> dict[str, float | None]:
+        """The AUC of each question that it answers."""
+        questions = self.summary.get("classification", {})
+        return {name: question["metrics"].get("auc") for name, question in questions.items()}
 
 
 def evaluate(predictions: Path, output: Path, asked: Evaluation, say: Say) -> Run:
@@ -133,10 +140,18 @@ def evaluate_runs(
     names = _names(folders)
     runs = {name: _run(folder, output / name, asked, say) for name, folder in zip(names, folders, strict=True)}
     single_names = [f"single_task_{name}" for name in _names(single_task)]
-    baseline = [
-        _run(folder, output / name, asked, say).scores for name, folder in zip(single_names, single_task, strict=True)
-    ]
-    comparison = compare_runs({name: run.scores for name, run in runs.items()}, baseline, method=method)
+    baseline = [_run(folder, output / name, asked, say) for name, folder in zip(single_names, single_task, strict=True)]
+    comparison = compare_runs(
+        {name: run.scores for name, run in runs.items()},
+        [run.scores for run in baseline],
+        method=method,
+        areas={name: run.areas for name, run in runs.items()},
+        single_areas=[run.areas for run in baseline],
+    )
+    # A run evaluated before has its answers' scores and no longer the answers: it is not among these.
+    comparison["answers"] = compare_answers(
+        {name: {one: each.answered for one, each in run.questions.items()} for name, run in runs.items()}
+    )
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / COMPARISON_NAME, comparison)
     write_tables(output, runs, asked.table)

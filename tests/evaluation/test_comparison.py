@@ -74,6 +74,17 @@ def test_a_single_task_run_counts_for_what_it_predicts():
         compare_runs({"ours": GOOD}, [run_with(CASES[:7], dice=lambda n: 0.4)])
 
 
+def test_a_question_that_a_single_task_run_answers_is_part_of_the_gain():
+    single = run_with(dice=lambda n: 0.4)
+    given = {"areas": {"ours": {"malignancy": 0.9, "stage": 0.7}}, "single_areas": [{}, {"malignancy": 0.6}]}
+    gain = compare_runs({"ours": run_with(dice=lambda n: 0.5)}, [single, single], **given)["gain"]["runs"]["ours"]
+    assert gain["of_metric"] == pytest.approx({"liver": 0.25, "spleen": 0.25, "malignancy AUC": 0.5})
+    assert gain["delta"] == pytest.approx(1 / 3)
+    # a run that does not answer: the question counts for none, so that all gains are over the same metrics
+    silent = compare_runs({"ours": GOOD, "silent": GOOD}, [single], **given)["gain"]["runs"]
+    assert set(silent["ours"]["of_metric"]) == set(silent["silent"]["of_metric"]) == {"liver", "spleen"}
+
+
 def test_other_cases_cannot_be_compared():
     with pytest.raises(ComparisonError, match="bad lacks case_7"):
         compare_runs({"good": GOOD, "bad": run_with(CASES[:7], dice=lambda n: 0.5)})

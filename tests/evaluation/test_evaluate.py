@@ -127,6 +127,7 @@ def test_runs_are_compared_and_ranked(data, capsys):
     assert last == "ranks good 1, bad 2; everything is in out"
     compared = json.loads((data.parent / "out" / "comparison.json").read_text())
     assert {one["region"] for one in compared["tests"]["comparisons"]} == {"liver", "liver_tumour", "spleen"}
+    assert compared["answers"] == []  # only one of them answers
     table = (data.parent / "out" / "table.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| bad", "| good"]
     # results of an earlier evaluation are taken as they are

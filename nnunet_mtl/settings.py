@@ -36,7 +36,9 @@ class Settings:
         sampling: A case's probability of being drawn: the same for every case ("cases"), for every task ("tasks"),
             or a case's task in proportion to the square root of its number of cases ("sqrt").
         gates: Task-guided gates that start as the identity ("identity"), or as published, near one half ("faithful").
-        head: One output channel per region ("regions"), or one per slot shared by the tasks ("slots").
+        head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), the same with
+            weights computed for the task ("dynamic"), one per label value ("leaves"), or weights computed for each
+            region from its embedding ("embeddings"). A trainer offers some of them and has its own default.
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
         class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
@@ -76,7 +78,7 @@ class Settings:
     test_time_mirroring: bool = True
     sampling: Literal["cases", "tasks", "sqrt"] = "cases"
     gates: Literal["identity", "faithful"] = "identity"
-    head: Literal["regions", "slots"] = "regions"
+    head: Literal["regions", "slots", "dynamic", "leaves", "embeddings"] = "regions"
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     class_head: Literal["evidence", "bottleneck"] = "evidence"

@@ -4,10 +4,12 @@ Own method of this package; the attention follows TGNet (Wu, Pang, Sowmya, ISBI 
 with one output channel per region and gates that start at the identity.
 """
 
+from typing import ClassVar
+
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMTLAttention(MultiTaskTrainer):
     """One network for every task, its skips gated by image and task."""
 
-    task_attention = "nnunet_mtl.networks.attention.TaskGuidedAttention"
+    parts: ClassVar = {"task_attention": "nnunet_mtl.networks.attention.TaskGuidedAttention"}

@@ -5,5 +5,3 @@ from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 class nnUNetTrainerMTLNoAttention(MultiTaskTrainer):
     """One network for every task that does not know which task it is asked for."""
-
-    task_attention = "nnunet_mtl.networks.attention.NoTaskAttention"

@@ -33,7 +33,7 @@ class NoTaskAttention(nn.Module):
     def __init__(self, skip_channels: int, feature_channels: int, num_tasks: int, gates: Gates) -> None:
         super().__init__()
 
-    def forward(self, skip: Tensor, feature: Tensor) -> Tensor:
+    def forward(self, skip: Tensor, feature: Tensor, upsampled: Tensor) -> Tensor:
         """Return `skip`."""
         return skip
 
@@ -68,12 +68,13 @@ class TaskGuidedAttention(nn.Module):
         else:
             self.gate = PublishedGate(skip_channels, feature_channels, num_tasks)
 
-    def forward(self, skip: Tensor, feature: Tensor, task: Tensor) -> Tensor:
+    def forward(self, skip: Tensor, feature: Tensor, upsampled: Tensor, task: Tensor) -> Tensor:
         """Return the gated skip.
 
         Args:
             skip: Encoder feature, (B, C, *spatial).
             feature: Coarser decoder feature before its normalisation, (B, C', *coarser spatial).
+            upsampled: Not read; what the skip will be merged with, (B, C, *spatial).
             task: Task index per sample, (B,) long.
         """
         factors = self.factors(feature, task).to(skip.dtype)

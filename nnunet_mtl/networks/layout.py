@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from nnunet_mtl.tasks import TaskSet
+
 
 class Layout(NamedTuple):
     """The regions of a task set, in the order of nnU-Net's output channels.
@@ -18,6 +20,11 @@ class Layout(NamedTuple):
     task_of_region: tuple[int, ...]
     slot_of_region: tuple[int, ...]
     labels_of_region: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def from_tasks(cls, tasks: TaskSet) -> "Layout":
+        """Return the regions of a task set."""
+        return cls(tasks.task_of_region, tasks.slot_of_region, tasks.region_labels)
 
     @property
     def num_tasks(self) -> int:

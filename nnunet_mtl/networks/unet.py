@@ -1,214 +1,169 @@
-"""nnU-Net's U-Nets with task-guided attention on their skips.
+"""nnU-Net's U-Nets, with places at which the task can enter.
 
-Encoder, decoder, their names and their state-dict keys are those of the stock classes; the attention is a sibling.
+Encoder, decoder, their names and their state-dict keys are those of the stock classes; what conditions them are
+siblings.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import Any, NamedTuple, cast
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from torch import Tensor, autocast, cat, nn
+from torch import Tensor, cat, nn
 
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.attention import Gates, TaskGuidedAttention
-from nnunet_mtl.networks.classification import Features, KnownEvidence, NoClassification, Question, evidence_mask
+from nnunet_mtl.networks.classification import Features
+from nnunet_mtl.networks.conditioning import (
+    NoBottleneckConditioning,
+    NoConditioning,
+    NoEncoderConditioning,
+    call,
+    widen,
+)
+from nnunet_mtl.networks.decoders import SharedDecoder
 from nnunet_mtl.networks.gradient import scale_gradient
-from nnunet_mtl.networks.heads import RegionHead
-from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
-from nnunet_mtl.networks.pre_norm import run_encoder, run_stage
+from nnunet_mtl.networks.passes import PassResult, Step
+from nnunet_mtl.networks.pre_norm import run_stage
+from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
 
 
 class _Encoded(NamedTuple):
-    skips: list[Tensor]  # full resolution first
-    before_norm: list[Tensor] | None  # the same stages, where answers are to be read
+    skips: list[Tensor]  # full resolution first; the last one as the decoder reads it
+    before_norm: list[Tensor] | None  # every stage, where answers are to be read
+    bottleneck: Tensor | None  # before its normalisation, where the head reads it
 
 
 class _Decoded(NamedTuple):
     stages: list[Tensor]  # coarsest first
+    bottleneck: Tensor | None
     features: Features | None
 
 
-class _TaskGuidedUNet(nn.Module):
-    """The part that the U-Nets share; comes before a stock class among the bases.
+class _TaskGuidedUNet(TaskGuidedNetwork):
+    """What the U-Nets share; comes before a stock class among the bases.
 
-    Keyword-only, as nnU-Net builds networks. The defaults describe one task that owns every channel, which is what
-    nnU-Net's planner builds to estimate memory.
+    The defaults are a network with task-guided attention and one task that owns every channel, which is what nnU-Net's
+    planner builds to estimate memory.
 
     Args:
-        num_classes: R, the number of regions, whatever the head.
-        task_of_region: Index of the task that owns each region, 0 to K-1.
-        slot_of_region: Index of the slot each region reads in a shared head, 0 to S-1.
-        task_attention: Attention class, built once per skip.
-        segmentation_head: Head class.
-        gates: How the attention's factors are computed and start.
-        questions: What the classification head is asked.
-        classification: Classification head class.
-        class_dropout: Its dropout.
-        class_gradient: How much of its gradient reaches the encoder and decoder, 0 to 1.
-        architecture: The stock class's own arguments.
+        input_conditioning: Class of what the image passes, see `nnunet_mtl.networks.conditioning`.
+        encoder_conditioning: Class of what runs a stage of the encoder, built once per stage.
+        bottleneck_conditioning: Class of what the encoder's last feature passes on its way to the decoder.
+        task_attention: Class of what a skip passes, built once per skip.
+        decoder_conditioning: Class of what merged features pass on their way to a stage of the decoder.
+        decoders: Class that says how many decoders there are.
+        gates: How the factors of `task_attention` are computed and start.
+        prompt_size: Spatial size of the encoder's last feature at the planned patch size.
+        others: Of `TaskGuidedNetwork`, and the stock class's own.
     """
-
-    encoder: nn.Module
-    decoder: nn.Module
 
     def __init__(
         self,
         *,
         num_classes: int,
-        task_of_region: Sequence[int] | None = None,
-        slot_of_region: Sequence[int] | None = None,
+        input_conditioning: Any = NoConditioning,
+        encoder_conditioning: Any = NoEncoderConditioning,
+        bottleneck_conditioning: Any = NoBottleneckConditioning,
         task_attention: Any = TaskGuidedAttention,
-        segmentation_head: Any = RegionHead,
+        decoder_conditioning: Any = NoConditioning,
+        decoders: Any = SharedDecoder,
         gates: Gates = "identity",
-        questions: Sequence[Question] = (),
-        classification: Any = NoClassification,
-        class_dropout: float = 0.0,
-        class_gradient: float = 1.0,
-        **architecture: Any,
+        prompt_size: tuple[int, ...] = (),
+        input_channels: int,
+        **others: Any,
     ) -> None:
-        task_of_region = [0] * num_classes if task_of_region is None else task_of_region
-        slot_of_region = list(range(num_classes)) if slot_of_region is None else slot_of_region
-        _check_indices("task_of_region", task_of_region, num_classes)
-        _check_indices("slot_of_region", slot_of_region, num_classes)
-        _check_classes(
-            task_attention=task_attention, segmentation_head=segmentation_head, classification=classification
+        parts = {
+            "input_conditioning": input_conditioning,
+            "encoder_conditioning": encoder_conditioning,
+            "bottleneck_conditioning": bottleneck_conditioning,
+            "task_attention": task_attention,
+            "decoder_conditioning": decoder_conditioning,
+            "decoders": decoders,
+        }
+        layout, own, architecture = self.prepare(num_classes, parts, gates, others)
+        tasks = layout.num_tasks
+        super().__init__(
+            num_classes=own["segmentation_head"].channels(layout),
+            input_channels=input_channels + input_conditioning.extra_channels(tasks),
+            **architecture,
         )
-        _check_questions(questions, task_of_region)
-        if gates not in ("identity", "faithful"):
-            raise ArchitectureError(f"plans: arch_kwargs.gates={gates!r} must be 'identity' or 'faithful'")
-        super().__init__(num_classes=segmentation_head.channels(slot_of_region), **architecture)
-        num_tasks = max(task_of_region) + 1
-        channels = list(cast(Any, self.encoder).output_channels)[::-1]
+        encoder, decoder = cast(Any, self.encoder), cast(Any, self.decoder)
+        channels = list(encoder.output_channels)
+        widen(decoder.transpconvs[0], bottleneck_conditioning.extra_channels())
+        for stage in decoder.stages:
+            widen(stage.convs[0].conv, decoder_conditioning.extra_channels(tasks))
+        self.input_conditioning = input_conditioning(tasks)
+        self.encoder_conditioning = nn.ModuleList(encoder_conditioning(stage, tasks) for stage in encoder.stages)
+        self.bottleneck_conditioning = bottleneck_conditioning(channels[-1], tasks, prompt_size)
         self.task_attention = nn.ModuleList(
-            task_attention(skip, coarser, num_tasks, gates) for coarser, skip in pairwise(channels)
+            task_attention(skip, coarser, tasks, gates) for coarser, skip in pairwise(channels[::-1])
         )
-        self.segmentation_head = segmentation_head(slot_of_region)
-        self.classification = classification(questions, channels[::-1], channels[1:], class_dropout)
-        self.class_gradient = class_gradient
-        self.passes = TaskPasses(task_of_region)
-
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        task: Tensor | None = None,
-        *,
-        full_output: Literal[False] = False,
-        evidence: KnownEvidence | None = None,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        task: Tensor | None = None,
-        *,
-        full_output: Literal[True],
-        evidence: KnownEvidence | None = None,
-    ) -> MultiTaskOutput: ...
-
-    def forward(
-        self,
-        x: Tensor,
-        task: Tensor | None = None,
-        *,
-        full_output: bool = False,
-        evidence: KnownEvidence | None = None,
-    ) -> Tensor | MultiTaskOutput:
-        """Segment a batch of patches; the mode follows from the arguments, never from `training`.
-
-        Args:
-            x: Image, (B, C, *spatial).
-            task: Task index per sample, (B,) long, 0 to K-1, mixed freely; None for all selected tasks. With a task
-                the logits of other tasks' regions are returned too and mean nothing, nor do in conditioned networks
-                the answers to questions whose evidence is of another task.
-            full_output: Return everything, the answers of the classification head too.
-            evidence: Where the evidence of the head's questions is known, in their order; the network's own
-                probability elsewhere.
-
-        Returns:
-            Logits (B, R, *spatial), fresh and contiguous without `task`; a `MultiTaskOutput` with `full_output`, its
-            segmentation a list, full resolution first, if there is a task and deep supervision is on. Without `task`
-            the questions of tasks that are not selected are left out.
-        """
-        all_scales = full_output and task is not None and bool(cast(Any, self.decoder).deep_supervision)
-        answers = self._answers(evidence) if full_output else {}
-        segmentation, read = self.passes(self._steps(all_scales, bool(answers)), x, task, answers)
-        if not full_output:
-            return cast(Tensor, segmentation)
-        logits = {name: answer for name, (answer, _) in read.items()}
-        volumes = {name: volume for name, (_, volume) in read.items() if volume is not None}
-        return MultiTaskOutput(segmentation, logits, volumes)
+        self.decoder_conditioning = decoder_conditioning(tasks)
+        self.decoders = decoders(decoder, tasks)
+        self.add_heads(layout, channels, own)
 
     @property
-    def conditioned(self) -> bool:
-        """Whether the task enters anywhere; if not, every region's logits mean the same whatever the task."""
-        return any(step.conditioned for step in self._steps(all_scales=False, keep_features=False))
+    def deep_supervision(self) -> bool:
+        """Whether the loss is computed on every scale; nnU-Net sets it on the decoder."""
+        return bool(cast(Any, self.decoder).deep_supervision)
 
-    def select_tasks(self, tasks: Sequence[int]) -> None:
-        """Choose the tasks that are run where no task is given; the regions of the others get the logit `OFF`.
-
-        Args:
-            tasks: Indices, at least one.
-
-        Raises:
-            ValueError: If there is none, or one is not an index of a task.
-        """
-        self.passes.select(tasks)
-
-    def _steps(self, all_scales: bool, keep_features: bool) -> tuple[Step, ...]:
-        decode_conditioned = any(cast(Any, attention).conditioned for attention in self.task_attention)
+    def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
+        """Return encoding, decoding and segmenting, the last two as one where every task has a decoder of its own."""
+        encoder_parts = (self.input_conditioning, *self.encoder_conditioning)
+        decoder_parts = (self.bottleneck_conditioning, *self.task_attention, self.decoder_conditioning)
+        encode = Step(partial(self._encode, keep_features=keep_features), any(p.conditioned for p in encoder_parts))
+        if self.decoders.conditioned:
+            run = partial(self._decode_and_segment, raw=raw)
+            return encode, Step(partial(self.decoders, run, self.decoder), conditioned=True)
         return (
-            Step(partial(self._encode, keep_features=keep_features), conditioned=False),
-            Step(self._decode, conditioned=decode_conditioned),
-            Step(partial(self._segment, all_scales=all_scales), conditioned=self.segmentation_head.conditioned),
+            encode,
+            Step(partial(self._decode, self.decoder), any(p.conditioned for p in decoder_parts)),
+            Step(partial(self._segment, self.decoder, raw=raw), bool(self.segmentation_head.conditioned)),
         )
 
-    def _answers(self, known: KnownEvidence | None) -> dict[str, Answer]:
-        return {
-            question["name"]: Answer(partial(self._answer, index, known), question["task"])
-            for index, question in enumerate(self.classification.questions)
-        }
+    def _encode(self, x: Tensor, *task: Tensor, keep_features: bool) -> _Encoded:
+        encoder = cast(Any, self.encoder)
+        x = call(self.input_conditioning, x, task=task)
+        stem = getattr(encoder, "stem", None)
+        x = x if stem is None else stem(x)
+        skips, before_norm = [], []
+        for stage, part in zip(encoder.stages, self.encoder_conditioning, strict=True):
+            x, feature = cast(Any, part).run(stage, x, *(task if part.conditioned else ()))
+            skips.append(x)
+            if keep_features:
+                before_norm.append(feature)
+        return _Encoded(
+            skips, before_norm if keep_features else None, feature if self.segmentation_head.reads_bottleneck else None
+        )
 
-    def _encode(self, x: Tensor, keep_features: bool) -> _Encoded:
-        return _Encoded(*run_encoder(self.encoder, x)) if keep_features else _Encoded(self.encoder(x), None)
-
-    def _decode(self, encoded: _Encoded, *task: Tensor) -> _Decoded:
-        decoder = cast(Any, self.decoder)
-        skips, before_norm = encoded
-        x = feature = skips[-1]
+    def _decode(self, decoder: Any, encoded: _Encoded, *task: Tensor) -> _Decoded:
+        skips, before_norm, bottleneck = encoded
+        feature = skips[-1]
+        x = call(self.bottleneck_conditioning, feature, task=task)
         stages, features = [], None
         for level, (upsample, stage) in enumerate(zip(decoder.transpconvs, decoder.stages, strict=True)):
-            skip = self.task_attention[level](skips[-(level + 2)], feature, *task)
-            x, feature = run_stage(stage, cat((upsample(x), skip), dim=1))
+            upsampled = upsample(x)
+            skip = call(self.task_attention[level], skips[-(level + 2)], feature, upsampled, task=task)
+            merged = call(self.decoder_conditioning, cat((upsampled, skip), dim=1), task=task)
+            x, feature = run_stage(stage, merged)
             stages.append(x)
             if level == 0 and before_norm is not None:
                 shared = [scale_gradient(each, self.class_gradient) for each in (*before_norm, feature)]
                 features = Features(shared[:-1], shared[-1])
-        return _Decoded(stages, features)
+        return _Decoded(stages, bottleneck, features)
 
-    def _segment(self, decoded: _Decoded, *task: Tensor, all_scales: bool) -> PassResult:
-        seg_layers = cast(Any, self.decoder).seg_layers
-        if not all_scales:
-            logits = self.segmentation_head(decoded.stages[-1], seg_layers[-1], *task)
-            return PassResult(logits, decoded.features)
-        pairs = zip(decoded.stages, seg_layers, strict=True)
-        scales = [self.segmentation_head(stage, layer, *task) for stage, layer in pairs][::-1]
-        return PassResult(scales, decoded.features)
+    def _segment(self, decoder: Any, decoded: _Decoded, *task: Tensor, raw: bool) -> PassResult:
+        stages, bottleneck, features = decoded
+        head = self.segmentation_head
+        context = head.context(bottleneck, *(task if head.conditioned else ()))
+        if raw and self.deep_supervision:
+            pairs = zip(stages, decoder.seg_layers, strict=True)
+            return PassResult([head(stage, layer, context) for stage, layer in pairs][::-1], features)
+        logits = head(stages[-1], decoder.seg_layers[-1], context)
+        return PassResult(logits if raw else head.regions(logits), features)
 
-    def _answer(self, index: int, known: KnownEvidence | None, result: PassResult) -> tuple[Tensor, Tensor | None]:
-        """Return logits and evidence volume of one question, in float32 under autocast too."""
-        region = self.classification.questions[index]["evidence"]
-        logits = result.logits[0] if isinstance(result.logits, list) else result.logits
-        with autocast(logits.device.type, enabled=False):
-            if region < 0:
-                return self.classification(index, result.features, None), None
-            annotated = () if known is None else (known.mask[:, index], known.known[:, index])
-            mask = evidence_mask(logits[:, region], *annotated)
-            return self.classification(index, result.features, mask), mask.flatten(1).sum(1)
+    def _decode_and_segment(self, decoder: Any, encoded: _Encoded, task: Tensor, raw: bool) -> PassResult:
+        return self._segment(decoder, self._decode(decoder, encoded, task), task, raw=raw)
 
 
 class TaskGuidedPlainConvUNet(_TaskGuidedUNet, PlainConvUNet):
@@ -217,34 +172,3 @@ class TaskGuidedPlainConvUNet(_TaskGuidedUNet, PlainConvUNet):
 
 class TaskGuidedResidualEncoderUNet(_TaskGuidedUNet, ResidualEncoderUNet):
     """Task-guided form of nnU-Net's U-Net with a residual encoder."""
-
-
-def _check_indices(name: str, indices: Sequence[int], num_classes: int) -> None:
-    if len(indices) != num_classes or sorted(set(indices)) != list(range(len(set(indices)))):
-        raise ArchitectureError(
-            f"plans: arch_kwargs.{name}={list(indices)!r} must give each of the {num_classes} regions an index, "
-            "counted from 0 without gaps: plan again from dataset.json"
-        )
-
-
-def _check_classes(**classes: Any) -> None:
-    for name, value in classes.items():
-        if value is None:
-            raise ArchitectureError(
-                f"plans: arch_kwargs.{name} names no class (is the dotted path misspelt?); no attention is "
-                "nnunet_mtl.networks.attention.NoTaskAttention, no classification head "
-                "nnunet_mtl.networks.classification.NoClassification"
-            )
-
-
-def _check_questions(questions: Sequence[Question], task_of_region: Sequence[int]) -> None:
-    owners = dict(enumerate(task_of_region)) | {-1: -1}
-    names = [question["name"] for question in questions]
-    for question in questions:
-        if owners.get(question["evidence"]) != question["task"] or question["outputs"] < 1:
-            raise ArchitectureError(
-                f"plans: arch_kwargs.questions: {question!r} must have an output or more, and as evidence a region "
-                "and the task that owns it, or -1 and -1 for none: plan again from dataset.json"
-            )
-    if len(set(names)) < len(names):
-        raise ArchitectureError(f"plans: arch_kwargs.questions has a name twice in {names}: plan again")

@@ -50,8 +50,11 @@ def write_plans(
     plans = read_plans(source_path)
     block = plans.get("nnunet_mtl", {})
     base = Settings.from_mapping(block.get("settings", {}), f"{source_path}: nnunet_mtl.settings")
-    settings = Settings.parse(list(assignments), base.to_mapping())
-    new = {**deepcopy(plans), "plans_name": name, "nnunet_mtl": {"settings": settings.to_mapping()}}
+    settings = Settings.parse(list(assignments), base.to_mapping()).to_mapping()
+    # Only what was set: trainers differ in what they do by default, and write all of it beside the model.
+    named = {*block.get("settings", {}), *(assignment.partition("=")[0] for assignment in assignments)}
+    chosen = {setting: value for setting, value in settings.items() if setting in named}
+    new = {**deepcopy(plans), "plans_name": name, "nnunet_mtl": {"settings": chosen}}
     _resize(new, network or NetworkSize(), configurations, source_path)
     if target.exists():
         # Key order counts: it is kept by everything that reads plans.

@@ -16,7 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mtl._messages import listed, shown
 from nnunet_mtl.files import write_json
 from nnunet_mtl.inference.model_folder import TrainedModel, build_network
-from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.networks.architecture import OFF_PARTS, multitask_architecture
+from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.probe.features import Source, quiet
 from nnunet_mtl.probe.fit import LinearProbe
 from nnunet_mtl.probe.folds import Fold, ProbeError
@@ -25,6 +26,8 @@ from nnunet_mtl.training.image_level import questions_of
 from nnunet_mtl.training.schedule import settings_in
 
 PROBE_HEAD = "nnunet_mtl.networks.probe_head.ProbeHead"
+# What a network of ours keeps beside its parts: argument, and key in the plans.
+KEPT = {"head": "segmentation_head", "head_options": "head_options", "gates": "gates"}
 _STOCK_BECOMES = "nnUNetTrainerMTLNoAttention"
 _CHECKPOINT = "checkpoint_final.pth"
 
@@ -131,15 +134,14 @@ def _plans(source: Source, name: str, dataset_json: dict[str, Any]) -> dict[str,
     tasks = TaskSet.from_dataset_json(dataset_json, f"{model.folder / 'dataset.json'} with the questions")
     # what was fitted is the mean over patches weighted by their evidence
     settings = dataclasses.replace(settings_in(plans), class_combination="mean")
-    resolved = PlansManager(plans).get_configuration(model.configuration).configuration["architecture"]
-    kept = resolved["arch_kwargs"] if source.ours else {}
+    resolved = PlansManager(plans).get_configuration(model.configuration).configuration
+    kept = resolved["architecture"]["arch_kwargs"] if source.ours else {}
     plans["configurations"][model.configuration]["architecture"] = multitask_architecture(
-        resolved,
-        task_of_region=tasks.task_of_region,
-        slot_of_region=tasks.slot_of_region,
-        attention=kept.get("task_attention", "nnunet_mtl.networks.attention.NoTaskAttention"),
-        head=kept.get("segmentation_head", "nnunet_mtl.networks.heads.RegionHead"),
-        gates=kept.get("gates", "identity"),
+        resolved["architecture"],
+        layout=Layout.from_tasks(tasks),
+        patch_size=resolved["patch_size"],
+        parts={point: kept[point] for point in OFF_PARTS if point in kept},
+        **{argument: kept[key] for argument, key in KEPT.items() if key in kept},
         questions=questions_of(tasks),
         classification=PROBE_HEAD,
     )

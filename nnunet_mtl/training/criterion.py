@@ -1,8 +1,25 @@
 """The segmentation loss as the trainer calls it, with deep supervision or not."""
 
-from typing import cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
+
+from nnunet_mtl.losses.partial import MaskedDiceBCELoss
+from nnunet_mtl.networks.layout import Layout
+
+LossMode = Literal["masked", "summed", "marginal"]
+
+
+def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Module:
+    """Return the loss of one scale, called with what the head returns, region targets and the annotation mask.
+
+    Args:
+        mode: "masked": Dice and cross-entropy of the annotated channels, averaged; "summed": the same, summed
+            (MultiTalent); "marginal": of the label values of all regions, those nobody told apart merged (TAL).
+        layout: The regions.
+        options: `batch_dice`, `use_ignore_label`, `dice_weight`, `bce_weight`.
+    """
+    return MaskedDiceBCELoss(**options)
 
 
 class RegionCriterion(nn.Module):

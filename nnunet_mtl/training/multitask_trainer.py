@@ -4,7 +4,7 @@ What it overrides in nnU-Net, and why, is listed in `nnunet_mtl.training.overrid
 `trainers/` that names its parts; numbers come from the plans.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,13 +19,13 @@ from torch import Tensor, autocast, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_mtl.losses.partial import MaskedDiceBCELoss
 from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 from nnunet_mtl.training.annotation import CaseAnnotations
-from nnunet_mtl.training.criterion import LabelCriterion, RegionCriterion
+from nnunet_mtl.training.criterion import LabelCriterion, LossMode, RegionCriterion, segmentation_loss
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader, evidence_labels
 from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining, questions_of
 from nnunet_mtl.training.monitoring import MonitoredTrainer
@@ -36,7 +36,6 @@ from nnunet_mtl.training.schedule import settings_in
 from nnunet_mtl.training.scoped import swapped
 from nnunet_mtl.training.training_cases import refuse_unknown_foreground
 
-HEADS = {"regions": "nnunet_mtl.networks.heads.RegionHead", "slots": "nnunet_mtl.networks.heads.SlotHead"}
 CLASS_HEADS = {
     "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
     "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
@@ -51,12 +50,22 @@ class MultiTaskTrainer(MonitoredTrainer):
     """Base of every trainer of this package.
 
     Attributes:
-        task_attention: Dotted path of the attention on the skips; leaves name theirs.
+        parts: Dotted paths of what stands at the points where the task enters, see
+            `nnunet_mtl.networks.conditioning`; leaves name theirs.
+        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
+        parts_of_head: More parts, by the same value.
+        loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.criterion`.
         tasks: The task set without its case table (which nothing that is saved may hold).
         cases: Looks annotations up by case identifier.
     """
 
-    task_attention: ClassVar[str] = "nnunet_mtl.networks.attention.NoTaskAttention"
+    parts: ClassVar[Mapping[str, str]] = {}
+    heads: ClassVar[Mapping[str, str]] = {
+        "regions": "nnunet_mtl.networks.heads.RegionHead",
+        "slots": "nnunet_mtl.networks.heads.SlotHead",
+    }
+    parts_of_head: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    loss_mode: ClassVar[LossMode] = "masked"
 
     def __init__(
         self,
@@ -67,7 +76,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         source = f"{plans.get('dataset_name', '')}/dataset.json"
-        settings = settings_in(plans)
+        settings = settings_in(plans, self.defaults)
         cases = TaskSet.from_dataset_json(dataset_json, source)
         self.tasks = TaskSet.from_dataset_json(without_cases(dataset_json), source)
         if settings.class_weight == 0:  # a run that is not to learn the questions has none
@@ -86,28 +95,45 @@ class MultiTaskTrainer(MonitoredTrainer):
 
     def _prepare_plans(self, plans: dict[str, Any], configuration: str) -> None:
         """Put the compact block, the settings and our architecture into the plans, which travel with the model."""
-        settings = settings_in(plans)
+        settings = settings_in(plans, self.defaults)
         plans["nnunet_mtl"] = {**self.tasks.compact(), "settings": settings.to_mapping()}
         resolved = PlansManager(plans).get_configuration(configuration).configuration
         plans["configurations"][configuration]["architecture"] = self.architecture(
-            resolved["architecture"], self.tasks, settings
+            resolved["architecture"], resolved["patch_size"], self.tasks, settings
         )
 
     @classmethod
-    def architecture(cls, stock: dict[str, Any], tasks: TaskSet, settings: Settings) -> dict[str, Any]:
+    def architecture(
+        cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
+    ) -> dict[str, Any]:
         """Return the plans' architecture block of this trainer's network, from the stock one; a hook for leaves."""
         return multitask_architecture(
             stock,
-            task_of_region=tasks.task_of_region,
-            slot_of_region=tasks.slot_of_region,
-            attention=cls.task_attention,
-            head=HEADS[settings.head],
+            layout=Layout.from_tasks(tasks),
+            patch_size=patch_size,
+            parts={**cls.parts, **cls.parts_of_head.get(settings.head, {})},
+            head=cls._head(settings),
+            head_options=cls.head_options(settings),
             gates=settings.gates,
             questions=questions_of(tasks, with_evidence=cls.segments),
             classification=CLASS_HEADS[settings.class_head] if tasks.classification else NO_CLASSIFICATION,
             class_dropout=settings.class_dropout,
             class_gradient=settings.class_gradient if cls.segments else 1.0,
         )
+
+    @classmethod
+    def _head(cls, settings: Settings) -> str:
+        if settings.head not in cls.heads:
+            raise SettingsError(
+                f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {cls.__name__}, which offers "
+                f"{', '.join(cls.heads)}: nnunet_mtl plan --set head={next(iter(cls.heads))}"
+            )
+        return cls.heads[settings.head]
+
+    @classmethod
+    def head_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the segmentation head's own arguments, JSON-able; a hook for leaves."""
+        return {}
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """Return nnU-Net's optimiser and scheduler; the classification head has its own weight decay."""
@@ -129,7 +155,9 @@ class MultiTaskTrainer(MonitoredTrainer):
         stock = super()._build_loss()
         if not self.label_manager.has_regions:
             return LabelCriterion(stock)
-        loss: nn.Module = MaskedDiceBCELoss(
+        loss = segmentation_loss(
+            self.loss_mode,
+            Layout.from_tasks(self.tasks),
             batch_dice=self.configuration_manager.batch_dice,
             use_ignore_label=self.label_manager.has_ignore_label,
             dice_weight=self.settings.dice_weight,
@@ -211,7 +239,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         scales = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
         annotated = self.cases.annotated(keys)
         task = self.cases.draw_tasks(keys, scales[0])
-        if self.bare_network.conditioned:
+        if self.bare_network.one_task_per_sample:
             annotated = self.cases.restrict(annotated, task)
         scales = [scale.to(self.device, non_blocking=True) for scale in scales]
         target = scales if isinstance(batch["target"], list) else scales[0]
@@ -258,6 +286,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         logits = output.segmentation
         if isinstance(logits, list):
             logits, target = logits[0], target[0]
+        logits = self.bare_network.segmentation_head.regions(logits)
         if self.label_manager.has_regions:
             tp, fp, fn = region_counts(logits, target, known.annotated)
         else:

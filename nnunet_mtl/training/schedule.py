@@ -3,7 +3,9 @@
 The case table of the task block stays out of everything nnU-Net saves: it is handed a `dataset.json` without it.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -16,7 +18,12 @@ class ScheduledTrainer(nnUNetTrainer):
     """Epochs, iterations, learning rate, momentum and mirroring come from `plans["nnunet_mtl"]["settings"]`.
 
     The signature is nnU-Net's: the base class looks its arguments up by name.
+
+    Attributes:
+        defaults: Settings of this trainer where the plans name none, other than those of every trainer.
     """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -26,7 +33,7 @@ class ScheduledTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
-        self.settings = settings_in(plans)
+        self.settings = settings_in(plans, self.defaults)
         super().__init__(plans, configuration, fold, without_cases(dataset_json), device)
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations
@@ -56,11 +63,12 @@ class ScheduledTrainer(nnUNetTrainer):
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
 
-def settings_in(plans: dict[str, Any]) -> Settings:
-    """Read the settings of plans; plans without any take the defaults.
+def settings_in(plans: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """Read the settings of plans; what they do not name takes `defaults`, and then the default of every trainer.
 
     Raises:
         SettingsError: If a setting is unknown or its value wrong.
     """
     source = f"{plans.get('plans_name', 'plans')}.json: nnunet_mtl.settings"
-    return Settings.from_mapping(plans.get("nnunet_mtl", {}).get("settings", {}), source)
+    named = plans.get("nnunet_mtl", {}).get("settings", {})
+    return Settings.from_mapping({**defaults, **named} if isinstance(named, Mapping) else named, source)

@@ -17,6 +17,7 @@ from torch import nn
 from nnunet_mtl.discovery import shim_folder
 from nnunet_mtl.losses.classification import n_outputs
 from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import TaskSet
 
@@ -147,11 +148,9 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TinyModel]:
             tasks = TaskSet.from_dataset_json(dataset_json)
             architecture = multitask_architecture(
                 architecture,
-                task_of_region=tasks.task_of_region,
-                slot_of_region=tasks.slot_of_region,
-                attention="nnunet_mtl.networks.attention.TaskGuidedAttention",
-                head="nnunet_mtl.networks.heads.RegionHead",
-                gates="identity",
+                layout=Layout.from_tasks(tasks),
+                patch_size=[8] * dimensions,
+                parts={"task_attention": "nnunet_mtl.networks.attention.TaskGuidedAttention"},
                 questions=_questions(tasks) if head else [],
                 classification=f"nnunet_mtl.networks.classification.{head or 'NoClassification'}",
             )

@@ -31,7 +31,7 @@ def feature(batch: int) -> torch.Tensor:
 def test_identity_leaves_the_skip_bit_for_bit() -> None:
     skip = torch.randn(2, SKIP, 4, 4, 4)
     module = attention("identity", moved=False)
-    assert torch.equal(module(skip, feature(2), torch.tensor([0, 2])), skip)
+    assert torch.equal(module(skip, feature(2), skip, torch.tensor([0, 2])), skip)
 
 
 def test_faithful_starts_near_one_half() -> None:
@@ -81,7 +81,7 @@ def test_a_channel_is_scaled_by_one_factor_everywhere(gates: Gates) -> None:
     image, task = feature(2), torch.tensor([0, 2])
     skip = torch.randn(2, SKIP, 4, 4)
     expected = torch.einsum("bcyx,bc->bcyx", skip, module.factors(image, task))
-    torch.testing.assert_close(module(skip, image, task), expected, atol=0, rtol=0)
+    torch.testing.assert_close(module(skip, image, skip, task), expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("gates", GATES)
@@ -116,6 +116,6 @@ def test_half_precision_features_are_pooled_in_single_precision(gates: Gates) ->
 def test_no_task_attention_hands_the_skip_on() -> None:
     skip = torch.randn(2, SKIP, 4, 4, 4)
     module = NoTaskAttention(SKIP, FEATURE, TASKS, "identity")
-    assert module(skip, feature(2)) is skip
+    assert module(skip, feature(2), skip) is skip
     assert not NoTaskAttention.conditioned
     assert not module.state_dict()

@@ -5,16 +5,17 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_mtl.networks.architecture import ArchitectureError, multitask_architecture
-from nnunet_mtl.networks.attention import NoTaskAttention, TaskGuidedAttention
+from nnunet_mtl.networks.architecture import OFF_PARTS, ArchitectureError, multitask_architecture
+from nnunet_mtl.networks.attention import TaskGuidedAttention
 from nnunet_mtl.networks.classification import EvidenceHead, NoClassification
 from nnunet_mtl.networks.heads import SlotHead
+from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
 
 CHOICES = {
-    "task_of_region": (0, 0, 1),
-    "slot_of_region": (0, 1, 0),
-    "attention": "nnunet_mtl.networks.attention.TaskGuidedAttention",
+    "layout": Layout((0, 0, 1), (0, 1, 0), ((1, 2), (2,), (3,))),
+    "patch_size": [16, 20],
+    "parts": {"task_attention": "nnunet_mtl.networks.attention.TaskGuidedAttention"},
     "head": "nnunet_mtl.networks.heads.SlotHead",
     "gates": "identity",
 }
@@ -86,7 +87,7 @@ def test_nnunet_builds_the_network_from_the_block_after_a_trip_through_json(stoc
         assert isinstance(gate, TaskGuidedAttention)
         skip = torch.randn(1, gate.gate.output.out_features, 4, 4)
         feature = torch.randn(1, 8, 4, 4)
-        assert torch.equal(gate(skip, feature, torch.tensor([1])), skip)
+        assert torch.equal(gate(skip, feature, skip, torch.tensor([1])), skip)
 
 
 def test_nnunet_builds_the_head_and_its_last_layer_still_starts_at_zero() -> None:
@@ -105,9 +106,11 @@ def test_nnunet_builds_the_head_and_its_last_layer_still_starts_at_zero() -> Non
 
 def test_plans_written_before_there_were_questions_give_the_network_they_gave() -> None:
     block = multitask_architecture(stock_architecture(), **CHOICES)
-    for key in ("questions", "classification", "class_dropout"):
+    later = {"questions", "classification", "class_dropout", "class_gradient", "labels_of_region", "head_options"}
+    for key in (later | {"prompt_size"} | OFF_PARTS.keys()) - {"task_attention"}:
         del block["arch_kwargs"][key]
-    block["_kw_requires_import"].remove("classification")
+        if key in block["_kw_requires_import"]:
+            block["_kw_requires_import"].remove(key)
     before, now = build(block), build(multitask_architecture(block, **CHOICES))
     assert isinstance(before.classification, NoClassification)
     now.load_state_dict(before.state_dict())
@@ -120,7 +123,7 @@ def test_the_input_is_not_changed_and_a_second_application_only_sets_the_values(
     once = multitask_architecture(stock, **CHOICES)
     assert stock == untouched
     assert multitask_architecture(once, **CHOICES) == once
-    off = multitask_architecture(once, **(CHOICES | {"attention": NoTaskAttention.__module__ + ".NoTaskAttention"}))
+    off = multitask_architecture(once, **(CHOICES | {"parts": {}}))
     assert off["arch_kwargs"]["task_attention"] == "nnunet_mtl.networks.attention.NoTaskAttention"
     assert off["_kw_requires_import"] == once["_kw_requires_import"]
     asked = multitask_architecture(once, **ASKED)
@@ -132,10 +135,20 @@ def test_the_input_is_not_changed_and_a_second_application_only_sets_the_values(
 def test_everything_else_of_the_block_stays() -> None:
     stock = stock_architecture()
     block = multitask_architecture(stock, **CHOICES)
-    own = {"task_of_region", "slot_of_region", "task_attention", "segmentation_head", "gates"}
+    own = {"task_of_region", "slot_of_region", "labels_of_region", "segmentation_head", "head_options", "gates"}
+    own |= {"prompt_size", *OFF_PARTS}
     own |= {"questions", "classification", "class_dropout", "class_gradient"}
     assert {key: value for key, value in block["arch_kwargs"].items() if key not in own} == stock["arch_kwargs"]
     assert set(block) == set(stock)
+
+
+def test_the_bottlenecks_size_is_that_of_the_feature_and_an_unknown_point_is_refused() -> None:
+    block = multitask_architecture(stock_architecture(), **CHOICES)
+    assert block["arch_kwargs"]["prompt_size"] == [4, 5]
+    odd = multitask_architecture(stock_architecture(), **(CHOICES | {"patch_size": [18, 21]}))
+    assert odd["arch_kwargs"]["prompt_size"] == list(build(odd).encoder(torch.zeros(1, 2, 18, 21))[-1].shape[2:])
+    with pytest.raises(ArchitectureError, match=r"no point 'skip'; known are input_conditioning"):
+        multitask_architecture(stock_architecture(), **(CHOICES | {"parts": {"skip": "x.y"}}))
 
 
 @pytest.mark.parametrize("name", ["primus.Primus", "unet.ResidualUNet", "my_package.PlainConvUNet"])

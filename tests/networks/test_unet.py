@@ -113,7 +113,8 @@ def test_gates_read_the_image_through_what_the_normalisation_of_the_coarser_stag
         coarser = network.encoder.stages[-1] if level == 0 else network.decoder.stages[level - 1].convs[-1].norm
         with calls_of(gate) as gate_calls, calls_of(coarser) as norm_calls, torch.no_grad():
             network(x, task=task)
-            _, feature, _ = gate_calls[0]
+            _, feature, upsampled, _ = gate_calls[0]
+            assert upsampled.shape[2:] == gate_calls[0][0].shape[2:]
             factors = gate.factors(feature, task)
         if level > 0:
             assert torch.equal(feature, norm_calls[0][0])

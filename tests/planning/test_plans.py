@@ -22,7 +22,7 @@ def test_settings_land_and_nothing_else_changes(dataset):
     assert path == dataset.preprocessed / "nnUNetPlans_e50.json"
     new, stock = json.loads(path.read_text()), dataset.read("nnUNetPlans.json")
     assert new["plans_name"] == "nnUNetPlans_e50"
-    assert new["nnunet_mtl"] == {"settings": Settings(epochs=50, gates="faithful").to_mapping()}
+    assert new["nnunet_mtl"] == {"settings": {"epochs": 50, "gates": "faithful"}}
     changed = ("plans_name", "nnunet_mtl")
     assert json.dumps(without(new, *changed)) == json.dumps(without(stock, *changed))
     assert list(new) == [*stock, "nnunet_mtl"]
@@ -42,7 +42,7 @@ def test_preprocessed_data_are_those_of_the_source(dataset):
 def test_settings_of_the_source_are_kept(dataset):
     write_plans(900, name="first", assignments=["epochs=50", "momentum=0.9"])
     write_plans(900, source="first", name="second", assignments=["epochs=60"])
-    assert dataset.read("second.json")["nnunet_mtl"]["settings"] == Settings(epochs=60, momentum=0.9).to_mapping()
+    assert dataset.read("second.json")["nnunet_mtl"]["settings"] == {"epochs": 60, "momentum": 0.9}
 
 
 def test_same_plans_again_are_no_conflict_and_others_are(dataset):

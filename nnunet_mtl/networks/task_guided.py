@@ -1,0 +1,241 @@
+"""What every network of this package does, whatever its encoder and decoder: tasks, passes, heads and answers."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, cast, overload
+
+from torch import Tensor, autocast, nn
+
+from nnunet_mtl.networks.architecture import ArchitectureError
+from nnunet_mtl.networks.classification import KnownEvidence, NoClassification, Question, evidence_mask
+from nnunet_mtl.networks.heads import RegionHead
+from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
+
+_OF_HEADS = {
+    "segmentation_head": RegionHead,
+    "head_options": {},
+    "questions": (),
+    "classification": NoClassification,
+    "class_dropout": 0.0,
+    "class_gradient": 1.0,
+}
+
+
+class TaskGuidedNetwork(nn.Module):
+    """Base of the networks, which say how they encode, decode and segment: `steps`.
+
+    Keyword-only, as nnU-Net builds networks. A network calls `prepare`, builds itself, and calls `add_heads`.
+
+    Args:
+        num_classes: R, the number of regions, whatever the head.
+        task_of_region: Index of the task that owns each region, 0 to K-1; by default one task owns all.
+        slot_of_region: Index of the slot each region reads in a shared head, 0 to S-1; by default each its own.
+        labels_of_region: Label values of each region; by default each its own.
+        segmentation_head: Head class.
+        head_options: Its own arguments.
+        questions: What the classification head is asked.
+        classification: Classification head class.
+        class_dropout: Its dropout.
+        class_gradient: How much of its gradient reaches the encoder and decoder, 0 to 1.
+    """
+
+    segmentation_head: Any
+    classification: Any
+    class_gradient: float
+    passes: TaskPasses
+
+    @staticmethod
+    def prepare(
+        num_classes: int, parts: Mapping[str, Any], gates: str, others: Mapping[str, Any]
+    ) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
+        """Check the arguments that are ours and part them from the others.
+
+        Args:
+            num_classes: R.
+            parts: Classes of the parts, by the name of their argument.
+            gates: As `parts`, of a network with gates.
+            others: Every other argument.
+
+        Returns:
+            The regions; the arguments of the heads, complete; and what is left, which is the architecture's.
+
+        Raises:
+            ArchitectureError: If they cannot be built.
+        """
+        architecture = dict(others)
+        every: dict[str, Any] = {
+            "task_of_region": [0] * num_classes,
+            "slot_of_region": range(num_classes),
+            "labels_of_region": [[region + 1] for region in range(num_classes)],
+        }
+        indices: dict[str, Any] = {name: architecture.pop(name, None) or default for name, default in every.items()}
+        own: dict[str, Any] = {name: architecture.pop(name, default) for name, default in _OF_HEADS.items()}
+        for name in ("task_of_region", "slot_of_region"):
+            _check_indices(name, indices[name], num_classes)
+        if len(indices["labels_of_region"]) != num_classes:
+            raise ArchitectureError(
+                f"plans: arch_kwargs.labels_of_region={list(indices['labels_of_region'])!r} must hold the label values "
+                f"of each of the {num_classes} regions: plan again from dataset.json"
+            )
+        classes = {name: own[name] for name in ("segmentation_head", "classification")}
+        _check_classes({**parts, **classes})
+        _check_questions(own["questions"], indices["task_of_region"])
+        if gates not in ("identity", "faithful"):
+            raise ArchitectureError(f"plans: arch_kwargs.gates={gates!r} must be 'identity' or 'faithful'")
+        layout = Layout(
+            tuple(indices["task_of_region"]),
+            tuple(indices["slot_of_region"]),
+            tuple(tuple(labels) for labels in indices["labels_of_region"]),
+        )
+        return layout, own, architecture
+
+    def add_heads(self, layout: Layout, channels: Sequence[int], own: Mapping[str, Any]) -> None:
+        """Build the heads and what runs the passes.
+
+        Args:
+            layout: The regions.
+            channels: Of every encoder stage, full resolution first.
+            own: What `prepare` returned.
+        """
+        self.segmentation_head = own["segmentation_head"](layout, channels[-1], **own["head_options"])
+        decoded = list(channels[-2::-1])
+        self.classification = own["classification"](own["questions"], list(channels), decoded, own["class_dropout"])
+        self.class_gradient = own["class_gradient"]
+        self.passes = TaskPasses(layout.task_of_region)
+
+    def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
+        """Return the network's parts in order, the last of which returns a `PassResult`.
+
+        Args:
+            raw: Whether the result is what the loss reads (of every scale, if the loss is computed on all) rather than
+                logits of regions.
+            keep_features: Whether the result holds what answers are read from.
+        """
+        raise NotImplementedError
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        task: Tensor | None = None,
+        *,
+        full_output: Literal[False] = False,
+        evidence: KnownEvidence | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        task: Tensor | None = None,
+        *,
+        full_output: Literal[True],
+        evidence: KnownEvidence | None = None,
+    ) -> MultiTaskOutput: ...
+
+    def forward(
+        self,
+        x: Tensor,
+        task: Tensor | None = None,
+        *,
+        full_output: bool = False,
+        evidence: KnownEvidence | None = None,
+    ) -> Tensor | MultiTaskOutput:
+        """Segment a batch of patches; the mode follows from the arguments, never from `training`.
+
+        Args:
+            x: Image, (B, C, *spatial).
+            task: Task index per sample, (B,) long, 0 to K-1, mixed freely; None for all selected tasks. With a task
+                the logits of other tasks' regions are returned too and mean nothing, nor do in conditioned networks
+                the answers to questions whose evidence is of another task.
+            full_output: Return everything, the answers of the classification head too.
+            evidence: Where the evidence of the head's questions is known, in their order; the network's own
+                probability elsewhere.
+
+        Returns:
+            Logits (B, R, *spatial), fresh and contiguous without `task`; a `MultiTaskOutput` with `full_output`, its
+            segmentation what the loss reads if there is a task: a list, full resolution first, if deep supervision is
+            on. Without `task` the questions of tasks that are not selected are left out.
+        """
+        raw = full_output and task is not None
+        answers = self._answers(evidence, raw) if full_output else {}
+        segmentation, read = self.passes(self.steps(raw=raw, keep_features=bool(answers)), x, task, answers)
+        if not full_output:
+            return cast(Tensor, segmentation)
+        logits = {name: answer for name, (answer, _) in read.items()}
+        volumes = {name: volume for name, (_, volume) in read.items() if volume is not None}
+        return MultiTaskOutput(segmentation, logits, volumes)
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the task enters anywhere; if not, every region's logits mean the same whatever the task."""
+        return any(step.conditioned for step in self.steps(raw=False, keep_features=False))
+
+    @property
+    def one_task_per_sample(self) -> bool:
+        """Whether a sample teaches one task: where the task enters, and where tasks share their output channels."""
+        return self.conditioned or bool(self.segmentation_head.shared)
+
+    def select_tasks(self, tasks: Sequence[int]) -> None:
+        """Choose the tasks that are run where no task is given; the regions of the others get the logit `OFF`.
+
+        Args:
+            tasks: Indices, at least one.
+
+        Raises:
+            ValueError: If there is none, or one is not an index of a task.
+        """
+        self.passes.select(tasks)
+
+    def _answers(self, known: KnownEvidence | None, raw: bool) -> dict[str, Answer]:
+        return {
+            question["name"]: Answer(partial(self._answer, index, known, raw), question["task"])
+            for index, question in enumerate(self.classification.questions)
+        }
+
+    def _answer(
+        self, index: int, known: KnownEvidence | None, raw: bool, result: PassResult
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return logits and evidence volume of one question, in float32 under autocast too."""
+        region = self.classification.questions[index]["evidence"]
+        logits = result.logits[0] if isinstance(result.logits, list) else result.logits
+        with autocast(logits.device.type, enabled=False):
+            if region < 0:
+                return self.classification(index, result.features, None), None
+            of_regions = self.segmentation_head.regions(logits) if raw else logits
+            annotated = () if known is None else (known.mask[:, index], known.known[:, index])
+            mask = evidence_mask(of_regions[:, region], *annotated)
+            return self.classification(index, result.features, mask), mask.flatten(1).sum(1)
+
+
+def _check_indices(name: str, indices: Sequence[int], num_classes: int) -> None:
+    if len(indices) != num_classes or sorted(set(indices)) != list(range(len(set(indices)))):
+        raise ArchitectureError(
+            f"plans: arch_kwargs.{name}={list(indices)!r} must give each of the {num_classes} regions an index, "
+            "counted from 0 without gaps: plan again from dataset.json"
+        )
+
+
+def _check_classes(classes: Mapping[str, Any]) -> None:
+    for name, value in classes.items():
+        if value is None:
+            raise ArchitectureError(
+                f"plans: arch_kwargs.{name} names no class (is the dotted path misspelt?); no attention is "
+                "nnunet_mtl.networks.attention.NoTaskAttention, no classification head "
+                "nnunet_mtl.networks.classification.NoClassification"
+            )
+
+
+def _check_questions(questions: Sequence[Question], task_of_region: Sequence[int]) -> None:
+    owners = dict(enumerate(task_of_region)) | {-1: -1}
+    names = [question["name"] for question in questions]
+    for question in questions:
+        if owners.get(question["evidence"]) != question["task"] or question["outputs"] < 1:
+            raise ArchitectureError(
+                f"plans: arch_kwargs.questions: {question!r} must have an output or more, and as evidence a region "
+                "and the task that owns it, or -1 and -1 for none: plan again from dataset.json"
+            )
+    if len(set(names)) < len(names):
+        raise ArchitectureError(f"plans: arch_kwargs.questions has a name twice in {names}: plan again")

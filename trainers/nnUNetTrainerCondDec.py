@@ -1,0 +1,16 @@
+"""Cond-Dec: the task's code as constant channels of what every decoder stage reads.
+
+In the comparison of TGNet (Wu, Pang, Sowmya, ISBI 2022), after Dmitriev and Kaufman, CVPR 2019.
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerCondDec(MultiTaskTrainer):
+    """One encoder pass for all tasks, one decoder pass for each."""
+
+    defaults: ClassVar = {"head": "slots"}
+    heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}
+    parts: ClassVar = {"decoder_conditioning": "nnunet_mtl.networks.conditioning.TaskCode"}

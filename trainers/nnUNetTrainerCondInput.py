@@ -1,0 +1,16 @@
+"""Cond-Input: the task's code as constant channels of the image.
+
+In the comparison of TGNet (Wu, Pang, Sowmya, ISBI 2022), after Chen, Xu, Koltun, ICCV 2017.
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerCondInput(MultiTaskTrainer):
+    """One network that is told the task with the image: a whole pass for every task."""
+
+    defaults: ClassVar = {"head": "slots"}
+    heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}
+    parts: ClassVar = {"input_conditioning": "nnunet_mtl.networks.conditioning.TaskCode"}

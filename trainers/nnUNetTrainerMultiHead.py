@@ -1,0 +1,19 @@
+"""Multi-Head: a shared encoder, and a decoder (or only a head) for every task.
+
+In the comparison of TGNet (Wu, Pang, Sowmya, ISBI 2022), after Chen, Ma, Zheng, Med3D, 2019 (arXiv:1904.00625).
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerMultiHead(MultiTaskTrainer):
+    """One encoder, K decoders; with the setting `head` at `regions` one decoder and K heads."""
+
+    defaults: ClassVar = {"head": "slots"}
+    heads: ClassVar = {
+        "slots": "nnunet_mtl.networks.heads.SlotHead",
+        "regions": "nnunet_mtl.networks.heads.RegionHead",
+    }
+    parts_of_head: ClassVar = {"slots": {"decoders": "nnunet_mtl.networks.decoders.TaskDecoders"}}

@@ -1,7 +1,15 @@
-"""Dice and cross-entropy over what was annotated: nnU-Net's region loss, restricted to (sample, region) pairs.
+"""Losses over what was annotated: what they share, and nnU-Net's region loss over (sample, region) pairs.
 
-Only the annotated channels are gathered and computed on. What nobody annotated is therefore never read, its logits get
-a gradient of exactly zero, and a batch without any annotation gives a zero that is still attached to the network.
+Three modes cover the partial-label methods. They differ in what the logits mean and in how pairs are put together:
+
+- region (`MaskedDiceBCELoss`): a sigmoid per region, the mean over annotated pairs. Where tasks share output channels
+  it is the channel mode too: the mask then leaves only the regions of each sample's own task.
+- summed (`summed.SummedDiceBCELoss`): the same pairs, their sum (MultiTalent).
+- marginal (`marginal.MarginalDiceCELoss`): one softmax, of which labels that nobody told apart are merged (TAL).
+
+Of the first two only the annotated channels are gathered and computed on. What nobody annotated is therefore never
+read, its logits get a gradient of exactly zero, and a batch without any annotation gives a zero that is still attached
+to the network.
 """
 
 from typing import NamedTuple
@@ -10,12 +18,18 @@ import torch
 from torch import Tensor, distributed, nn
 
 
-class PairSums(NamedTuple):
-    """Sums over the valid voxels of each annotated (sample, region) pair, each (P,) float32."""
+class Overlap(NamedTuple):
+    """Sums over the valid voxels, per (sample, region) pair or per region, each (P,) or (R,) float32."""
 
     intersection: Tensor
     sum_pred: Tensor
     sum_gt: Tensor
+
+
+class PairSums(NamedTuple):
+    """Sums over the valid voxels of each annotated (sample, region) pair: Dice's, and cross-entropy (P,) float32."""
+
+    overlap: Overlap
     cross_entropy: Tensor
 
 
@@ -33,6 +47,20 @@ def gather_pairs(volume: Tensor, pairs: Tensor) -> Tensor:
     return volume.flatten(0, 1).index_select(0, pairs[:, 0] * volume.shape[1] + pairs[:, 1])
 
 
+def overlap(probability: Tensor, truth: Tensor, weight: Tensor | None = None) -> Overlap:
+    """Sum what Dice needs over the voxels of each pair.
+
+    Args:
+        probability: (P, *spatial) float32.
+        truth: Whether a voxel lies in the region, (P, *spatial), bool, or float32 of 0 and 1.
+        weight: 1 where a voxel counts and 0 elsewhere, as `truth`, broadcast to it; None if all do.
+    """
+    axes = tuple(range(1, probability.ndim))
+    if weight is not None:
+        probability, truth = probability * weight, truth * weight
+    return Overlap((probability * truth).sum(axes), probability.sum(axes), truth.sum(axes, dtype=torch.float32))
+
+
 def pair_sums(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> PairSums:
     """Compute what Dice and cross-entropy need, in float32 whatever the dtype of the logits and under autocast.
 
@@ -42,23 +70,17 @@ def pair_sums(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Pa
         valid: Voxels that count, (P, *spatial) bool; None if all do.
 
     Returns:
-        Voxel sums per pair, (P,) float32.
+        Voxel sums per pair.
     """
-    axes = tuple(range(1, logits.ndim))
     logits, truth = logits.float(), target.float()
-    probability = logits.sigmoid()
-    if valid is None:
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    else:
-        weight = valid.float()
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, truth, weight, reduction="none")
-        probability, truth = probability * weight, truth * weight
-    return PairSums((probability * truth).sum(axes), probability.sum(axes), truth.sum(axes), cross_entropy.sum(axes))
+    weight = None if valid is None else valid.float()
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, truth, weight, reduction="none")
+    return PairSums(overlap(logits.sigmoid(), truth, weight), cross_entropy.flatten(1).sum(1))
 
 
-def soft_dice(intersection: Tensor, sum_pred: Tensor, sum_gt: Tensor, smooth: float) -> Tensor:
+def soft_dice(sums: Overlap, smooth: float) -> Tensor:
     """Return nnU-Net's soft Dice, elementwise; 1 where region and prediction are empty and `smooth` > 0."""
-    return (2 * intersection + smooth) / (sum_gt + sum_pred + smooth).clamp_min(1e-8)
+    return (2 * sums.intersection + smooth) / (sums.sum_gt + sums.sum_pred + smooth).clamp_min(1e-8)
 
 
 def process_count() -> int:
@@ -96,7 +118,81 @@ def mean_over_processes(values: Tensor, count: Tensor) -> Tensor:
     return values.sum() * (process_count() / sum_over_processes(count).clamp_min(1))
 
 
-class MaskedDiceBCELoss(nn.Module):
+def batch_overlap(pairs: Overlap, region: Tensor, n_regions: int) -> tuple[Overlap, Tensor]:
+    """Add up the pairs of each region, over the batch and over all processes.
+
+    Args:
+        pairs: Sums per pair, (P,) each; P may be 0.
+        region: Region of each pair, (P,) long.
+        n_regions: R.
+
+    Returns:
+        Sums per region, (R,), and 1 where a region is annotated in any sample, else 0, (R,) float32.
+    """
+    rows = torch.stack([*pairs, torch.ones_like(pairs.sum_gt)])
+    total = sum_over_processes(rows.new_zeros(len(rows), n_regions).index_add(1, region, rows))
+    return Overlap(*total[:3]), (total[3] > 0).float()
+
+
+def mean_dice_loss(pairs: Overlap, region: Tensor, n_regions: int, *, batch_dice: bool, smooth: float) -> Tensor:
+    """Return the mean of 1 - Dice over the regions annotated anywhere (`batch_dice`), or over the pairs."""
+    if not batch_dice:
+        loss = 1 - soft_dice(pairs, smooth)
+        return mean_over_processes(loss, loss.new_full((), loss.numel()))
+    regions, present = batch_overlap(pairs, region, n_regions)
+    return ((1 - soft_dice(regions, smooth)) * present).sum() / present.sum().clamp_min(1)
+
+
+def annotated_sums(
+    logits: Tensor, target: Tensor, annotated: Tensor, *, use_ignore_label: bool
+) -> tuple[Tensor, Tensor | None, PairSums]:
+    """Sum over the voxels of the annotated (sample, region) pairs; arguments as of `MaskedDiceBCELoss.terms`.
+
+    Returns:
+        Sample and region of each pair, (P, 2) long; the voxels that count, (B, *spatial) bool, or None if all do; and
+        the sums.
+    """
+    pairs = annotated.nonzero().to(logits.device, non_blocking=True)
+    valid = ~target[:, -1] if use_ignore_label else None
+    picked = None if valid is None else valid.index_select(0, pairs[:, 0])
+    return pairs, valid, pair_sums(gather_pairs(logits, pairs), gather_pairs(target, pairs), picked)
+
+
+class MaskedLoss(nn.Module):
+    """What all modes share: two weighted terms, and what they are called with.
+
+    Args:
+        use_ignore_label: Whether the last channel of the targets marks voxels to ignore.
+        dice_weight: Weight of the term "dice".
+        bce_weight: Weight of the other term, the cross-entropy.
+    """
+
+    def __init__(self, *, use_ignore_label: bool, dice_weight: float, bce_weight: float) -> None:
+        super().__init__()
+        self.use_ignore_label = use_ignore_label
+        self.dice_weight = dice_weight
+        self.bce_weight = bce_weight
+
+    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+        """Return the weighted sum of `terms`, a scalar; arguments as there."""
+        dice, cross_entropy = self.terms(logits, target, annotated).values()
+        return self.dice_weight * dice + self.bce_weight * cross_entropy
+
+    def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
+        """Compute the unweighted terms: "dice", then the cross-entropy; a mode says what its logits are."""
+        raise NotImplementedError
+
+    def _check(self, logits: Tensor, target: Tensor, annotated: Tensor, n_regions: int) -> None:
+        channels = n_regions + self.use_ignore_label
+        if target.shape != (logits.shape[0], channels, *logits.shape[2:]):
+            raise ValueError(f"target is {tuple(target.shape)}; logits {tuple(logits.shape)} need {channels} channels")
+        if annotated.shape != (logits.shape[0], n_regions):
+            raise ValueError(f"annotated is {tuple(annotated.shape)}, expected {(logits.shape[0], n_regions)}")
+        if target.dtype != torch.bool or annotated.dtype != torch.bool:
+            raise TypeError(f"target and annotated must be bool, got {target.dtype} and {annotated.dtype}")
+
+
+class MaskedDiceBCELoss(MaskedLoss):
     """nnU-Net's Dice and binary cross-entropy over the annotated (sample, region) pairs.
 
     With everything annotated it is nnU-Net's own loss for region training plus `dice_weight` (the Dice term is 1 - Dice
@@ -123,17 +219,9 @@ class MaskedDiceBCELoss(nn.Module):
         bce_weight: float = 1.0,
         smooth: float = 1e-5,
     ) -> None:
-        super().__init__()
+        super().__init__(use_ignore_label=use_ignore_label, dice_weight=dice_weight, bce_weight=bce_weight)
         self.batch_dice = batch_dice
-        self.use_ignore_label = use_ignore_label
-        self.dice_weight = dice_weight
-        self.bce_weight = bce_weight
         self.smooth = smooth
-
-    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
-        """Return the weighted sum of `terms`, a scalar; arguments as there."""
-        terms = self.terms(logits, target, annotated)
-        return self.dice_weight * terms["dice"] + self.bce_weight * terms["bce"]
 
     def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms of the loss.
@@ -152,44 +240,21 @@ class MaskedDiceBCELoss(nn.Module):
             ValueError: If the shapes do not fit together.
             TypeError: If `target` or `annotated` is not bool.
         """
-        self._check(logits, target, annotated)
-        pairs = annotated.nonzero().to(logits.device, non_blocking=True)
-        valid = ~target[:, -1] if self.use_ignore_label else None
-        sums = pair_sums(
-            gather_pairs(logits, pairs),
-            gather_pairs(target, pairs),
-            None if valid is None else valid.index_select(0, pairs[:, 0]),
-        )
+        n_regions = logits.shape[1]
+        self._check(logits, target, annotated, n_regions)
+        pairs, valid, sums = annotated_sums(logits, target, annotated, use_ignore_label=self.use_ignore_label)
         return {
-            "dice": self._dice(sums, pairs[:, 1], logits.shape[1]),
-            "bce": self._cross_entropy(sums, logits[0, 0].numel(), valid, annotated),
+            "dice": mean_dice_loss(
+                sums.overlap, pairs[:, 1], n_regions, batch_dice=self.batch_dice, smooth=self.smooth
+            ),
+            "bce": _mean_cross_entropy(sums.cross_entropy, logits[0, 0].numel(), valid, annotated),
         }
 
-    def _dice(self, sums: PairSums, region: Tensor, n_regions: int) -> Tensor:
-        statistics = torch.stack([sums.intersection, sums.sum_pred, sums.sum_gt])
-        if not self.batch_dice:
-            loss = 1 - soft_dice(statistics[0], statistics[1], statistics[2], self.smooth)
-            return mean_over_processes(loss, loss.new_full((), loss.numel()))
-        rows = torch.cat([statistics, torch.ones_like(statistics[:1])])
-        per_region = sum_over_processes(rows.new_zeros(4, n_regions).index_add(1, region, rows))
-        present = (per_region[3] > 0).float()
-        loss = 1 - soft_dice(per_region[0], per_region[1], per_region[2], self.smooth)
-        return (loss * present).sum() / present.sum().clamp_min(1)
 
-    def _cross_entropy(self, sums: PairSums, n_voxels: int, valid: Tensor | None, annotated: Tensor) -> Tensor:
-        values = sums.cross_entropy
-        if valid is None:
-            return mean_over_processes(values / n_voxels, values.new_full((), values.numel()))
-        # With the ignore label nnU-Net divides the sum over voxels and regions by the number of valid voxels, so that
-        # R regions weigh R times as much as without it. Kept: a data set annotated throughout trains as it does there.
-        in_use = annotated.any(1).to(valid.device, non_blocking=True)
-        return mean_over_processes(values, (valid.flatten(1).sum(1) * in_use).sum().float())
-
-    def _check(self, logits: Tensor, target: Tensor, annotated: Tensor) -> None:
-        channels = logits.shape[1] + self.use_ignore_label
-        if target.shape != (logits.shape[0], channels, *logits.shape[2:]):
-            raise ValueError(f"target is {tuple(target.shape)}; logits {tuple(logits.shape)} need {channels} channels")
-        if annotated.shape != logits.shape[:2]:
-            raise ValueError(f"annotated is {tuple(annotated.shape)}, expected {tuple(logits.shape[:2])}")
-        if target.dtype != torch.bool or annotated.dtype != torch.bool:
-            raise TypeError(f"target and annotated must be bool, got {target.dtype} and {annotated.dtype}")
+def _mean_cross_entropy(values: Tensor, n_voxels: int, valid: Tensor | None, annotated: Tensor) -> Tensor:
+    if valid is None:
+        return mean_over_processes(values / n_voxels, values.new_full((), values.numel()))
+    # With the ignore label nnU-Net divides the sum over voxels and regions by the number of valid voxels, so that
+    # R regions weigh R times as much as without it. Kept: a data set annotated throughout trains as it does there.
+    in_use = annotated.any(1).to(valid.device, non_blocking=True)
+    return mean_over_processes(values, (valid.flatten(1).sum(1) * in_use).sum().float())

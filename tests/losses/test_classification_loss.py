@@ -1,14 +1,8 @@
-import os
-import subprocess
-import sys
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import distributed, nn
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from nnunet_mtl.losses.classification import CaseTargets, ClassificationLoss, n_outputs, patch_weight, probabilities
@@ -257,38 +251,14 @@ def run_scenario(network, scenario, samples):
     return value.detach(), [parameter.grad for parameter in network.parameters()]
 
 
-def train_as_one_of_two(rank, folder):
-    """Run every scenario as process `rank` of two and save what came out; called in a process of its own."""
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=180)
-    )
+def train_as_one_of_two(rank):
+    """Run every scenario as process `rank` of two; called by the fixture `two_processes`."""
     results = {}
     for scenario, (_, first) in SCENARIOS.items():
         samples = slice(0, first) if rank == 0 else slice(first, N_SAMPLES)
         network = nn.parallel.DistributedDataParallel(make_network())
         results[scenario] = run_scenario(network, scenario, samples)
-    torch.save(results, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """Results of both processes, started once for all scenarios (starting Python with torch takes seconds)."""
-    folder = tmp_path_factory.mktemp("ddp")
-    call = "import runpy, sys; runpy.run_path(sys.argv[1])['train_as_one_of_two'](int(sys.argv[2]), sys.argv[3])"
-    command = [sys.executable, "-c", call, str(Path(__file__))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return results
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@ InstanceNorm gives every channel the same mean and variance in every image, so w
 constant. Autograd keeps the input of a normalisation for its backward pass: pooling there costs no memory.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from dynamic_network_architectures.building_blocks.residual import BottleneckD, StackedResidualBlocks
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD, StackedResidualBlocks
 from torch import Tensor, nn
 
 
@@ -42,32 +43,59 @@ def run_stage(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         The stage's output and the input of its last normalisation, both (B, C', *spatial). In blocks that activate
         before they normalise the latter is activated; without a normalisation it is the output itself.
     """
-    if isinstance(stage, nn.Sequential):
-        *first, stage = stage
-        for module in first:
-            x = module(x)
-    residual = isinstance(stage, StackedResidualBlocks)
-    *first, last = cast(Any, stage).blocks if residual else cast(Any, stage).convs
-    for block in first:
-        x = block(x)
-    x, before_norm = _run_residual_block(last, x) if residual else _run_convolution(last, x)
+    pooling, blocks = stage_blocks(stage)
+    *first, last = (*pooling, *blocks)
+    for module in first:
+        x = module(x)
+    if isinstance(last, BasicBlockD | BottleneckD):
+        return run_residual_block(last, x)
+    x, before_norm = _run_convolution(last, x)
     return x, x if before_norm is None else before_norm
 
 
-def _run_convolution(block: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    norm = getattr(block, "norm", None)
+def stage_blocks(stage: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return what a stage pools with, if it does, and its convolution or residual blocks, in their order."""
+    *pooling, last = stage if isinstance(stage, nn.Sequential) else (stage,)
+    return pooling, list(cast(Any, last).blocks if isinstance(last, StackedResidualBlocks) else cast(Any, last).convs)
+
+
+def run_modules(modules: Iterable[nn.Module], norm: nn.Module | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Run modules one after the other, and return what one of them, a normalisation, read too; None without one."""
     before_norm: Tensor | None = None
-    for module in block.all_modules:
+    for module in modules:
         if module is norm:
             before_norm = x
         x = module(x)
     return x, before_norm
 
 
-def _run_residual_block(block: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def unguided(shortcut: Tensor, first: Tensor) -> Tensor:
+    """Return the shortcut as it is, as in a stock block."""
+    return shortcut
+
+
+def run_residual_block(
+    block: Any, x: Tensor, guide: Callable[[Tensor, Tensor], Tensor] = unguided
+) -> tuple[Tensor, Tensor]:
+    """Run a residual block as calling it does, but for what becomes of its shortcut.
+
+    Args:
+        block: A `BasicBlockD` or `BottleneckD`.
+        x: (B, C, *spatial).
+        guide: Given the shortcut and the output of the block's first convolution, which nothing has changed yet;
+            returns what is added to the block's other branch.
+
+    Returns:
+        The block's output and the input of its last normalisation, that of the last convolution; without one, the
+        output twice.
+    """
     bottleneck = isinstance(block, BottleneckD)
+    convolution, *others = block.conv1.all_modules
     shortcut = block.skip(x)
-    x = block.conv1(x)
+    x = convolution(x)
+    shortcut = guide(shortcut, x)
+    for module in others:
+        x = module(x)
     if bottleneck:
         x = block.conv2(x)
     x, before_norm = _run_convolution(block.conv3 if bottleneck else block.conv2, x)
@@ -76,4 +104,9 @@ def _run_residual_block(block: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
     if block.apply_se:
         x = block.squeeze_excitation(x)
     x += shortcut
-    return (block.nonlin3 if bottleneck else block.nonlin2)(x), before_norm
+    x = (block.nonlin3 if bottleneck else block.nonlin2)(x)
+    return x, x if before_norm is None else before_norm
+
+
+def _run_convolution(block: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    return run_modules(block.all_modules, getattr(block, "norm", None), x)

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _probe, _evaluate, _demo):
         add(commands)
+    for add in (_extract, _merge_predictions, _complete_labels):  # one network per task
+        add(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options) or 0)
@@ -336,3 +338,59 @@ def _demo(commands: Subparsers) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--quick", action="store_true", help="a few iterations: shows that it runs, learns nothing")
     parser.add_argument("--compare", action="store_true", help="also train stock nnU-Net, missing labels as background")
+
+
+def _extract(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.datasets.extract import extract
+        from nnunet_mtl.planning.folders import raw_folder
+
+        print(extract(raw_folder(options.dataset), options.task, options.target, options.name))
+
+    summary = "Make a stock data set of one task, for a network of its own. See docs/multi_nets.md."
+    parser = _command(commands, "extract", summary, run)
+    _dataset_argument(parser)
+    parser.add_argument("-t", dest="task", metavar="TASK", required=True, help="name of the task")
+    _new_dataset_arguments(parser)
+
+
+def _merge_predictions(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.datasets.merge_predictions import merge_predictions
+        from nnunet_mtl.planning.folders import raw_folder
+
+        print(merge_predictions(raw_folder(options.dataset), options.folders, options.output))
+
+    summary = "Merge the predictions of one network per task into maps of all tasks. See docs/multi_nets.md."
+    parser = _command(commands, "merge-predictions", summary, run)
+    _dataset_argument(parser)
+    _prediction_folders_argument(parser)
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder of the merged maps")
+
+
+def _complete_labels(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.datasets.complete_labels import complete_labels
+        from nnunet_mtl.planning.folders import raw_folder
+
+        source = raw_folder(options.dataset)
+        print(complete_labels(source, options.folders, options.target, options.name, options.least_confidence))
+
+    summary = "Make a stock data set in which predictions fill what nobody annotated. See docs/multi_nets.md."
+    parser = _command(commands, "complete-labels", summary, run)
+    _dataset_argument(parser)
+    _prediction_folders_argument(parser)
+    _new_dataset_arguments(parser)
+    text = "a region of a case whose mean probability is smaller becomes nnU-Net's ignore label"
+    parser.add_argument("--least_confidence", type=float, default=0.0, metavar="P", help=text)
+
+
+def _new_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    given: dict[str, Any] = {"type": int, "required": True, "metavar": "ID"}
+    parser.add_argument("-o", dest="target", **given, help="id of the new data set")
+    parser.add_argument("--name", help="of the new data set, after DatasetXXX_")
+
+
+def _prediction_folders_argument(parser: argparse.ArgumentParser) -> None:
+    text = "folders of predictions, of one network each"
+    parser.add_argument("-i", dest="folders", type=Path, nargs="+", required=True, metavar="DIR", help=text)

@@ -1,0 +1,103 @@
+"""Folders of predictions of networks that each know some regions of a data set, matched to it by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_mtl._messages import listed
+from nnunet_mtl.datasets.label_maps import Table, Values, membership
+from nnunet_mtl.errors import UserError
+from nnunet_mtl.tasks import TaskSet, read_dataset_json
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """The label maps `nnUNetv2_predict` wrote into one folder.
+
+    Attributes:
+        folder: Where they are.
+        taskset: What their values mean, from the `dataset.json` nnU-Net puts beside them.
+        channels: The network's output channel of each region, by the region's number in the data set.
+    """
+
+    folder: Path
+    taskset: TaskSet
+    channels: Mapping[int, int]
+
+    @cached_property
+    def n_values(self) -> int:
+        """How many values its maps have, background included."""
+        return 1 + max(label for labels in self.taskset.region_labels for label in labels)
+
+    @cached_property
+    def _membership(self) -> Table:
+        return membership(self.taskset.region_labels, self.n_values)
+
+    def regions(self, values: Values, n_regions: int) -> Table:
+        """Return which regions of the data set some values of its maps stand for.
+
+        Args:
+            values: (N,)
+            n_regions: Of the data set, R.
+
+        Returns:
+            (N, R), false for regions it does not predict.
+        """
+        found = np.zeros((len(values), n_regions), np.bool_)
+        for region, channel in self.channels.items():
+            found[:, region] = self._membership[values, channel]
+        return found
+
+
+def open_folders(
+    folders: Sequence[Path], taskset: TaskSet, file_ending: str, problems: list[str]
+) -> list[PredictionFolder]:
+    """Match the regions of folders of predictions with those of a data set.
+
+    Args:
+        folders: What `nnUNetv2_predict` wrote.
+        taskset: Of the data set.
+        file_ending: Of its label maps.
+        problems: Gets a line for everything that is wrong.
+
+    Returns:
+        The folders that can be used.
+    """
+    opened = [found for folder in folders if (found := _open(folder, taskset, file_ending, problems)) is not None]
+    for number, region in enumerate(taskset.regions):
+        by = [str(found.folder) for found in opened if number in found.channels]
+        if len(by) > 1:
+            problems.append(f"region {region}: predicted by {' and '.join(by)}; give one of them")
+    return opened
+
+
+def _open(folder: Path, taskset: TaskSet, file_ending: str, problems: list[str]) -> PredictionFolder | None:
+    path = folder / "dataset.json"
+    if not folder.is_dir():
+        problems.append(f"{folder}: no such folder; check -i")
+        return None
+    try:
+        dataset_json = read_dataset_json(path)
+        predicted = TaskSet.from_dataset_json(dataset_json, str(path))
+    except UserError as error:
+        problems.append(f"{error} (nnUNetv2_predict puts it beside its predictions)")
+        return None
+    if dataset_json.get("file_ending") != file_ending:
+        problems.append(
+            f"{path}: file_ending {dataset_json.get('file_ending')}, the data set's is {file_ending}; "
+            "give predictions of data sets made by `nnunet_mtl extract`"
+        )
+        return None
+    named = {region: channel for channel, region in enumerate(predicted.regions) if region != "background"}
+    unknown = [region for region in named if region not in taskset.regions]
+    if unknown:
+        problems.append(
+            f"{path}: predicts {listed(unknown)}, which the data set does not have (it has {listed(taskset.regions)})"
+        )
+        return None
+    return PredictionFolder(
+        folder, predicted, {taskset.regions.index(region): channel for region, channel in named.items()}
+    )

@@ -39,6 +39,10 @@ class Settings:
         head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), the same with
             weights computed for the task ("dynamic"), one per label value ("leaves"), or weights computed for each
             region from its embedding ("embeddings"). A trainer offers some of them and has its own default.
+        region_embedding: What the head "embeddings" knows of a region: fixed random vectors, learned ones, or those of
+            a file ("file"), such as encoded names.
+        region_embedding_size: Length of the vectors that are not from a file.
+        region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
         class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
@@ -79,6 +83,9 @@ class Settings:
     sampling: Literal["cases", "tasks", "sqrt"] = "cases"
     gates: Literal["identity", "faithful"] = "identity"
     head: Literal["regions", "slots", "dynamic", "leaves", "embeddings"] = "regions"
+    region_embedding: Literal["random", "learned", "file"] = "random"
+    region_embedding_size: int = 512
+    region_embedding_file: str = "none"
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     class_head: Literal["evidence", "bottleneck"] = "evidence"
@@ -99,7 +106,7 @@ class Settings:
     best_class_share: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k"):
+        for name in ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k", "region_embedding_size"):
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
         for name in ("weight_decay", "dice_weight", "bce_weight", "class_weight", "class_weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")
@@ -185,7 +192,7 @@ def _check_type(name: str, value: Any, kind: Any, source: str) -> None:
             raise SettingsError(f"{source}: {name}={shown(value)} must be one of {', '.join(get_args(kind))}")
         return
     # bool is an int in Python, and an int may stand for a float in JSON
-    accepted = {int: (int,), float: (int, float), bool: (bool,)}[kind]
+    accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[kind]
     if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
         raise SettingsError(f"{source}: {name}={shown(value)} must be of type {kind.__name__}")
 

@@ -5,14 +5,42 @@ look-up. A class defined in such a file is another class at every look-up and ca
 not. So this module only re-exports, by explicit imports: an editable install does not list `nnunet_mtl.trainers`.
 """
 
+from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
+from nnunet_mtl.trainers.nnUNetTrainerCondDec import nnUNetTrainerCondDec
+from nnunet_mtl.trainers.nnUNetTrainerCondInput import nnUNetTrainerCondInput
+from nnunet_mtl.trainers.nnUNetTrainerCondNO import nnUNetTrainerCondNO
+from nnunet_mtl.trainers.nnUNetTrainerDoDNet import nnUNetTrainerDoDNet
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
+from nnunet_mtl.trainers.nnUNetTrainerMultiHead import nnUNetTrainerMultiHead
+from nnunet_mtl.trainers.nnUNetTrainerMultiTalent import nnUNetTrainerMultiTalent
 from nnunet_mtl.trainers.nnUNetTrainerSTLCls import nnUNetTrainerSTLCls
 from nnunet_mtl.trainers.nnUNetTrainerStockSchedule import nnUNetTrainerStockSchedule
+from nnunet_mtl.trainers.nnUNetTrainerTAL import nnUNetTrainerTAL
+from nnunet_mtl.trainers.nnUNetTrainerTGNet import nnUNetTrainerTGNet
+from nnunet_mtl.trainers.nnUNetTrainerTGNetA import nnUNetTrainerTGNetA
+from nnunet_mtl.trainers.nnUNetTrainerTGNetParallel import nnUNetTrainerTGNetParallel
+from nnunet_mtl.trainers.nnUNetTrainerTGNetSerial import nnUNetTrainerTGNetSerial
+from nnunet_mtl.trainers.nnUNetTrainerTGNetSpatial import nnUNetTrainerTGNetSpatial
+from nnunet_mtl.trainers.nnUNetTrainerUniSeg import nnUNetTrainerUniSeg
 
 __all__ = [
+    "nnUNetTrainerCLIPDriven",
+    "nnUNetTrainerCondDec",
+    "nnUNetTrainerCondInput",
+    "nnUNetTrainerCondNO",
+    "nnUNetTrainerDoDNet",
     "nnUNetTrainerMTLAttention",
     "nnUNetTrainerMTLNoAttention",
+    "nnUNetTrainerMultiHead",
+    "nnUNetTrainerMultiTalent",
     "nnUNetTrainerSTLCls",
     "nnUNetTrainerStockSchedule",
+    "nnUNetTrainerTAL",
+    "nnUNetTrainerTGNet",
+    "nnUNetTrainerTGNetA",
+    "nnUNetTrainerTGNetParallel",
+    "nnUNetTrainerTGNetSerial",
+    "nnUNetTrainerTGNetSpatial",
+    "nnUNetTrainerUniSeg",
 ]

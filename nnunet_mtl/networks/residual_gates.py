@@ -20,25 +20,7 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD, 
 from torch import Tensor, nn
 
 from nnunet_mtl.networks.gates import DescriptorGate, GlobalMean
-from nnunet_mtl.networks.pre_norm import run_modules, run_residual_block, run_stage, stage_blocks
-
-
-class NoEncoderConditioning(nn.Module):
-    """The stage as it is.
-
-    Args:
-        stage: Not kept, like the other's; here so that what conditions the encoder is built alike.
-        num_tasks: Not used.
-    """
-
-    conditioned: ClassVar[bool] = False
-
-    def __init__(self, stage: nn.Module, num_tasks: int) -> None:
-        super().__init__()
-
-    def run(self, stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `run_stage` returns."""
-        return run_stage(stage, x)
+from nnunet_mtl.networks.pre_norm import run_modules, run_residual_block, stage_blocks
 
 
 class TaskGuidedResidual(nn.Module):

@@ -4,7 +4,9 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from nnunet_mtl.losses.marginal import MarginalDiceCELoss
 from nnunet_mtl.losses.partial import MaskedDiceBCELoss
+from nnunet_mtl.losses.summed import SummedDiceBCELoss
 from nnunet_mtl.networks.layout import Layout
 
 LossMode = Literal["masked", "summed", "marginal"]
@@ -19,6 +21,11 @@ def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Modu
         layout: The regions.
         options: `batch_dice`, `use_ignore_label`, `dice_weight`, `bce_weight`.
     """
+    if mode == "marginal":
+        return MarginalDiceCELoss(layout.membership, **options)
+    if mode == "summed":
+        # its Dice is always over the batch
+        return SummedDiceBCELoss(**{name: value for name, value in options.items() if name != "batch_dice"})
     return MaskedDiceBCELoss(**options)
 
 

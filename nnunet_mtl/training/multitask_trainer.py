@@ -22,8 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_mtl.networks.architecture import multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.networks.region_embedding_head import read_region_embedding
 from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
+from nnunet_mtl.training.annotated_foreground import AnnotatedForeground
 from nnunet_mtl.training.annotation import CaseAnnotations
 from nnunet_mtl.training.criterion import LabelCriterion, LossMode, RegionCriterion, segmentation_loss
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader, evidence_labels
@@ -112,8 +114,8 @@ class MultiTaskTrainer(MonitoredTrainer):
             layout=Layout.from_tasks(tasks),
             patch_size=patch_size,
             parts={**cls.parts, **cls.parts_of_head.get(settings.head, {})},
-            head=cls._head(settings),
-            head_options=cls.head_options(settings),
+            head=cls._head(settings, tasks),
+            head_options=_head_options(settings, tasks),
             gates=settings.gates,
             questions=questions_of(tasks, with_evidence=cls.segments),
             classification=CLASS_HEADS[settings.class_head] if tasks.classification else NO_CLASSIFICATION,
@@ -122,18 +124,15 @@ class MultiTaskTrainer(MonitoredTrainer):
         )
 
     @classmethod
-    def _head(cls, settings: Settings) -> str:
+    def _head(cls, settings: Settings, tasks: TaskSet) -> str:
         if settings.head not in cls.heads:
             raise SettingsError(
                 f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {cls.__name__}, which offers "
                 f"{', '.join(cls.heads)}: nnunet_mtl plan --set head={next(iter(cls.heads))}"
             )
-        return cls.heads[settings.head]
-
-    @classmethod
-    def head_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return the segmentation head's own arguments, JSON-able; a hook for leaves."""
-        return {}
+        # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
+        name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
+        return {**MultiTaskTrainer.heads, **cls.heads}[name]
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """Return nnU-Net's optimiser and scheduler; the classification head has its own weight decay."""
@@ -149,6 +148,9 @@ class MultiTaskTrainer(MonitoredTrainer):
     def initialize(self) -> None:
         """Build network, optimiser and loss as nnU-Net does, and say what is trained."""
         super().initialize()
+        if self.settings.head == "embeddings" and self.settings.region_embedding == "file":
+            rows = read_region_embedding(self.settings.region_embedding_file, self.tasks.regions)
+            self.bare_network.segmentation_head.load_embedding(rows)
         self.print_to_log_file(f"nnunet_mtl: {len(self.tasks.tasks)} tasks, settings {self.settings}")
 
     def _build_loss(self) -> nn.Module:
@@ -191,7 +193,8 @@ class MultiTaskTrainer(MonitoredTrainer):
                 self.cases.tasks, list(dataset.identifiers), self.settings.sampling, self.settings.class_sampling
             )
             share, evidence = self.settings.evidence_crops, evidence_labels(self.cases.tasks)
-            return EvidenceCropLoader(dataset, *args, evidence=evidence, share=share, **kwargs)
+            known = AnnotatedForeground(dataset, self.cases.tasks)
+            return EvidenceCropLoader(known, *args, evidence=evidence, share=share, **kwargs)
 
         with swapped(TrainerModule, "nnUNetDataLoader", loader):
             loaders: tuple[Any, Any] = super().get_dataloaders()
@@ -294,6 +297,17 @@ class MultiTaskTrainer(MonitoredTrainer):
         total = torch.stack(list(losses.values())).sum()
         answers = self.image_level.numbers(output, known, conditioned=self.bare_network.conditioned)
         return {**_numbers(total, losses, known.annotated), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn, **answers}
+
+
+def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
+    """Return the head's own arguments, JSON-able."""
+    if settings.head != "embeddings":
+        return {}
+    kind = settings.region_embedding
+    size = settings.region_embedding_size
+    if kind == "file":
+        size = read_region_embedding(settings.region_embedding_file, tasks.regions).shape[1]
+    return {"embedding": kind, "embedding_size": size}
 
 
 def _numbers(total: Tensor, losses: dict[str, Tensor], annotated: Tensor) -> dict[str, Any]:

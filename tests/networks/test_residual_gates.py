@@ -13,7 +13,8 @@ from torch.nn import functional
 from nnunet_mtl.networks import residual_gates
 from nnunet_mtl.networks.gates import DescriptorGate, GlobalMean
 from nnunet_mtl.networks.pre_norm import run_encoder
-from nnunet_mtl.networks.residual_gates import NoEncoderConditioning, TaskGuidedResidual
+from nnunet_mtl.networks.conditioning import NoEncoderConditioning
+from nnunet_mtl.networks.residual_gates import TaskGuidedResidual
 
 TASKS = 3
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}

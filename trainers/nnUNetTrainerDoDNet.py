@@ -1,0 +1,16 @@
+"""DoDNet: the weights of the head are computed for the task.
+
+After Zhang, Xie, Xia, Shen, DoDNet: learning to segment multi-organ and tumors from multiple partially labeled
+datasets, CVPR 2021.
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerDoDNet(MultiTaskTrainer):
+    """One pass of encoder and decoder for all tasks, a small head for each."""
+
+    defaults: ClassVar = {"head": "dynamic"}
+    heads: ClassVar = {"dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead"}

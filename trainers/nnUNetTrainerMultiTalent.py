@@ -1,0 +1,16 @@
+"""MultiTalent: a sigmoid for every region, losses summed over what is annotated.
+
+After Ulrich, Isensee, Wald, Zenk, Baumgartner, Maier-Hein, MultiTalent: a multi-dataset approach to medical image
+segmentation, MICCAI 2023.
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerMultiTalent(MultiTaskTrainer):
+    """One pass for all tasks; cases of a task with n of them are drawn with weight 1/sqrt(n)."""
+
+    defaults: ClassVar = {"sampling": "sqrt"}
+    loss_mode = "summed"

@@ -1,0 +1,23 @@
+"""TGNet: the task in the encoder and on the skips.
+
+After Wu, Pang, Sowmya, TGNet: a task-guided network architecture for multi-organ and tumour segmentation from partially
+labelled datasets, ISBI 2022.
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerTGNet(MultiTaskTrainer):
+    """Task-guided residual blocks and task-guided attention: a whole pass for every task."""
+
+    defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
+    heads: ClassVar = {
+        "dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead",
+        "slots": "nnunet_mtl.networks.heads.SlotHead",
+    }
+    parts: ClassVar = {
+        "encoder_conditioning": "nnunet_mtl.networks.residual_gates.TaskGuidedResidual",
+        "task_attention": "nnunet_mtl.networks.skip_gates.ChannelGate",
+    }

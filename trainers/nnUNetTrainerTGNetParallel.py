@@ -1,0 +1,19 @@
+"""The row "parallel" of TGNet's Table 2: the mean of skips with scaled channels and with scaled voxels.
+
+After TGNet (Wu, Pang, Sowmya, ISBI 2022).
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerTGNetParallel(MultiTaskTrainer):
+    """Channels and voxels of the skips scaled beside one another."""
+
+    defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
+    heads: ClassVar = {
+        "dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead",
+        "slots": "nnunet_mtl.networks.heads.SlotHead",
+    }
+    parts: ClassVar = {"task_attention": "nnunet_mtl.networks.skip_gates.ParallelGates"}

@@ -1,0 +1,19 @@
+"""The row "serial" of TGNet's Table 2: channels of the skips are scaled, then voxels.
+
+After TGNet (Wu, Pang, Sowmya, ISBI 2022).
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerTGNetSerial(MultiTaskTrainer):
+    """Channels, then voxels of the skips scaled by image and task."""
+
+    defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
+    heads: ClassVar = {
+        "dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead",
+        "slots": "nnunet_mtl.networks.heads.SlotHead",
+    }
+    parts: ClassVar = {"task_attention": "nnunet_mtl.networks.skip_gates.SerialGates"}

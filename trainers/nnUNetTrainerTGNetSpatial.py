@@ -1,0 +1,19 @@
+"""The row "spatial" of TGNet's Table 2: voxels of the skips are scaled instead of channels.
+
+After TGNet (Wu, Pang, Sowmya, ISBI 2022).
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerTGNetSpatial(MultiTaskTrainer):
+    """Voxels of the skips scaled by image and task."""
+
+    defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
+    heads: ClassVar = {
+        "dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead",
+        "slots": "nnunet_mtl.networks.heads.SlotHead",
+    }
+    parts: ClassVar = {"task_attention": "nnunet_mtl.networks.skip_gates.SpatialGate"}

@@ -1,0 +1,17 @@
+"""UniSeg: a prompt for every task, computed from one learned map and the image.
+
+After Ye, Xie, Zhang, Chen, Xia, UniSeg: a prompt-driven universal segmentation model as well as a strong representation
+learner, MICCAI 2023.
+"""
+
+from typing import ClassVar
+
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerUniSeg(MultiTaskTrainer):
+    """One encoder pass for all tasks, one decoder pass for each."""
+
+    defaults: ClassVar = {"head": "slots"}
+    heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}
+    parts: ClassVar = {"bottleneck_conditioning": "nnunet_mtl.networks.prompt.UniversalPrompt"}

@@ -12,6 +12,7 @@ read, its logits get a gradient of exactly zero, and a batch without any annotat
 to the network.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -158,7 +159,7 @@ def annotated_sums(
     return pairs, valid, pair_sums(gather_pairs(logits, pairs), gather_pairs(target, pairs), picked)
 
 
-class MaskedLoss(nn.Module):
+class MaskedLoss(nn.Module, ABC):
     """What all modes share: two weighted terms, and what they are called with.
 
     Args:
@@ -178,9 +179,9 @@ class MaskedLoss(nn.Module):
         dice, cross_entropy = self.terms(logits, target, annotated).values()
         return self.dice_weight * dice + self.bce_weight * cross_entropy
 
+    @abstractmethod
     def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms: "dice", then the cross-entropy; a mode says what its logits are."""
-        raise NotImplementedError
 
     def _check(self, logits: Tensor, target: Tensor, annotated: Tensor, n_regions: int) -> None:
         channels = n_regions + self.use_ignore_label

@@ -2,8 +2,7 @@
 
 nnU-Net centres a share of the patches on a voxel of a region, drawn from those with foreground in the case. A label
 file may hold foreground that nobody vouches for: the organ, where only the tumour of its task was annotated, or the
-tumour, where only its organ was. MultiTalent (Ulrich et al., MICCAI 2023) is trained like this in our comparison, and
-so can every other method be; the rule is our choice.
+tumour, where only its organ was. The rule is our choice, for every method alike.
 """
 
 from typing import Any

@@ -138,17 +138,18 @@ def test_the_order_of_samples_does_not_matter(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_computed_on_in_float32(name, dtype):
+@pytest.mark.parametrize("annotated", [PARTIAL, torch.ones_like(PARTIAL)], ids=["partly", "everything"])
+def test_half_precision_logits_are_computed_on_in_float32(name, dtype, annotated):
     logits, target = make_batch(name, 3, (300, 300))  # 90,000 voxels: their sum is inf in float16
     logits = (logits + 5).to(dtype)
-    expected, expected_gradient = evaluate(LOSSES[name](False), logits.float(), target, PARTIAL)
-    value, gradient = evaluate(LOSSES[name](False), logits, target, PARTIAL)
+    expected, expected_gradient = evaluate(LOSSES[name](False), logits.float(), target, annotated)
+    value, gradient = evaluate(LOSSES[name](False), logits, target, annotated)
     assert torch.equal(value, expected)
     assert gradient.dtype == dtype
     assert torch.equal(gradient, expected_gradient.to(dtype))
     leaf = logits.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        value = LOSSES[name](False)(leaf, target, PARTIAL)
+        value = LOSSES[name](False)(leaf, target, annotated)
     value.backward()
     assert torch.equal(value, expected)
     assert torch.equal(leaf.grad, expected_gradient.to(dtype))

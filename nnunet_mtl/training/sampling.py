@@ -1,7 +1,8 @@
 """How often each training case is drawn: by the tasks annotated in it, and by its class labels.
 
 Partially labelled unions are unequal: uniform drawing over cases lets the largest collection decide. The inverse square
-root rule is the one of MultiTalent (Ulrich et al., MICCAI 2023).
+root rule is the one of MultiTalent (Ulrich et al., MICCAI 2023) where every case has one task and every task is one
+collection; it counts collections where we count tasks, so that a case with several tasks has the sum of their weights.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,150 @@
+"""What conditioning is for: five tasks in partially labelled phantoms, with and without a shortcut.
+
+In an image with a liver, kidneys and a spleen, whoever shares output channels between tasks must know which task is
+asked for. Without being told (Cond-NO) a network can only guess it, and it can guess if every task's cases come from a
+scanner of their own: then it looks good on its own task in its own domain, which is how partially labelled unions are
+usually scored. Trained with that shortcut and without it, every method is scored on all tasks in all domains, and on
+each task in its own domain alone. Liver and spleen share a scanner and look alike.
+
+python benchmarks/conditioning.py --out benchmarks/results/conditioning.json
+
+With --folder, what is there already is not trained or predicted again: several processes may each do a part.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_mtl.datasets.phantom_scanner import SCANNERS
+from nnunet_mtl.demo.commands import CommandRunner, chain_environment
+from nnunet_mtl.discovery import shim_folder
+from nnunet_mtl.evaluation.missing import mean_of_present
+from nnunet_mtl.evaluation.scores import Scores, dice_table
+from nnunet_mtl.tasks import TaskSet, read_dataset_json
+
+PHANTOM = (
+    *("--cases_per_task", "12", "--test_cases", "12", "--contrast_to_noise", "5", "--tumour_prevalence", "1"),
+    *("--tumour_radius_mm", "24", "34"),
+)
+SIZE = ("--patch_size", "24", "32", "48", "--features", "16", "32", "64", "--batch_size", "2")
+SETTINGS = {
+    "iterations": 125,
+    "val_iterations": 4,
+    "initial_lr": 0.05,
+    "momentum": 0.9,
+    "mirroring": "false",
+    "test_time_mirroring": "false",
+    "class_weight": 0,
+}
+CONFIGURATION, PLANS = "3d_fullres", "nnUNetPlans_conditioning"
+TRAINERS = ("CondNO", "CondInput", "CondDec", "DoDNet", "TGNet", "MTLAttention")
+COUPLINGS = {"independent": (910, "0"), "coupled": (911, "1")}
+
+
+def main() -> None:
+    """Train, predict and score, and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--trainers", nargs="+", default=list(TRAINERS), choices=TRAINERS)
+    parser.add_argument("--couplings", nargs="+", default=list(COUPLINGS), choices=list(COUPLINGS))
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--folder", type=Path, help="where the data sets and models are kept")
+    options = parser.parse_args()
+    folder = (options.folder or Path(tempfile.mkdtemp())).resolve()
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    environment = {**chain_environment(folder, shim_folder()), "OMP_NUM_THREADS": "1"}
+    runner = CommandRunner(environment, folder / "commands.log", lambda text: print(text, flush=True))
+    scores: dict[str, Any] = {}
+    for coupling in options.couplings:
+        dataset, share = COUPLINGS[coupling]
+        _data(runner, folder, dataset, coupling, share, options.seed)
+        for trainer in options.trainers:
+            predictions = _predicted(runner, folder, dataset, trainer, options.epochs)
+            scores.setdefault(coupling, {})[trainer] = _scored(folder, dataset, predictions)
+    result = {
+        "command": f"python benchmarks/conditioning.py {' '.join(sys.argv[1:])}",
+        "commit": _output("git", "rev-parse", "HEAD"),
+        "device": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "scores": scores,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(scores, indent=1))
+
+
+def _data(runner: CommandRunner, folder: Path, dataset: int, name: str, share: str, seed: int) -> None:
+    if list((folder / "nnUNet_preprocessed").glob(f"Dataset{dataset}_*/splits_final.json")):
+        return
+    number = str(dataset)
+    coupling = ("--domain_task_coupling", share)
+    runner.run("nnunet_mtl", "phantom", "-d", number, "--name", name, "--seed", str(seed), *PHANTOM, *coupling)
+    runner.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "1", "-npfp", "1")
+    runner.run("nnunet_mtl", "make-splits", "-d", number, "--folds", "12")
+
+
+def _predicted(runner: CommandRunner, folder: Path, dataset: int, trainer: str, epochs: int) -> Path:
+    number, full = str(dataset), f"nnUNetTrainer{trainer}"
+    (raw,) = (folder / "nnUNet_raw").glob(f"Dataset{dataset}_*")
+    model = folder / "nnUNet_results" / raw.name / f"{full}__{PLANS}__{CONFIGURATION}"
+    if not (model / "fold_0" / "checkpoint_final.pth").is_file():
+        assignments = (f"{name}={value}" for name, value in {**SETTINGS, "epochs": epochs}.items())
+        written = ("--name", PLANS, "-c", CONFIGURATION, *SIZE, "--overwrite", "--set", *assignments)
+        runner.run("nnunet_mtl", "plan", "-d", number, *written)
+        runner.run("nnUNetv2_train", number, CONFIGURATION, "0", "-p", PLANS, "-tr", full, "-device", "cpu")
+    out = folder / "predictions" / f"{dataset}_{trainer}"
+    if not (out / "done").is_file():
+        words = ("-d", number, "-c", CONFIGURATION, "-f", "0", "-p", PLANS, "-tr", full, "-step_size", "1")
+        here = ("-device", "cpu", "-npp", "0", "-nps", "0", "--disable_progress_bar", "--save-per-task")
+        runner.run("nnunet_mtl", "predict", "-i", str(raw / "imagesTs"), "-o", str(out), *words, *here)
+        (out / "done").touch()
+    return out
+
+
+def _scored(folder: Path, dataset: int, predictions: Path) -> dict[str, Any]:
+    """Return the mean Dice by region over all test cases, and over those from the scanner of the region's task."""
+    (raw,) = (folder / "nnUNet_raw").glob(f"Dataset{dataset}_*")
+    description = read_dataset_json(raw / "dataset.json")
+    tasks = TaskSet.from_dataset_json(description)
+    scores = dice_table(predictions, raw / "labelsTs", tasks, description, fully_labelled=True)
+    sources = read_dataset_json(raw / "labelsTs" / "dataset.json")["nnunet_mtl"]["cases"]
+    domains = {case: of_case["source"] for case, of_case in sources.items()}
+    homes = {
+        region: SCANNERS[number % len(SCANNERS)].name
+        for number, task in enumerate(tasks.tasks)
+        for region in task.regions
+    }
+    everywhere = _means(scores, {region: list(domains) for region in homes})
+    at_home = _means(scores, {r: [case for case in domains if domains[case] == homes[r]] for r in homes})
+    return {
+        "all tasks in all domains": everywhere,
+        "each task in its own domain": at_home,
+        "mean": {"all": _mean(everywhere.values()), "own": _mean(at_home.values())},
+    }
+
+
+def _means(scores: Scores, cases: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    return {
+        region: _mean([scores.cases[case][region] for case in of_region if region in scores.cases[case]])
+        for region, of_region in cases.items()
+    }
+
+
+def _mean(values: Any) -> float:
+    return round(mean_of_present(values), 3)
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

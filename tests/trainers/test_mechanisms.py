@@ -1,0 +1,236 @@
+"""What each published method is about, as one property of its network or loss, and that it is the mechanism's doing.
+
+Every property holds with the mechanism and fails with its "off" object in its place: a property that also held without
+would be no evidence for it.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nnunet_mtl.networks.architecture import OFF_PARTS
+from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.training.criterion import segmentation_loss
+
+TASKS = TaskSet.from_dataset_json(
+    {
+        "labels": {
+            "background": 0,
+            "liver": [1, 2],
+            "liver_tumour": [2],
+            "spleen": [3, 3],
+            "kidney": [4, 5],
+            "kidney_tumour": [5],
+        },
+        "regions_class_order": [1, 2, 3, 4, 5],
+        "nnunet_mtl": {
+            "version": 1,
+            "tasks": {
+                "liver": {"regions": ["liver", "liver_tumour"], "slots": ["organ", "tumour"]},
+                "spleen": {"regions": ["spleen"], "slots": ["organ"]},
+                "kidney": {"regions": ["kidney", "kidney_tumour"], "slots": ["organ", "tumour"]},
+            },
+            "cases": {},
+        },
+    }
+)
+SLOTS = {"head": "nnunet_mtl.networks.heads.SlotHead"}
+REGIONS = {"head": "nnunet_mtl.networks.heads.RegionHead"}
+
+
+def trainer(name: str) -> Any:
+    return getattr(importlib.import_module(f"nnunet_mtl.trainers.nnUNetTrainer{name}"), f"nnUNetTrainer{name}")
+
+
+def stock(kind: str) -> dict[str, Any]:
+    depth = {"Plain": "n_conv_per_stage", "Residual": "n_blocks_per_stage"}[kind]
+    name = {"Plain": "PlainConvUNet", "Residual": "ResidualEncoderUNet"}[kind]
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{name}",
+        "arch_kwargs": {
+            "n_stages": 3,
+            "features_per_stage": [8, 8, 16],
+            "conv_op": "torch.nn.modules.conv.Conv2d",
+            "kernel_sizes": [[3, 3]] * 3,
+            "strides": [[1, 1], [2, 2], [2, 2]],
+            depth: [2, 2, 2],
+            "n_conv_per_stage_decoder": [1, 1],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+
+
+def network(name: str, kind: str = "Plain", off: tuple[str, ...] = (), head: str | None = None) -> Any:
+    """The network of a trainer, some of its parts off, or with another head."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    torch.manual_seed(0)
+    of = trainer(name)
+    settings = Settings.from_mapping(dict(of.defaults), name)
+    block = of.architecture(stock(kind), [16, 16], TASKS, settings)
+    block["arch_kwargs"] |= {part: OFF_PARTS[part] for part in off}
+    if head is not None:
+        block["arch_kwargs"] |= {"segmentation_head": head, "head_options": {}}
+    block = json.loads(json.dumps(block))
+    built = get_network_from_plans(
+        block["network_class_name"], block["arch_kwargs"], block["_kw_requires_import"], 1, 5, deep_supervision=False
+    )
+    return built.eval()
+
+
+IMAGE = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    yield seen
+    handle.remove()
+
+
+def of_tasks(net: Any, module: nn.Module) -> tuple[bool, bool]:
+    """Whether what a module reads differs between the first and the last task, and whether their slots' logits do."""
+    with inputs_of(module) as seen, torch.no_grad():
+        first, last = (net(IMAGE, task=torch.full((2,), task)) for task in (0, 2))
+    # the organ of the first task and of the last one read the same channel of a shared head
+    return not torch.equal(seen[0], seen[1]), not torch.equal(first[:, 0], last[:, 3])
+
+
+def encoder_knows_the_task(net: Any) -> bool:
+    return of_tasks(net, net.decoder.transpconvs[0])[0]
+
+
+def skips_know_the_task(net: Any) -> bool:
+    """The decoder's first stage is told, its last one reads other features; the bottleneck need not be."""
+    level = net.task_attention[0]
+    skip, coarser, upsampled = torch.ones(1, 8, 4, 4), torch.randn(1, 16, 2, 2), torch.randn(1, 8, 4, 4)
+    gated = [level(skip, coarser, upsampled, *([torch.tensor([t])] if level.conditioned else [])) for t in (0, 2)]
+    return not torch.equal(gated[0], gated[1])
+
+
+def only_the_decoder_knows_the_task(net: Any) -> bool:
+    bottleneck, logits = of_tasks(net, net.bottleneck_conditioning)
+    return logits and not bottleneck
+
+
+def only_the_head_knows_the_task(net: Any) -> bool:
+    features, logits = of_tasks(net, net.decoder.seg_layers[-1])
+    return logits and not features
+
+
+def the_bottleneck_comes_with_a_prompt(net: Any) -> bool:
+    bottleneck, _ = of_tasks(net, net.bottleneck_conditioning)
+    return of_tasks(net, net.decoder.transpconvs[0])[0] and not bottleneck
+
+
+def a_region_follows_its_embedding(net: Any) -> bool:
+    """Two regions that change their embeddings change their logits."""
+    with torch.no_grad():
+        before = net(IMAGE)
+        rows = getattr(net.segmentation_head, "embedding", None)
+        if rows is None:
+            return False
+        rows.copy_(rows[[3, 1, 2, 0, 4]].clone())
+        after = net(IMAGE)
+    return torch.allclose(after[:, [3, 1, 2, 0, 4]], before, atol=1e-4) and not torch.allclose(after, before, atol=1e-3)
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """A property, and what is put in the mechanism's place."""
+
+    trainer: str
+    holds: Callable[[Any], bool]
+    off: tuple[str, ...] = ()
+    head: str | None = None
+
+
+MECHANISMS = [
+    Mechanism("TGNet", encoder_knows_the_task, off=("encoder_conditioning",)),
+    Mechanism("TGNet", skips_know_the_task, off=("task_attention",)),
+    *(
+        Mechanism(f"TGNet{name}", skips_know_the_task, off=("task_attention",))
+        for name in ("A", "Spatial", "Serial", "Parallel")
+    ),
+    Mechanism("DoDNet", only_the_head_knows_the_task, head=SLOTS["head"]),
+    Mechanism("CondInput", encoder_knows_the_task, off=("input_conditioning",)),
+    Mechanism("CondDec", only_the_decoder_knows_the_task, off=("decoder_conditioning",)),
+    Mechanism("MultiHead", only_the_decoder_knows_the_task, off=("decoders",)),
+    Mechanism("UniSeg", the_bottleneck_comes_with_a_prompt, off=("bottleneck_conditioning",)),
+    Mechanism("CLIPDriven", a_region_follows_its_embedding, head=REGIONS["head"]),
+]
+
+
+@pytest.mark.parametrize("kind", ["Plain", "Residual"])
+@pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda each: f"{each.trainer}-{each.holds.__name__}")
+def test_a_method_is_what_its_paper_says_and_without_its_mechanism_it_is_not(mechanism: Mechanism, kind: str) -> None:
+    assert mechanism.holds(network(mechanism.trainer, kind))
+    assert not mechanism.holds(network(mechanism.trainer, kind, mechanism.off, mechanism.head))
+
+
+@pytest.mark.parametrize("kind", ["Plain", "Residual"])
+def test_the_control_is_not_told_the_task(kind: str) -> None:
+    net = network("CondNO", kind)
+    assert of_tasks(net, net.decoder.seg_layers[-1]) == (False, False)
+    logits = net(IMAGE)
+    assert torch.equal(logits[:, 0], logits[:, 3])  # whatever organ it sees, for liver and kidney alike
+    told = network("CondInput", kind)(IMAGE)
+    assert not torch.equal(told[:, 0], told[:, 3])
+
+
+def sums_over_regions(mode: Any) -> bool:
+    """What one region teaches does not depend on another that is annotated beside it."""
+    layout, rng = Layout.from_tasks(TASKS), torch.Generator().manual_seed(0)
+    loss = segmentation_loss(mode, layout, batch_dice=True, use_ignore_label=False)
+    target = torch.rand(1, 5, 8, 8, generator=rng) > 0.5
+    gradients = []
+    for known in ([True, False], [True, True]):
+        logits = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        loss(logits, target, torch.tensor([[*known, False, False, False]])).backward()
+        assert logits.grad is not None
+        gradients.append(logits.grad[:, 0])
+    return torch.allclose(gradients[0], gradients[1])
+
+
+def merges_what_nobody_told_apart(mode: Any) -> bool:
+    """A voxel that is no liver moves the logits of everything else, in proportion to their probabilities."""
+    loss = segmentation_loss(mode, Layout.from_tasks(TASKS), batch_dice=False, use_ignore_label=False, dice_weight=0.0)
+    channels = 6 if mode == "marginal" else 5
+    logits = torch.randn(1, channels, 1, 1, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    loss(
+        logits, torch.zeros(1, 5, 1, 1, dtype=torch.bool), torch.tensor([[True, True, False, False, False]])
+    ).backward()
+    assert logits.grad is not None
+    others = logits.grad.flatten()[-3:]
+    return bool((others < 0).all())
+
+
+def test_what_the_losses_of_multitalent_and_tal_are_about() -> None:
+    assert trainer("MultiTalent").loss_mode == "summed"
+    assert sums_over_regions("summed")
+    assert not sums_over_regions("masked")
+    assert trainer("TAL").loss_mode == "marginal"
+    assert merges_what_nobody_told_apart("marginal")
+    assert not merges_what_nobody_told_apart("masked")
+
+
+def test_every_published_method_has_its_property_here() -> None:
+    names = {path.stem.removeprefix("nnUNetTrainer") for path in Path(__file__).parents[2].glob("trainers/nnUNet*.py")}
+    ours = {"MTLAttention", "MTLNoAttention", "STLCls", "StockSchedule"}
+    assert names - ours == {each.trainer for each in MECHANISMS} | {"CondNO", "MultiTalent", "TAL"}

@@ -47,10 +47,9 @@ class Completer:
         n_leaves = 1 + max(leaf for labels in region_labels for leaf in labels)
         self.ignore_label = ignore_label
         self.membership = membership(region_labels, n_leaves)
-        # nnU-Net starts from background, paints a later region over an earlier one, and some leaves never
+        # a later region is painted over an earlier one; background, the first of the rest, comes before all of them
         self._painted = np.zeros(n_leaves, np.int64)
-        self._painted[0] = 1
-        for place, leaf in enumerate(order, start=2):
+        for place, leaf in enumerate(order, start=1):
             self._painted[leaf] = place
 
     def complete(self, labels: Values, predicted: Table, annotated: npt.ArrayLike) -> Completion:

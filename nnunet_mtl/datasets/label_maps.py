@@ -20,6 +20,7 @@ Values = npt.NDArray[np.int64]
 Table = npt.NDArray[np.bool_]
 
 _SHOWN_VALUES = 6
+_LARGEST_TABLE = 2**24  # entries
 
 
 class LabelMapError(UserError):
@@ -128,14 +129,18 @@ def combinations(maps: Sequence[npt.NDArray[np.integer[Any]]]) -> Combinations:
     values = np.zeros((1, 0), np.int64)
     for labels in maps:
         n_values = int(labels.max(initial=0)) + 1
-        n_keys = len(values) * n_values
-        # 4 bytes a voxel wherever they do
-        key = of_voxel * (np.int32(n_values) if n_keys < 2**31 else np.int64(n_values)) + labels
-        present = np.zeros(n_keys, np.bool_)
-        present[key] = True
-        found = np.flatnonzero(present)
+        # a table takes 4 bytes a voxel and no sorting
+        if len(values) * n_values <= _LARGEST_TABLE:
+            key = of_voxel * np.int32(n_values) + labels
+            present = np.zeros(len(values) * n_values, np.bool_)
+            present[key] = True
+            found = np.flatnonzero(present)
+            of_voxel = (np.cumsum(present, dtype=np.int32) - 1)[key]
+        else:
+            key = of_voxel * np.int64(n_values) + labels
+            found, place = np.unique(key, return_inverse=True)
+            of_voxel = place.reshape(labels.shape)
         values = np.column_stack((values[found // n_values], found % n_values))
-        of_voxel = (np.cumsum(present, dtype=key.dtype) - 1)[key]
     return Combinations(values, np.bincount(of_voxel.ravel(), minlength=len(values)), of_voxel)
 
 

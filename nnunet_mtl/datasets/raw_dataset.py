@@ -217,7 +217,7 @@ def written_whole(target: Path) -> Iterator[Path]:
         aside.mkdir(parents=True)
         yield aside
         if target.is_dir():
-            target.rmdir()
+            target.rmdir()  # not everywhere is an empty folder replaced
         aside.rename(target)
     except OSError as error:
         raise RawDatasetError(

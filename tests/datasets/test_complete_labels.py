@@ -151,13 +151,15 @@ def test_where_every_voxel_comes_from_is_counted(union):
     assert list(found["liver_0"]) == ["liver", "vessel", "liver_tumour", "kidney"]
 
 
-def test_the_table_is_a_csv_too(union, teachers):
-    complete_labels(union.folder, teachers, 910)
+def test_the_table_is_a_csv_too_and_names_folders_wherever_they_are_read_from(union, teachers, monkeypatch):
+    monkeypatch.chdir(union.root)
+    complete_labels(union.folder, [folder.relative_to(union.root) for folder in teachers], 910)
     with (union.made(910) / "completed_labels.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 6 * 4
     one = next(line for line in lines if (line["case"], line["region"]) == ("liver_0", "vessel"))
     expected = {"case": "liver_0", "region": "vessel"} | provenance(union)["liver_0"]["vessel"]
+    assert expected["teacher"] == str(teachers[1].resolve())
     assert one == {name: "" if value is None else str(value) for name, value in expected.items()}
     about = json.loads((union.made(910) / "completed_labels.json").read_text())
     assert about["source"] == "Dataset900_Union"

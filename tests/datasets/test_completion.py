@@ -92,3 +92,15 @@ def test_without_an_ignore_label_the_same():
     found = completer.complete(np.array([0, 1, 2]), np.array([[True, True]] * 3), [True, False])
     assert found.leaves.tolist() == [0, 2, 2]
     assert found.forbidden[:, 1].tolist() == [True, False, False]
+
+
+def test_background_comes_before_a_leaf_that_is_never_painted():
+    # leaf 3 is where a and b overlap, and no region's own; leaf 1, which would agree with everything, is forbidden by c
+    completer = Completer(((1, 3), (2, 3), (1,)), (1, 2, 1))
+    found = completer.complete(np.array([0]), np.array([[True, False, False]]), [False, False, True])
+    assert found.leaves.tolist() == [0]
+
+
+def test_the_leaf_that_is_painted_first_comes_before_background():
+    completer = Completer(((1,), (1, 2)), (1, 2))
+    assert completer.complete(np.array([0]), np.array([[True, False]]), [False, False]).leaves.tolist() == [1]

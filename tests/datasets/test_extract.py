@@ -7,6 +7,7 @@ import pytest
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_mtl.datasets.extract import extract
+from nnunet_mtl.datasets.raw_dataset import RawDataset
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.tasks import TaskSet
 
@@ -51,6 +52,17 @@ def test_one_leaf_is_a_plain_label_renumbered_and_the_ignore_label_stays_the_hig
     assert union.made(902).name == "Dataset902_Kidneys"
     expected = np.where(ORACLE == 4, 1, np.where(ORACLE == 0, 2, 0))
     np.testing.assert_array_equal(union.label(902, "kidney_0"), expected)
+
+
+def test_the_painting_order_has_the_new_values(union):
+    union.description["labels"] |= {"kidney": [4, 5], "cyst": [5], "ignore": 6}
+    union.description["regions_class_order"].append(5)
+    union.description["nnunet_mtl"]["tasks"]["kidney"] = {"regions": ["cyst", "kidney"]}
+    union.write_description()
+    extract(union.folder, "kidney", 902)
+    labels = label_manager(union, 902)
+    assert labels.label_dict == {"background": 0, "kidney": [1, 2], "cyst": [2], "ignore": 3}
+    assert labels.regions_class_order == [1, 2]
 
 
 def test_a_leaf_of_two_tasks_is_in_the_extract_of_each(union):
@@ -183,6 +195,13 @@ def test_nnunets_planning_copies_the_folds_to_where_training_reads_them(union):
     assert (planned / "splits_final.json").read_text() == made
 
 
+def test_folds_that_training_reads_count_before_those_of_the_raw_folder(union):
+    write_splits(union, SPLITS)
+    write_splits(union, SPLITS[:1], union.folder)
+    extract(union.folder, "liver", 901)
+    assert len(json.loads((union.made(901) / "splits_final.json").read_text())) == 2
+
+
 def test_folds_of_the_raw_folder_count_where_nothing_was_planned(union, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     write_splits(union, SPLITS, union.folder)
@@ -252,9 +271,9 @@ def test_a_data_set_without_a_file_ending_is_refused(union):
 
 
 def test_a_case_that_the_block_does_not_know_is_refused(union):
-    del union.description["nnunet_mtl"]["cases"]["vessel_0"]
+    del union.description["nnunet_mtl"]["cases"]["vessel_0"], union.description["nnunet_mtl"]["cases"]["kidney_0"]
     union.write_description()
-    refused(union, r"1 case\(s\) missing: vessel_0", "liver", 901)
+    refused(union, r"2 case\(s\) missing: kidney_0, vessel_0", "liver", 901)
 
 
 def test_a_data_set_without_images_is_refused(union):
@@ -308,6 +327,9 @@ def test_files_that_are_listed_in_the_description_get_nnunets_names(union):
     }
     union.description["dataset"] = listed
     union.write_description()
+    raw = RawDataset.read(union.folder)
+    assert sorted(raw.training) == ["kidney_0", "liver_0"]
+    assert raw.dataset_json["dataset"] == listed  # nnU-Net's function would have written into it
     extract(union.folder, "liver", 901)
     assert "dataset" not in description(union, 901)
     assert cases_in(union.made(901) / "labelsTr") == ["liver_0"]
@@ -327,8 +349,10 @@ def test_spacing_files_beside_tiff_images_come_along(union):
         for place in (f"imagesTr/{case}_0000", f"labelsTr/{case}"):
             imwrite(union.folder / f"{place}.tif", ORACLE.astype(np.uint8))
             (union.folder / f"{place.removesuffix('_0000')}.json").write_text('{"spacing": [3, 1, 2]}')
+    imwrite(union.folder / "labelsTr" / "liver_0.tif", ORACLE.clip(max=3).astype(np.uint8))
     extract(union.folder, "liver", 901)
-    for place in ("imagesTr/liver_0.json", "labelsTr/whole_0.json"):
+    assert same_file(union, "labelsTr", "liver_0.tif")
+    for place in ("imagesTr/liver_0.json", "labelsTr/liver_0.json", "labelsTr/whole_0.json"):
         assert json.loads((union.made(901) / place).read_text()) == {"spacing": [3, 1, 2]}
 
 

@@ -23,13 +23,14 @@ def test_combinations_hold_every_voxel_and_nothing_else(rows):
     assert found.voxels.min() > 0
 
 
-def test_more_combinations_than_four_bytes_can_number_are_told_apart():
-    # 2**16 values in two maps: 2**32 keys would be one too many for 32 bits, but only two are there after the first
-    first = np.array([[[0, 65535, 65535]]])
-    second = np.array([[[65535, 65535, 0]]])
-    found = combinations([first, second, first])
-    assert found.values.tolist() == [[0, 65535, 0], [65535, 0, 65535], [65535, 65535, 65535]]
-    assert found.of_voxel.ravel().tolist() == [0, 2, 1]
+def test_combinations_of_very_many_values_are_told_apart():
+    first = np.random.default_rng(0).permutation(40000).reshape(4, 100, 100)
+    # with as many more values there are more keys than 32 bits number
+    maps = [first, first[::-1] + 25536, first % 7]
+    found = combinations(maps)
+    for place, labels in enumerate(maps):
+        np.testing.assert_array_equal(found.values[:, place][found.of_voxel], labels)
+    assert found.voxels.tolist() == [1] * 40000
 
 
 def test_membership_of_values_in_regions():

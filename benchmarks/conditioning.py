@@ -88,7 +88,7 @@ def _data(runner: CommandRunner, folder: Path, dataset: int, name: str, share: s
     coupling = ("--domain_task_coupling", share)
     runner.run("nnunet_mtl", "phantom", "-d", number, "--name", name, "--seed", str(seed), *PHANTOM, *coupling)
     runner.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "1", "-npfp", "1")
-    runner.run("nnunet_mtl", "make-splits", "-d", number, "--folds", "12")
+    runner.run("nnunet_mtl", "make-splits", "-d", number, "--folds", "9")
 
 
 def _predicted(runner: CommandRunner, folder: Path, dataset: int, trainer: str, epochs: int) -> Path:

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add(commands)
     for add in (_extract, _merge_predictions, _complete_labels):  # one network per task
         add(commands)
+    _methods(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options) or 0)
@@ -338,6 +339,23 @@ def _demo(commands: Subparsers) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--quick", action="store_true", help="a few iterations: shows that it runs, learns nothing")
     parser.add_argument("--compare", action="store_true", help="also train stock nnU-Net, missing labels as background")
+
+
+def _methods(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.methods.setting import chosen_setting
+        from nnunet_mtl.methods.table import method_table
+
+        table = method_table(chosen_setting(options.dataset, options.plans, options.configuration))
+        print(table.json() if options.json else table.text())
+
+    summary = "List the methods: paper, where the task enters, passes for K tasks, added parameters. See docs/methods."
+    parser = _command(commands, "methods", summary, run)
+    parser.formatter_class = argparse.HelpFormatter  # without -d the plans are nobody's
+    _dataset_argument(parser, required=False)
+    parser.add_argument("-p", dest="plans", help="name of the data set's plans (nnUNetPlans)")
+    parser.add_argument("-c", dest="configuration", help="configuration of the plans (3d_fullres)")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _extract(commands: Subparsers) -> None:

@@ -19,7 +19,7 @@ MAPPED = {"trainers": "nnunet_mtl.trainers", "planners": "nnunet_mtl.planners"}
 ROOMS = (
     ("nnunet_mtl.trainers", "nnunet_mtl.planners", "nnunet_mtl.ext_trainers"),
     ("nnunet_mtl.cli",),
-    ("nnunet_mtl.demo", "nnunet_mtl.doctor", "nnunet_mtl.dataset_checks", "nnunet_mtl.probe"),
+    ("nnunet_mtl.demo", "nnunet_mtl.doctor", "nnunet_mtl.dataset_checks", "nnunet_mtl.probe", "nnunet_mtl.methods"),
     ("nnunet_mtl.discovery",),
     ("nnunet_mtl.training",),
     ("nnunet_mtl.planning",),
@@ -48,7 +48,7 @@ THIRD_PARTIES = {
     **dict.fromkeys(ROOMS[-1], frozenset()),
     "nnunet_mtl.discovery": {"nnunetv2"},
 }
-LEAVES_ARE_IMPORTED_BY = {"nnunet_mtl.ext_trainers.nnunet_mtl_shim", "nnunet_mtl.cli"}
+LEAVES_ARE_IMPORTED_BY = {"nnunet_mtl.ext_trainers.nnunet_mtl_shim", "nnunet_mtl.cli", "nnunet_mtl.methods.catalogue"}
 SWAPS_NAMES = "nnunet_mtl.training.scoped"
 
 

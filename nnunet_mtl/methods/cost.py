@@ -1,0 +1,186 @@
+"""Where the task enters a network, how often its parts run for K tasks, and how many parameters that adds.
+
+Nothing is written down by hand: parts say whether they are conditioned, calls and parameters are counted on networks
+that are built as the trainers build them.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple, cast
+
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+from nnunet_mtl.methods.setting import Setting
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.schedule import settings_in
+
+# Points at which the task can enter, in the order of a pass, by what the reader calls them.
+_POINTS = {
+    "input_conditioning": "input",
+    "encoder_conditioning": "encoder",
+    "bottleneck_conditioning": "bottleneck",
+    "task_attention": "skips",
+    "decoder_conditioning": "decoder",
+    "decoders": "decoder",
+    "segmentation_head": "head",
+}
+_FEW_FEATURES = 8
+
+
+class Passes(NamedTuple):
+    """How often the parts of a network run for all tasks of one patch."""
+
+    encoder: int
+    decoder: int
+    head: int
+
+    def text(self, num_tasks: int) -> str:
+        """Say it in words, with K for the number of tasks; a number alone means whole passes."""
+        whole, decoders, heads = ("K" if number == num_tasks > 1 else str(number) for number in self)
+        if whole == decoders == heads:
+            return whole
+        if decoders == heads:
+            return f"{whole} encoder, {decoders} decoder{_s(decoders)}"
+        return f"{whole} encoder, {decoders} decoder{_s(decoders)}, {heads} head{_s(heads)}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a method in a setting.
+
+    Attributes:
+        enters: Where the task enters, in the order of a pass; empty if it does nowhere.
+        passes: For all tasks of one patch.
+        parameters: Of the network.
+        added: Those minus the stock network's.
+        added_by_head: What the head and the last 1x1 convolutions have more than those of the stock network, negative
+            if tasks share output channels.
+    """
+
+    enters: tuple[str, ...]
+    passes: Passes
+    parameters: int
+    added: int
+    added_by_head: int
+
+
+def cost_of(trainer: type[MultiTaskTrainer], setting: Setting) -> Cost:
+    """Compute the cost of a trainer's network.
+
+    Raises:
+        UserError: If the trainer refuses the plans, or a settings value.
+    """
+    architecture = architecture_of(trainer, setting)
+    with torch.device("meta"):
+        network, stock = build(architecture, setting), stock_network(setting)
+    head = _head_parameters(network) - _head_parameters(stock)
+    total = num_parameters(network)
+    return Cost(enters(network), count_passes(architecture, setting), total, total - num_parameters(stock), head)
+
+
+def architecture_of(trainer: type[MultiTaskTrainer], setting: Setting) -> dict[str, Any]:
+    """Return the plans' architecture block of a trainer's network."""
+    settings = settings_in({"nnunet_mtl": dict(setting.block)}, trainer.defaults)
+    return trainer.architecture(dict(setting.architecture), setting.patch_size, setting.tasks, settings)
+
+
+def build(architecture: Mapping[str, Any], setting: Setting, num_classes: int | None = None) -> Any:
+    """Build the network of an architecture block as nnU-Net does; without a number, with a channel per region."""
+    return get_network_from_plans(
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        setting.input_channels,
+        num_classes or len(setting.tasks.regions),
+        deep_supervision=True,
+    )
+
+
+def stock_network(setting: Setting, num_classes: int | None = None) -> Any:
+    """Build nnU-Net's own network of a setting; without a number, with a channel per region."""
+    return build(setting.architecture, setting, num_classes)
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Return the number of parameters, each counted once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def added_by_multi_nets(setting: Setting) -> int:
+    """Return what a stock network for every task, each with its own regions, has more than a single one for all."""
+    with torch.device("meta"):
+        each = [num_parameters(stock_network(setting, len(task.regions))) for task in setting.tasks.tasks]
+        return sum(each) - num_parameters(stock_network(setting))
+
+
+def enters(network: nn.Module) -> tuple[str, ...]:
+    """Return where the task enters a network: the points whose parts are conditioned."""
+    found = [name for point, name in _POINTS.items() if any(p.conditioned for p in _parts(network, point))]
+    return tuple(dict.fromkeys(found))
+
+
+def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
+    """Count how often parts of a network are called for all tasks of a tiny image.
+
+    Counted are the first convolution of the encoder, that of every decoder, and the head; in a network with few
+    features and kernels of one voxel, which change no call.
+    """
+    small = copy.deepcopy(dict(architecture))
+    strides = small["arch_kwargs"]["strides"]
+    axes = len(setting.patch_size)
+    small["arch_kwargs"]["features_per_stage"] = [_FEW_FEATURES] * len(strides)
+    small["arch_kwargs"]["kernel_sizes"] = [[1] * axes] * len(strides)
+    network = build(small, setting).eval()
+    size = [prod(stride if isinstance(stride, int) else stride[axis] for stride in strides) for axis in range(axes)]
+    size[-1] *= 2  # instance normalisation needs more than one voxel at the coarsest stage
+    decoders = [network.decoder, *getattr(network.decoders, "others", ())]
+    parts = (
+        [_first_convolution(network.encoder)],
+        [_first_convolution(decoder.stages[0]) for decoder in decoders],
+        [network.segmentation_head],
+    )
+    with torch.no_grad(), _counted(parts) as counts:
+        network(torch.zeros(1, setting.input_channels, *size))
+    return Passes(*counts)
+
+
+@contextmanager
+def _counted(parts: Iterable[Iterable[nn.Module]]) -> Iterator[list[int]]:
+    """Count the calls of several groups of modules."""
+    counts: list[int] = []
+    handles = []
+    for index, modules in enumerate(parts):
+        counts.append(0)
+
+        def count(*_: Any, index: int = index) -> None:
+            counts[index] += 1
+
+        handles += [module.register_forward_hook(count) for module in modules]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_convolution(module: nn.Module) -> nn.Module:
+    return next(part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Conv3d))
+
+
+def _parts(network: nn.Module, point: str) -> list[Any]:
+    part = cast(Any, getattr(network, point))
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
+
+
+def _head_parameters(network: nn.Module) -> int:
+    own = ("segmentation_head.", "seg_layers.")
+    return sum(value.numel() for name, value in network.named_parameters() if any(part in name for part in own))
+
+
+def _s(number: str) -> str:
+    return "" if number == "1" else "s"

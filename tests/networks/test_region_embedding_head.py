@@ -1,0 +1,292 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional
+
+from nnunet_mtl.errors import UserError
+from nnunet_mtl.networks.architecture import ArchitectureError
+from nnunet_mtl.networks.dynamic_head import dynamic_layers
+from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.networks.passes import PassResult, Step, TaskPasses
+from nnunet_mtl.networks.region_embedding_head import Embedding, RegionEmbeddingHead, read_region_embedding
+
+LAYOUT = Layout((0, 0, 1, 2, 2), (0, 1, 0, 1, 0), ((1, 2), (2,), (3,), (4,), (5,)))
+REGIONS = ["liver", "liver_tumour", "spleen"]
+CHANNELS, SIZE = 12, 20
+KINDS: list[Embedding] = ["random", "learned", "file"]
+
+
+def build(embedding: Embedding = "random", **options: Any) -> RegionEmbeddingHead:
+    torch.manual_seed(0)
+    head = RegionEmbeddingHead(LAYOUT, CHANNELS, embedding, SIZE, **options)
+    if embedding == "file":
+        head.load_embedding(torch.randn(5, SIZE))
+    return head
+
+
+def bottleneck(batch: int) -> Tensor:
+    means = torch.randn(batch, CHANNELS, 1, 1, 1)
+    return means + (0.5 + torch.rand(batch, CHANNELS, 1, 1, 1)) * torch.randn(batch, CHANNELS, 3, 2, 3)
+
+
+def theta_spread(thetas: Tensor) -> float:
+    return float(thetas[..., :136].detach().std(0).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_theta_of_a_region_is_the_controller_of_image_and_region(kind: Embedding) -> None:
+    head, read = build(kind), bottleneck(2)
+    theta = head.context(read)
+    assert theta.shape == (2, 5, 153)
+    pooled = functional.relu(head.descriptor[0].norm(read)).mean((2, 3, 4))
+    for sample in range(2):
+        for region in range(5):
+            text = functional.relu(head.of_region(head.embedding[region]))
+            expected = head.controller(torch.cat((head.of_image(pooled[sample]), text)))
+            torch.testing.assert_close(theta[sample, region], expected)
+
+
+def test_a_region_runs_its_own_layers_on_what_all_regions_read() -> None:
+    head, layer = build(), nn.Conv2d(4, RegionEmbeddingHead.channels(LAYOUT), 1)
+    features, theta = torch.randn(2, 4, 3, 3), torch.randn(2, 5, 153)
+    logits = head(features, layer, theta)
+    assert logits.shape == (2, 5, 3, 3)
+    for region in range(5):
+        alone = dynamic_layers(layer(features), theta[:, [region]], 1)[:, 0, 0]
+        torch.testing.assert_close(logits[:, region], alone)
+    assert head.regions(logits) is logits
+    assert not head.conditioned
+    assert not head.shared
+    assert head.reads_bottleneck
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_theta_depends_on_the_region_and_on_the_image(kind: Embedding) -> None:
+    theta = build(kind).context(bottleneck(6))
+    assert theta_spread(theta[0]) > 0.05
+    assert theta_spread(theta[:, 0]) > 0.05
+
+
+def test_regions_of_equal_embeddings_get_equal_logits_and_exchanged_ones_exchange_them() -> None:
+    head, layer, read, features = build("file"), nn.Conv2d(4, 8, 1), bottleneck(2), torch.randn(2, 4, 3, 3)
+    rows = torch.randn(5, SIZE)
+    rows[3] = rows[0]
+    head.load_embedding(rows)
+    logits = head(features, layer, head.context(read))
+    torch.testing.assert_close(logits[:, 3], logits[:, 0])
+    assert float((logits[:, 1] - logits[:, 0]).detach().abs().max()) > 1e-3
+    order = [4, 2, 1, 0, 3]
+    head.load_embedding(rows[order])
+    torch.testing.assert_close(head(features, layer, head.context(read)), logits[:, order])
+
+
+def test_all_regions_come_from_one_pass() -> None:
+    head, layer, calls = build(), nn.Conv2d(4, 8, 1), []
+    features, read = torch.randn(2, 4, 3, 3), bottleneck(2)
+
+    def segment(_: Tensor, *task: Tensor) -> PassResult:
+        calls.append(task)
+        return PassResult(head(features, layer, head.context(read, *task)))
+
+    logits, _ = TaskPasses(LAYOUT.task_of_region)((Step(segment, head.conditioned),), torch.zeros(2, 1, 3, 3))
+    assert calls == [()]
+    torch.testing.assert_close(logits, head(features, layer, head.context(read)))
+
+
+def test_a_loss_on_one_region_moves_image_region_and_encoder() -> None:
+    head, layer, encoder = build("learned"), nn.Conv2d(4, 8, 1), nn.Conv3d(1, CHANNELS, 3)
+    theta = head.context(encoder(torch.randn(2, 1, 5, 5, 5)))
+    head(torch.randn(2, 4, 3, 3), layer, theta)[:, 2].square().sum().backward()
+    assert float(encoder.weight.grad.abs().sum()) > 0  # through theta alone: the features are constants
+    moved = head.embedding.grad.abs().sum(1)
+    assert float(moved[2]) > 0
+    assert not moved[[0, 1, 3, 4]].any()
+
+
+def test_it_is_in_single_precision_under_autocast() -> None:
+    head, layer = build(), nn.Conv2d(4, 8, 1)
+    read = bottleneck(2).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        theta = head.context(read)
+        logits = head(torch.randn(2, 4, 3, 3), layer, theta)
+    assert logits.dtype == theta.dtype == torch.float32
+    assert torch.equal(theta, head.context(read.float()))
+
+
+@pytest.mark.parametrize(("kind", "own"), [("random", 0), ("learned", 5 * 512), ("file", 0)])
+def test_parameters_by_the_formula(kind: Embedding, own: int) -> None:
+    count = sum(p.numel() for p in RegionEmbeddingHead(LAYOUT, 320, kind).parameters())
+    controller = (256 + 256) * 153 + 153
+    assert count == 2 * 320 + (320 * 256 + 256) + (512 * 256 + 256) + controller + own
+    assert count - own == 292_633
+
+
+def test_random_rows_are_unit_vectors_of_the_seed_whatever_else_was_drawn() -> None:
+    first = build().embedding
+    torch.manual_seed(7)
+    again = RegionEmbeddingHead(LAYOUT, CHANNELS, embedding_size=SIZE).embedding
+    assert torch.equal(first, again)
+    assert not torch.equal(first, build(seed=1).embedding)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(5))
+    assert torch.equal(build("learned").embedding, first)
+
+
+def test_only_a_learned_embedding_is_a_parameter_and_every_one_is_in_the_checkpoint() -> None:
+    for kind in KINDS:
+        head = build(kind)
+        assert ("embedding" in dict(head.named_parameters())) == (kind == "learned")
+        assert "embedding" in head.state_dict()
+
+
+def test_an_embedding_from_a_file_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, SIZE))
+    np.savez(tmp_path / "names.npz", **dict(zip(REGIONS, rows, strict=True)))
+    layout = Layout((0, 0, 1), (0, 1, 0), ((1, 2), (2,), (3,)))
+    trained = RegionEmbeddingHead(layout, CHANNELS, "file", SIZE)
+    trained.load_embedding(read_region_embedding(tmp_path / "names.npz", REGIONS))
+    torch.save(trained.state_dict(), tmp_path / "checkpoint.pth")
+    head = RegionEmbeddingHead(layout, CHANNELS, "file", SIZE)
+    head.load_state_dict(torch.load(tmp_path / "checkpoint.pth"))
+    expected = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True)).float()
+    torch.testing.assert_close(head.embedding, expected)
+    read = bottleneck(2)
+    assert torch.equal(head.context(read), trained.context(read))
+
+
+def test_without_its_file_every_logit_is_no_number() -> None:
+    head = RegionEmbeddingHead(LAYOUT, CHANNELS, "file", SIZE)
+    logits = head(torch.randn(2, 4, 3, 3), nn.Conv2d(4, 8, 1), head.context(bottleneck(2)))
+    assert bool(logits.isnan().all())
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (torch.ones(5, SIZE + 1), r"of shape \(5, 20\), got \(5, 21\)"),
+        (torch.ones(4, SIZE), r"of shape \(5, 20\), got \(4, 20\)"),
+        (torch.zeros(5, SIZE), "all zero or not finite"),
+        (torch.full((5, SIZE), torch.inf), "all zero or not finite"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_and_nothing_is_changed(rows: Tensor, problem: str) -> None:
+    head = build()
+    before = head.embedding.clone()
+    with pytest.raises(UserError, match=problem):
+        head.load_embedding(rows)
+    assert torch.equal(head.embedding, before)
+
+
+def test_an_unknown_kind_of_embedding_is_refused() -> None:
+    with pytest.raises(ArchitectureError, match=r"embedding='clip' must be one of random, learned, file"):
+        build("clip")  # type: ignore[arg-type]
+
+
+def test_compilation_breaks_no_graph() -> None:
+    torch._dynamo.reset()
+    head, layer, counter = build(), nn.Conv2d(4, 8, 1), CompileCounter()
+
+    def segment(features: Tensor, read: Tensor) -> Tensor:
+        return head(features, layer, head.context(read))
+
+    compiled = torch.compile(segment, backend=counter, fullgraph=True)
+    for batch in (2, 2, 1, 2, 1):
+        arguments = torch.randn(batch, 4, 3, 3), bottleneck(batch)
+        torch.testing.assert_close(compiled(*arguments), segment(*arguments))
+    assert counter.frame_count == 2
+    torch._dynamo.reset()
+
+
+def write(path: Path, content: Any) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **{name: np.asarray(value) for name, value in content.items()})
+    else:
+        path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["names.npz", "names.json", "NAMES.JSON"])
+def test_a_file_is_read_in_the_order_of_the_regions(tmp_path: Path, name: str) -> None:
+    content = {"kidney": [0.0], "spleen": [1, 2], "liver_tumour": [3.5, 4], "liver": [-5, 0]}
+    embedding = read_region_embedding(write(tmp_path / name, content), REGIONS)
+    assert embedding.dtype == torch.float32
+    assert embedding.tolist() == [[-5, 0], [3.5, 4], [1, 2]]
+
+
+GOOD = {"liver": [1.0, 2.0], "liver_tumour": [3.0, 4.0], "spleen": [5.0, 6.0]}
+
+
+@pytest.mark.parametrize("name", ["names.npz", "names.json"])
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"spleen": [1.0, 2.0, 3.0]}, "spleen has 3 numbers, that of liver 2"),
+        ({"spleen": [1.0, float("nan")]}, "spleen is all zero or has numbers that are not finite"),
+        ({"spleen": [1.0, 1e300]}, "spleen is all zero or has numbers that are not finite"),
+        ({"liver": [0.0, 0.0]}, "liver is all zero or has numbers"),
+        ({"liver": [[1.0, 2.0]]}, "liver must be a list of numbers"),
+        ({"liver": []}, "liver must be a list of numbers"),
+        ({"liver": 1.0}, "liver must be a list of numbers"),
+        ({"liver": ["1", "2"]}, "liver must be a list of numbers"),
+        ({"liver": [True, False]}, "liver must be a list of numbers"),
+    ],
+)
+def test_what_is_no_embedding_is_refused_in_one_line(
+    tmp_path: Path, name: str, change: dict[str, Any], problem: str
+) -> None:
+    path = write(tmp_path / name, GOOD | change)
+    with pytest.raises(UserError, match=problem) as caught:
+        read_region_embedding(path, REGIONS)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["names.npz", "names.json"])
+def test_every_region_without_an_embedding_is_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, {"spleen": [1.0]})
+    with pytest.raises(UserError, match="no embedding of liver, liver_tumour; add it"):
+        read_region_embedding(path, REGIONS)
+
+
+def object_array(path: Path) -> None:
+    np.savez(path, liver=np.array([{}, {}], dtype=object))
+
+
+def damaged_archive(path: Path) -> None:
+    np.savez(path, **{name: np.arange(500.0) for name in GOOD})
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "problem"),
+    [
+        ("names.npy", lambda path: np.save(path, np.ones(3)), "must be a .npz or .json file"),
+        ("missing.npz", lambda path: None, "cannot be read .*; check the path"),
+        ("missing.json", lambda path: None, "cannot be read .*; check the path"),
+        ("names.npz", lambda path: path.write_bytes(b""), "is no valid .npz file"),
+        ("names.npz", lambda path: path.write_text("no archive"), "is no valid .npz file"),
+        ("names.npz", object_array, "is no valid .npz file"),
+        ("names.npz", damaged_archive, "is no valid .npz file"),
+        ("names.json", lambda path: path.write_bytes(b"\xff{"), "is no valid .json file"),
+        ("names.json", lambda path: path.write_text("{"), "is no valid .json file"),
+        ("names.json", lambda path: path.write_text('{"liver":' + "[" * 100_000), "is no valid .json file"),
+        ("names.json", lambda path: path.write_text("[1, 2]"), "must hold an object of lists by region, holds a list"),
+        ("names.json", lambda path: path.write_text('{"liver": [[1], [1, 2]]}'), "liver must be a list of numbers"),
+        ("names.json", lambda path: path.write_text('{"liver": [1, {}]}'), "liver must be a list of numbers"),
+        ("names.json", lambda path: path.write_text('{"liver": [1, 1' + "0" * 400 + "]}"), "must be a list of numbers"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path, name: str, make: Any, problem: str) -> None:
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(UserError, match=problem) as caught:
+        read_region_embedding(path, ["liver"])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)

@@ -35,7 +35,7 @@ class MethodTable:
         """Return the table, what was refused, and a last line that says what everything is compared with."""
         tasks = self._num_tasks
         nets = (f"{MULTI_NETS} (extract)", "control", "nowhere", Passes(tasks, tasks, tasks).text(tasks))
-        lines = [_HEAD, *map(self._line, self.rows), (*nets, self._change(self.multi_nets), "")]
+        lines = [_HEAD, *map(self._line, self.rows), (*nets, change(self.multi_nets, self.stock), "")]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = ["  ".join(map(_aligned, line, widths, range(len(line)))).rstrip() for line in lines]
         texts += [f"{method.name}: refused: {cost}" for method, cost in self.rows if isinstance(cost, str)]
@@ -66,12 +66,8 @@ class MethodTable:
         if isinstance(cost, str):
             return (method.name, method.paper, "refused, see below", "", "", "")
         passes = cost.passes.text(self._num_tasks)
-        change, of_head = self._change(cost.added), f"{cost.added_by_head:+,}"
+        change, of_head = change(cost.added, self.stock), f"{cost.added_by_head:+,}"
         return (method.name, method.paper, ", ".join(cost.enters) or "nowhere", passes, change, of_head)
-
-    def _change(self, added: int) -> str:
-        share = round(100 * added / self.stock, 2) + 0.0  # never -0.00
-        return f"{added:+,} ({share:+.2f} %)"
 
     def _stock_line(self) -> str:
         size = " x ".join(map(str, self.setting.patch_size))
@@ -79,6 +75,12 @@ class MethodTable:
             f"stock: {self.setting.title}, {self.stock:,} parameters, patch {size}; "
             f"K = {self._num_tasks} tasks, {len(self.setting.tasks.regions)} regions"
         )
+
+
+def change(added: int, stock: int) -> str:
+    """Return what is added to the parameters of a stock network, absolute and in per cent."""
+    share = round(100 * added / stock, 2)
+    return f"{added:+,} ({share:+.2f} %)" if share else f"{added:+,} (0.00 %)"
 
 
 def method_table(setting: Setting) -> MethodTable:

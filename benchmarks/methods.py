@@ -1,0 +1,264 @@
+"""What every method costs against stock nnU-Net: FLOPs, a training step, and what is kept for the backward pass.
+
+python benchmarks/methods.py --out benchmarks/results/methods.json    measures, and writes the table of docs/methods
+python benchmarks/methods.py --from benchmarks/results/methods.json   writes the table only
+
+A network of four stages with 16, 32, 64, 128 channels, patches of 32 x 32 x 32 voxels, two in a batch, each annotated
+for one of seven tasks; deep supervision, float32, one core. FLOPs are those of `torch.utils.flop_counter`
+(convolutions and matrix products) for one patch. Seconds are CPU seconds of this process, the least of the repeats: a
+machine that is busy with something else makes them longer, so the load is noted. Bytes are the storages that autograd
+keeps after the forward pass and the loss, each counted once, weights included.
+
+Where the task enters, passes and parameters are those of `nnunet_mtl methods`, of nnU-Net's default 3D network.
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_mtl.methods.catalogue import methods
+from nnunet_mtl.methods.cost import Passes, architecture_of, build, stock_network
+from nnunet_mtl.methods.setting import Setting, default_setting
+from nnunet_mtl.methods.table import change, method_table
+from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.training.criterion import RegionCriterion, segmentation_loss
+
+FEATURES = (16, 32, 64, 128)
+PATCH = (32, 32, 32)
+BATCH = 2
+PAGE = Path(__file__).parents[1] / "docs" / "methods" / "README.md"
+HEAD = (
+    "trainer",
+    "the task enters",
+    "passes for K tasks",
+    "added parameters",
+    "FLOPs, one task",
+    "FLOPs, K tasks",
+    "training step",
+    "memory",
+)
+
+
+def main() -> None:
+    """Measure, write the JSON file and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--from", dest="source", type=Path, help="JSON file to read instead of measuring")
+    parser.add_argument("--repeats", type=int, default=5, help="training steps, of which the fastest counts")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.source:
+        results = json.loads(arguments.source.read_text(encoding="utf-8"))
+    else:
+        results = measure(arguments.repeats)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_table(text, markdown(results)), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Return the results of all methods, of stock nnU-Net and of one network per task."""
+    setting = small_setting()
+    load = [round(value, 1) for value in os.getloadavg()]
+    table = method_table(default_setting()).content()
+    rows = {"stock": measured(lambda: stock_network(setting), setting, stock_loss(), repeats)}
+    rows["Multi-Nets"] = one_network_per_task(setting, repeats)
+    for method in methods():
+        architecture = architecture_of(method.trainer, setting)
+        loss = masked_loss(method.trainer.loss_mode, setting)
+        rows[method.name] = measured(lambda block=architecture: build(block, setting), setting, loss, repeats)
+        print(method.name, rows[method.name], flush=True)
+    return {
+        "command": f"python benchmarks/methods.py {' '.join(sys.argv[1:])}",
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
+        "device": f"{platform.machine()}, one of {os.cpu_count()} CPU cores, others busy",
+        "load": load,
+        "versions": {"torch": torch.__version__},
+        "features": list(FEATURES),
+        "patch": list(PATCH),
+        "batch": BATCH,
+        "measured": rows,
+        "computed": table,
+    }
+
+
+def small_setting() -> Setting:
+    """Return the default setting with a small network and patch."""
+    setting = default_setting()
+    architecture = copy.deepcopy(dict(setting.architecture))
+    stages = len(FEATURES)
+    for name, value in architecture["arch_kwargs"].items():
+        if isinstance(value, list):
+            architecture["arch_kwargs"][name] = value[: stages - (name == "n_conv_per_stage_decoder")]
+    architecture["arch_kwargs"].update(n_stages=stages, features_per_stage=list(FEATURES))
+    return replace(setting, architecture=architecture, patch_size=PATCH)
+
+
+def masked_loss(mode: Any, setting: Setting) -> Callable[..., Tensor]:
+    """Return a method's loss as its trainer builds it."""
+    layout = Layout.from_tasks(setting.tasks)
+    loss = segmentation_loss(mode, layout, batch_dice=False, use_ignore_label=False, dice_weight=1.0, bce_weight=1.0)
+    return RegionCriterion(DeepSupervisionWrapper(loss, scale_weights()))
+
+
+def stock_loss() -> Callable[..., Tensor]:
+    """Return nnU-Net's own loss of regions, to which what was not annotated is background."""
+    options = {"batch_dice": False, "do_bg": True, "smooth": 1e-5, "ddp": False}
+    loss = DeepSupervisionWrapper(DC_and_BCE_loss({}, options, dice_class=MemoryEfficientSoftDiceLoss), scale_weights())
+    return lambda segmentation, target, _: loss(segmentation, target)
+
+
+def scale_weights() -> list[float]:
+    """Return nnU-Net's weights of deep supervision: halved at every scale, none for the lowest."""
+    weights = [0.5**scale for scale in range(len(FEATURES) - 2)] + [0.0]
+    return [weight / sum(weights) for weight in weights]
+
+
+def measured(
+    make: Callable[[], nn.Module], setting: Setting, loss: Callable[..., Tensor], repeats: int
+) -> dict[str, Any]:
+    """Return FLOPs, seconds and bytes of one network."""
+    torch.manual_seed(0)
+    network: Any = make()
+    ours = hasattr(network, "one_task_per_sample")
+    owners = torch.tensor(setting.tasks.task_of_region)
+    task = torch.arange(BATCH)
+    annotated = owners == task[:, None]
+    image = torch.randn(BATCH, 1, *PATCH)
+    regions = len(setting.tasks.regions)
+    scales = [[edge // 2**scale for edge in PATCH] for scale in range(len(FEATURES) - 1)]
+    target = [torch.rand(BATCH, regions, *scale) > 0.7 for scale in scales]
+
+    def forward(of: slice = slice(None)) -> Any:
+        return network(image[of], task=task[of], full_output=True).segmentation if ours else network(image[of])
+
+    def total() -> Tensor:
+        return loss(forward(), [scale.float() for scale in target] if not ours else target, annotated)
+
+    one = slice(0, 1)
+    one_task = flops(lambda: forward(one))
+    kept = saved_bytes(total)
+    seconds = step_seconds(network, total, repeats)
+    network.eval()
+    network.decoder.deep_supervision = False
+    with torch.no_grad():
+        all_tasks = flops(lambda: network(image[one]))
+    return {"flops_one_task": one_task, "flops_all_tasks": all_tasks, "step_seconds": seconds, "saved_bytes": kept}
+
+
+def one_network_per_task(setting: Setting, repeats: int) -> dict[str, Any]:
+    """Return the results of stock networks of single tasks: a step of the first, the prediction of all."""
+    each = []
+    for index, task in enumerate(setting.tasks.tasks):
+        alone = replace(setting, tasks=replace(setting.tasks, tasks=(task,), **_only(setting, task.regions)))
+        runs = repeats if index == 0 else 1
+        each.append(measured(lambda alone=alone: stock_network(alone), alone, stock_loss(), runs))
+    return each[0] | {"flops_all_tasks": sum(row["flops_all_tasks"] for row in each)}
+
+
+def _only(setting: Setting, regions: tuple[str, ...]) -> dict[str, Any]:
+    chosen = [setting.tasks.regions.index(region) for region in regions]
+    names = ("regions", "region_labels", "regions_class_order")
+    return {name: tuple(getattr(setting.tasks, name)[index] for index in chosen) for name in names}
+
+
+def flops(run: Callable[[], Any]) -> int:
+    """Return the floating-point operations of a call."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def step_seconds(network: nn.Module, total: Callable[[], Tensor], repeats: int) -> float:
+    """Return the CPU seconds of the fastest of some optimiser steps, after one that is not counted."""
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99, nesterov=True)
+    best = float("inf")
+    for step in range(repeats + 1):
+        start = time.process_time()
+        optimizer.zero_grad(set_to_none=True)
+        total().backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        optimizer.step()
+        best = min(best, time.process_time() - start) if step else best
+    return round(best, 4)
+
+
+def saved_bytes(run: Callable[[], object]) -> int:
+    """Return the bytes that autograd keeps for the backward pass, every storage counted once."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    del result
+    return sum(storages.values())
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return the table of docs/methods, a line for stock nnU-Net first."""
+    computed, stock = results["computed"], results["measured"]["stock"]
+    tasks, parameters = computed["tasks"], computed["stock_parameters"]
+    lines = [
+        ("stock", "", "1", f"{parameters:,} in all", *_absolute(stock)),
+        (
+            "Multi-Nets",
+            "nowhere",
+            "K",
+            change(computed["multi_nets_added"], parameters),
+            *_ratios(results, "Multi-Nets"),
+        ),
+    ]
+    for row in computed["methods"]:
+        where = ", ".join(row["enters"]) or "nowhere"
+        passes = Passes(**row["passes"]).text(tasks)
+        name = row["trainer"]
+        lines.append((f"`{name}`", where, passes, change(row["added"], parameters), *_ratios(results, name)))
+    rule = ["---"] * 3 + ["---:"] * 5
+    return "\n".join(f"| {' | '.join(line)} |" for line in (HEAD, rule, *lines))
+
+
+def with_table(page: str, table: str) -> str:
+    """Return a page with its table of methods replaced."""
+    found = re.compile(rf"^\| {HEAD[0]} \|.*?(?=\n\n)", flags=re.DOTALL | re.MULTILINE)
+    if not found.search(page):
+        raise SystemExit(f"{PAGE} has no table that begins with the column {HEAD[0]!r}")
+    return found.sub(lambda _: table, page, count=1)
+
+
+def _absolute(row: dict[str, Any]) -> tuple[str, ...]:
+    giga = [f"{row[name] / 1e9:.2f} G" for name in ("flops_one_task", "flops_all_tasks")]
+    return (*giga, f"{row['step_seconds']:.2f} s", f"{row['saved_bytes'] / 1e6:.0f} MB")
+
+
+def _ratios(results: dict[str, Any], name: str) -> tuple[str, ...]:
+    stock, row = results["measured"]["stock"], results["measured"][name]
+    return tuple(f"{row[key] / stock[key]:.2f}" for key in stock)
+
+
+if __name__ == "__main__":
+    main()

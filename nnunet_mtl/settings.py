@@ -39,6 +39,7 @@ class Settings:
         head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), the same with
             weights computed for the task ("dynamic"), one per label value ("leaves"), or weights computed for each
             region from its embedding ("embeddings"). A trainer offers some of them and has its own default.
+        multi_head: What each task of `nnUNetTrainerMultiHead` has of its own: a decoder or only a head.
         region_embedding: What the head "embeddings" knows of a region: fixed random vectors, learned ones, or those of
             a file ("file"), such as encoded names.
         region_embedding_size: Length of the vectors that are not from a file.
@@ -83,6 +84,7 @@ class Settings:
     sampling: Literal["cases", "tasks", "sqrt"] = "cases"
     gates: Literal["identity", "faithful"] = "identity"
     head: Literal["regions", "slots", "dynamic", "leaves", "embeddings"] = "regions"
+    multi_head: Literal["decoder", "head"] = "decoder"
     region_embedding: Literal["random", "learned", "file"] = "random"
     region_embedding_size: int = 512
     region_embedding_file: str = "none"
@@ -106,7 +108,8 @@ class Settings:
     best_class_share: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k", "region_embedding_size"):
+        counts = ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k")
+        for name in (*counts, "region_embedding_size"):
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
         for name in ("weight_decay", "dice_weight", "bce_weight", "class_weight", "class_weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")

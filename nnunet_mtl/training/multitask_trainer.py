@@ -55,7 +55,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         parts: Dotted paths of what stands at the points where the task enters, see
             `nnunet_mtl.networks.conditioning`; leaves name theirs.
         heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
-        parts_of_head: More parts, by the same value.
+        variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
         loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.criterion`.
         tasks: The task set without its case table (which nothing that is saved may hold).
         cases: Looks annotations up by case identifier.
@@ -66,7 +66,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         "regions": "nnunet_mtl.networks.heads.RegionHead",
         "slots": "nnunet_mtl.networks.heads.SlotHead",
     }
-    parts_of_head: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, str]]]] = {}
     loss_mode: ClassVar[LossMode] = "masked"
 
     def __init__(
@@ -109,12 +109,15 @@ class MultiTaskTrainer(MonitoredTrainer):
         cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
     ) -> dict[str, Any]:
         """Return the plans' architecture block of this trainer's network, from the stock one; a hook for leaves."""
+        parts = {"segmentation_head": cls._head(settings, tasks), **cls.parts}
+        for setting, of_value in cls.variants.items():
+            parts |= of_value[getattr(settings, setting)]
         return multitask_architecture(
             stock,
             layout=Layout.from_tasks(tasks),
             patch_size=patch_size,
-            parts={**cls.parts, **cls.parts_of_head.get(settings.head, {})},
-            head=cls._head(settings, tasks),
+            head=parts.pop("segmentation_head"),
+            parts=parts,
             head_options=_head_options(settings, tasks),
             gates=settings.gates,
             questions=questions_of(tasks, with_evidence=cls.segments),

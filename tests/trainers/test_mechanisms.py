@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nnunet_mtl.networks.architecture import OFF_PARTS
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.training.criterion import segmentation_loss
 
@@ -75,13 +75,13 @@ def stock(kind: str) -> dict[str, Any]:
     }
 
 
-def network(name: str, kind: str = "Plain", off: tuple[str, ...] = (), head: str | None = None) -> Any:
-    """The network of a trainer, some of its parts off, or with another head."""
+def network(name: str, kind: str = "Plain", off: tuple[str, ...] = (), head: str | None = None, **changed: Any) -> Any:
+    """The network of a trainer, some of its parts off, or with another head, or with other settings."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     torch.manual_seed(0)
     of = trainer(name)
-    settings = Settings.from_mapping(dict(of.defaults), name)
+    settings = Settings.from_mapping({**of.defaults, **changed}, name)
     block = of.architecture(stock(kind), [16, 16], TASKS, settings)
     block["arch_kwargs"] |= {part: OFF_PARTS[part] for part in off}
     if head is not None:
@@ -192,6 +192,22 @@ def test_the_control_is_not_told_the_task(kind: str) -> None:
     assert torch.equal(logits[:, 0], logits[:, 3])  # whatever organ it sees, for liver and kidney alike
     told = network("CondInput", kind)(IMAGE)
     assert not torch.equal(told[:, 0], told[:, 3])
+
+
+@pytest.mark.parametrize("kind", ["Plain", "Residual"])
+def test_multi_head_with_heads_alone_is_one_pass_in_which_a_region_owns_a_channel(kind: str) -> None:
+    net = network("MultiHead", kind, multi_head="head")
+    assert not net.conditioned
+    assert not net.one_task_per_sample
+    logits = net(IMAGE)
+    assert not torch.equal(logits[:, 0], logits[:, 3])
+
+
+def test_a_head_that_a_trainer_does_not_offer_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match=r"head='regions' is not a head of nnUNetTrainerDoDNet, which offers dynamic"
+    ):
+        trainer("DoDNet").architecture(stock("Plain"), [16, 16], TASKS, Settings(head="regions"))
 
 
 def sums_over_regions(mode: Any) -> bool:

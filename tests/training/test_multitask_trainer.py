@@ -13,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mtl.planning.plans import write_plans
 from nnunet_mtl.tasks import TaskSetError
+from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
 from nnunet_mtl.training.run_folder import RunFolderError
@@ -55,6 +56,23 @@ def test_settings_reach_the_trainer(prepared: Any) -> None:
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (2, 2, 2)
     assert trainer.plans_manager.plans["nnunet_mtl"]["settings"]["epochs"] == 2
     assert list(trainer.plans_manager.plans["nnunet_mtl"]["tasks"]) == ["liver", "kidney", "spleen"]
+
+
+def test_embeddings_of_a_file_are_read_once_and_travel_with_the_checkpoint(prepared: Any, tmp_path: Path) -> None:
+    regions = [name for name in prepared.dataset_json["labels"] if name != "background"]
+    vectors = {region: np.arange(4) + number for number, region in enumerate(regions)}
+    file = tmp_path / "names.npz"
+    np.savez(file, **vectors)
+    plans = prepared.plans("tiny")
+    plans["nnunet_mtl"]["settings"] |= {"region_embedding": "file", "region_embedding_file": str(file)}
+    trainer = nnUNetTrainerCLIPDriven(plans, "3d_fullres", 0, json.loads(json.dumps(prepared.dataset_json)), CPU)
+    trainer.initialize()
+    rows = trainer.network.segmentation_head.embedding
+    expected = torch.tensor(np.stack(list(vectors.values())), dtype=torch.float32)
+    torch.testing.assert_close(rows, expected / expected.norm(dim=1, keepdim=True))
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    weights = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["network_weights"]
+    assert torch.equal(weights["segmentation_head.embedding"], rows)
 
 
 def test_momentum_and_mirroring_are_settings(prepared: Any, results: Path) -> None:

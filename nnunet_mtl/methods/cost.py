@@ -16,6 +16,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from nnunet_mtl.methods.setting import Setting
+from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 from nnunet_mtl.training.schedule import settings_in
 
@@ -90,20 +92,31 @@ def architecture_of(trainer: type[MultiTaskTrainer], setting: Setting) -> dict[s
 
 
 def build(architecture: Mapping[str, Any], setting: Setting, num_classes: int | None = None) -> Any:
-    """Build the network of an architecture block as nnU-Net does; without a number, with a channel per region."""
+    """Build the network of an architecture block as nnU-Net does; without a number, with a channel per region.
+
+    Deep supervision is off: networks have the layers for it all the same.
+    """
     return get_network_from_plans(
         architecture["network_class_name"],
         architecture["arch_kwargs"],
         architecture["_kw_requires_import"],
         setting.input_channels,
         num_classes or len(setting.tasks.regions),
-        deep_supervision=True,
+        deep_supervision=False,
     )
 
 
 def stock_network(setting: Setting, num_classes: int | None = None) -> Any:
-    """Build nnU-Net's own network of a setting; without a number, with a channel per region."""
-    return build(setting.architecture, setting, num_classes)
+    """Build the network of a setting without a task; without a number, with a channel per region.
+
+    It is nnU-Net's own, but for plans that name one of ours, which then has every part off.
+    """
+    architecture = setting.architecture
+    if architecture["network_class_name"].startswith("nnunet_mtl."):
+        regions = range(num_classes or len(setting.tasks.regions))
+        layout = Layout((0,) * len(regions), tuple(regions), tuple((region + 1,) for region in regions))
+        architecture = multitask_architecture(architecture, layout=layout, patch_size=setting.patch_size, parts={})
+    return build(architecture, setting, num_classes)
 
 
 def num_parameters(network: nn.Module) -> int:

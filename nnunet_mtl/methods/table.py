@@ -66,8 +66,8 @@ class MethodTable:
         if isinstance(cost, str):
             return (method.name, method.paper, "refused, see below", "", "", "")
         passes = cost.passes.text(self._num_tasks)
-        change, of_head = change(cost.added, self.stock), f"{cost.added_by_head:+,}"
-        return (method.name, method.paper, ", ".join(cost.enters) or "nowhere", passes, change, of_head)
+        added, of_head = change(cost.added, self.stock), f"{cost.added_by_head:+,}"
+        return (method.name, method.paper, ", ".join(cost.enters) or "nowhere", passes, added, of_head)
 
     def _stock_line(self) -> str:
         size = " x ".join(map(str, self.setting.patch_size))

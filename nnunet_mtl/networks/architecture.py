@@ -12,6 +12,9 @@ _OURS = {
     "PlainConvUNet": "nnunet_mtl.networks.unet.TaskGuidedPlainConvUNet",
     "ResidualEncoderUNet": "nnunet_mtl.networks.unet.TaskGuidedResidualEncoderUNet",
 }
+PUBLISHED_NETWORK = "nnunet_mtl.networks.published_unet.PublishedUNet"
+"""DoDNet's and TGNet's own network, named by plans of `nnunet_mtl.planning.published`; task-guided as it is."""
+
 _STOCK_PACKAGE = "dynamic_network_architectures.architectures."
 
 
@@ -97,7 +100,7 @@ def _bottleneck_size(patch_size: Sequence[int], strides: Sequence[int | Sequence
 
 
 def _counterpart(network_class: str) -> str:
-    if network_class in _OURS.values():
+    if network_class in (*_OURS.values(), PUBLISHED_NETWORK):
         return network_class
     name = network_class.rpartition(".")[2]
     if network_class.startswith(_STOCK_PACKAGE) and name in _OURS:

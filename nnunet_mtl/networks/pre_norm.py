@@ -7,7 +7,7 @@ constant. Autograd keeps the input of a normalisation for its backward pass: poo
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD, StackedResidualBlocks
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from torch import Tensor, nn
 
 
@@ -47,7 +47,7 @@ def run_stage(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     *first, last = (*pooling, *blocks)
     for module in first:
         x = module(x)
-    if isinstance(last, BasicBlockD | BottleneckD):
+    if is_residual(last):
         return run_residual_block(last, x)
     x, before_norm = _run_convolution(last, x)
     return x, x if before_norm is None else before_norm
@@ -56,7 +56,12 @@ def run_stage(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def stage_blocks(stage: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """Return what a stage pools with, if it does, and its convolution or residual blocks, in their order."""
     *pooling, last = stage if isinstance(stage, nn.Sequential) else (stage,)
-    return pooling, list(cast(Any, last).blocks if isinstance(last, StackedResidualBlocks) else cast(Any, last).convs)
+    return pooling, list(cast(Any, last.blocks if hasattr(last, "blocks") else last.convs))
+
+
+def is_residual(block: nn.Module) -> bool:
+    """Return whether `run_residual_block` runs a block."""
+    return isinstance(block, BasicBlockD | BottleneckD | GuidedBlock)
 
 
 def run_modules(modules: Iterable[nn.Module], norm: nn.Module | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -74,21 +79,40 @@ def unguided(shortcut: Tensor, first: Tensor) -> Tensor:
     return shortcut
 
 
+class GuidedBlock(nn.Module):
+    """A residual block of this package, which normalises before it convolves and so returns what nothing normalised.
+
+    Args:
+        output_channels: Of its first convolution and of its output.
+    """
+
+    def __init__(self, output_channels: int) -> None:
+        super().__init__()
+        self.output_channels = output_channels
+
+    def run(self, x: Tensor, guide: Callable[[Tensor, Tensor], Tensor] = unguided) -> Tensor:
+        """Return the block's output; arguments as of `run_residual_block`."""
+        raise NotImplementedError
+
+
 def run_residual_block(
     block: Any, x: Tensor, guide: Callable[[Tensor, Tensor], Tensor] = unguided
 ) -> tuple[Tensor, Tensor]:
     """Run a residual block as calling it does, but for what becomes of its shortcut.
 
     Args:
-        block: A `BasicBlockD` or `BottleneckD`.
+        block: A `BasicBlockD`, `BottleneckD` or `GuidedBlock`.
         x: (B, C, *spatial).
         guide: Given the shortcut and the output of the block's first convolution, which nothing has changed yet;
             returns what is added to the block's other branch.
 
     Returns:
-        The block's output and the input of its last normalisation, that of the last convolution; without one, the
-        output twice.
+        The block's output and the input of its last normalisation, that of the last convolution; without one, and
+        of a `GuidedBlock`, the output twice.
     """
+    if isinstance(block, GuidedBlock):
+        x = block.run(x, guide)
+        return x, x
     bottleneck = isinstance(block, BottleneckD)
     convolution, *others = block.conv1.all_modules
     shortcut = block.skip(x)

@@ -9,25 +9,24 @@ suggests; that it is the last one is our choice.
 
 Source: Wu, Pang, Sowmya, TGNet: a task-guided network architecture for multi-organ and tumour segmentation from
 partially labelled datasets, ISBI 2022, task-guided residual block. Written from the paper. Its blocks normalise and
-activate before they convolve; here they keep nnU-Net's order.
+activate before they convolve, as those of `nnunet_mtl.networks.published_unet` do; nnU-Net's keep their own order.
 """
 
 import copy
 from functools import partial
 from typing import Any, ClassVar
 
-from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from torch import Tensor, nn
 
 from nnunet_mtl.networks.gates import DescriptorGate, GlobalMean
-from nnunet_mtl.networks.pre_norm import run_modules, run_residual_block, stage_blocks
+from nnunet_mtl.networks.pre_norm import GuidedBlock, is_residual, run_modules, run_residual_block, stage_blocks
 
 
 class TaskGuidedResidual(nn.Module):
     """Runs a stage of the encoder whose last residual block has a gate on its shortcut.
 
-    It adds (C' + K) C + C parameters to a stage of C channels, C' those of u: C in a `BasicBlockD`, the narrow ones in
-    a `BottleneckD`.
+    It adds (C' + K) C + C parameters to a stage of C channels, C' those of u: C in a `BasicBlockD` and in the published
+    blocks, the narrow ones in a `BottleneckD`.
 
     A plain stage has no residual blocks: its last two convolutions become one, the shortcut joins before their last
     activation. P is the identity if they change neither size nor channels. If they do, as in stages of two convolutions
@@ -35,7 +34,7 @@ class TaskGuidedResidual(nn.Module):
     C_in C + 2 C parameters. In a stage of one convolution that one is f, and f' what follows it.
 
     Args:
-        stage: A stage of a plain or residual encoder; read, not kept.
+        stage: A stage of a plain, residual or published encoder; read, not kept.
         num_tasks: K.
     """
 
@@ -44,10 +43,10 @@ class TaskGuidedResidual(nn.Module):
     def __init__(self, stage: nn.Module, num_tasks: int) -> None:
         super().__init__()
         _, guided = _split(stage)
-        first = guided[0].conv1 if _is_residual(guided[0]) else guided[0]
+        first = guided[0].conv1 if is_residual(guided[0]) and not isinstance(guided[0], GuidedBlock) else guided[0]
         channels = guided[-1].output_channels
         self.gate = DescriptorGate(GlobalMean(), first.output_channels, num_tasks, channels, "faithful")
-        self.projection = nn.Identity() if _is_residual(guided[0]) else _projection(guided)
+        self.projection = nn.Identity() if is_residual(guided[0]) else _projection(guided)
 
     def run(self, stage: nn.Module, x: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         """Run the stage.
@@ -63,7 +62,7 @@ class TaskGuidedResidual(nn.Module):
         unguided, guided = _split(stage)
         for module in unguided:
             x = module(x)
-        if _is_residual(guided[0]):
+        if is_residual(guided[0]):
             return run_residual_block(guided[0], x, partial(self._gated, task))
         return self._run_convolutions(guided, x, task)
 
@@ -89,12 +88,8 @@ class TaskGuidedResidual(nn.Module):
 def _split(stage: nn.Module) -> tuple[list[nn.Module], list[Any]]:
     """Return what runs as ever, and the residual block or the convolution blocks, at most two, that are guided."""
     pooling, blocks = stage_blocks(stage)
-    unguided = len(blocks) - 1 if _is_residual(blocks[-1]) else max(len(blocks) - 2, 0)
+    unguided = len(blocks) - 1 if is_residual(blocks[-1]) else max(len(blocks) - 2, 0)
     return [*pooling, *blocks[:unguided]], blocks[unguided:]
-
-
-def _is_residual(block: nn.Module) -> bool:
-    return isinstance(block, BasicBlockD | BottleneckD)
 
 
 def _projection(blocks: list[Any]) -> nn.Module:

@@ -44,6 +44,8 @@ class Settings:
             a file ("file"), such as encoded names.
         region_embedding_size: Length of the vectors that are not from a file.
         region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
+        loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its
+            Dice ("published"). Of trainers without a loss of their own.
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
         class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
@@ -88,6 +90,7 @@ class Settings:
     region_embedding: Literal["random", "learned", "file"] = "random"
     region_embedding_size: int = 512
     region_embedding_file: str = "none"
+    loss: Literal["nnunet", "published"] = "nnunet"
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     class_head: Literal["evidence", "bottleneck"] = "evidence"

@@ -4,28 +4,33 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from nnunet_mtl.losses.channel import ChannelDiceBCELoss
 from nnunet_mtl.losses.marginal import MarginalDiceCELoss
 from nnunet_mtl.losses.partial import MaskedDiceBCELoss
 from nnunet_mtl.losses.summed import SummedDiceBCELoss
 from nnunet_mtl.networks.layout import Layout
 
-LossMode = Literal["masked", "summed", "marginal"]
+LossMode = Literal["masked", "channel", "summed", "marginal"]
 
 
 def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Module:
     """Return the loss of one scale, called with what the head returns, region targets and the annotation mask.
 
     Args:
-        mode: "masked": Dice and cross-entropy of the annotated channels, averaged; "summed": the same, summed
-            (MultiTalent); "marginal": of the label values of all regions, those nobody told apart merged (TAL).
+        mode: "masked": Dice and cross-entropy of the annotated channels, averaged; "channel": averaged for each channel
+            that tasks share, then over channels (DoDNet's published loss); "summed": summed (MultiTalent); "marginal":
+            of the label values of all regions, those nobody told apart merged (TAL).
         layout: The regions.
         options: `batch_dice`, `use_ignore_label`, `dice_weight`, `bce_weight`.
     """
     if mode == "marginal":
         return MarginalDiceCELoss(layout.membership, **options)
+    # the Dice of these is always over the batch, or always of the sample
+    others = {name: value for name, value in options.items() if name != "batch_dice"}
     if mode == "summed":
-        # its Dice is always over the batch
-        return SummedDiceBCELoss(**{name: value for name, value in options.items() if name != "batch_dice"})
+        return SummedDiceBCELoss(**others)
+    if mode == "channel":
+        return ChannelDiceBCELoss(layout.slot_of_region, **others)
     return MaskedDiceBCELoss(**options)
 
 

@@ -160,8 +160,9 @@ class MultiTaskTrainer(MonitoredTrainer):
         stock = super()._build_loss()
         if not self.label_manager.has_regions:
             return LabelCriterion(stock)
+        published = self.loss_mode == "masked" and self.settings.loss == "published"
         loss = segmentation_loss(
-            self.loss_mode,
+            "channel" if published else self.loss_mode,
             Layout.from_tasks(self.tasks),
             batch_dice=self.configuration_manager.batch_dice,
             use_ignore_label=self.label_manager.has_ignore_label,

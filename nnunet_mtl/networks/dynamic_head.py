@@ -82,7 +82,7 @@ class PooledDescriptor(nn.Sequential):
 
     GroupNorm's weights start so that the squares of v sum to about 4. The pooled numbers are positive and nearly the
     same in every image: at 1 they would act as one bias with a learning rate C / (2 pi) times that of the others, and
-    the small dynamic layers would not survive their first steps.
+    the small dynamic layers of a wide network may not survive their first steps.
 
     Args:
         channels: C.

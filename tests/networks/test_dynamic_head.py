@@ -18,7 +18,7 @@ from nnunet_mtl.networks.dynamic_head import (
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.passes import PassResult, Step, TaskPasses
 
-LAYOUT = Layout((0, 0, 1, 2, 2), (0, 1, 0, 1, 0), ((1, 2), (2,), (3,), (4,), (5,)))
+LAYOUT = Layout((0, 0, 1, 2, 2), (0, 1, 0, 0, 1), ((1, 2), (2,), (3,), (4,), (5,)))
 CHANNELS = 12
 
 

@@ -109,6 +109,20 @@ def test_a_loss_on_one_region_moves_image_region_and_encoder() -> None:
     assert not moved[[0, 1, 3, 4]].any()
 
 
+def test_image_and_region_start_with_the_same_say_and_logits_near_zero() -> None:
+    torch.manual_seed(0)
+    head, read = RegionEmbeddingHead(LAYOUT, 64), torch.randn(6, 64, 6, 6, 6)
+    with torch.no_grad():
+        of_image = head.of_image(head.descriptor(read)).square().sum(1)
+        of_region = functional.relu(head.of_region(head.embedding)).square().sum(1)
+        theta = head.context(read)
+        logits = dynamic_layers(torch.randn(6, 8, 8, 8), theta, 1)
+    assert float(of_image.mean()) == pytest.approx(16, rel=0.25)
+    assert float(of_region.mean()) == pytest.approx(16, rel=0.25)
+    assert float(theta[..., :128].square().mean()) == pytest.approx(2 / 8, rel=0.25)
+    assert 0.02 < float(logits.square().mean().sqrt()) < 0.3
+
+
 def test_it_is_in_single_precision_under_autocast() -> None:
     head, layer = build(), nn.Conv2d(4, 8, 1)
     read = bottleneck(2).bfloat16()
@@ -257,6 +271,11 @@ def object_array(path: Path) -> None:
     np.savez(path, liver=np.array([{}, {}], dtype=object))
 
 
+def one_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+
+
 def damaged_archive(path: Path) -> None:
     np.savez(path, **{name: np.arange(500.0) for name in GOOD})
     content = bytearray(path.read_bytes())
@@ -273,6 +292,7 @@ def damaged_archive(path: Path) -> None:
         ("names.npz", lambda path: path.write_bytes(b""), "is no valid .npz file"),
         ("names.npz", lambda path: path.write_text("no archive"), "is no valid .npz file"),
         ("names.npz", object_array, "is no valid .npz file"),
+        ("names.npz", one_array, "is no valid .npz file"),
         ("names.npz", damaged_archive, "is no valid .npz file"),
         ("names.json", lambda path: path.write_bytes(b"\xff{"), "is no valid .json file"),
         ("names.json", lambda path: path.write_text("{"), "is no valid .json file"),

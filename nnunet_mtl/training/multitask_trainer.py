@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_mtl.networks.architecture import multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.networks.region_embedding_head import read_region_embedding
 from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 from nnunet_mtl.training.annotated_foreground import AnnotatedForeground
@@ -32,6 +31,7 @@ from nnunet_mtl.training.evidence_crops import EvidenceCropLoader, evidence_labe
 from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining, questions_of
 from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
+from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.run_folder import refuse_other_experiment
 from nnunet_mtl.training.sampling import sampling_probabilities
 from nnunet_mtl.training.schedule import settings_in

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _probe, _evaluate, _demo):
         add(commands)
+    for add in (_plan_published, _postprocess):  # as the papers did
+        add(commands)
     for add in (_extract, _merge_predictions, _complete_labels):  # one network per task
         add(commands)
     _methods(commands)
@@ -122,6 +124,22 @@ def _plan(commands: Subparsers) -> None:
     parser.add_argument("--batch_size", type=int, help="patches in a batch")
     parser.add_argument("--features", nargs="+", type=int, help="channels of every stage, full resolution first")
     parser.add_argument("--overwrite", action="store_true", help="replace other plans of that name")
+
+
+def _plan_published(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from importlib import import_module
+
+        module = import_module("nnunet_mtl.planners.nnUNetPlannerMTLPublished")
+        planner = module.nnUNetPlannerMTLPublished(options.dataset)
+        planner.plan_experiment()
+        plans = planner.plans_identifier
+        print(
+            f"next: nnUNetv2_preprocess -d {options.dataset} -plans_name {plans} -c 3d_fullres; train with -p {plans}"
+        )
+
+    summary = "Write plans of DoDNet's and TGNet's published training: network, patch, spacing, loss, schedule."
+    _dataset_argument(_command(commands, "plan-published", summary, run))
 
 
 def _sync(commands: Subparsers) -> None:
@@ -356,6 +374,21 @@ def _methods(commands: Subparsers) -> None:
     parser.add_argument("-p", dest="plans", help="name of the data set's plans (nnUNetPlans)")
     parser.add_argument("-c", dest="configuration", help="configuration of the plans (3d_fullres)")
     parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _postprocess(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.datasets.postprocess import postprocess
+        from nnunet_mtl.planning.folders import raw_folder
+
+        print(postprocess(raw_folder(options.dataset), options.folder, options.output, options.rules))
+
+    summary = "Keep or drop connected components of predictions, region by region. See docs/postprocessing.md."
+    parser = _command(commands, "postprocess", summary, run)
+    _dataset_argument(parser)
+    parser.add_argument("-i", dest="folder", type=Path, required=True, metavar="DIR", help="folder of predictions")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder of the new maps")
+    parser.add_argument("--rules", default="published", metavar="FILE", help="rules.json, or those DoDNet published")
 
 
 def _extract(commands: Subparsers) -> None:

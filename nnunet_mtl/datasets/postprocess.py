@@ -1,0 +1,97 @@
+"""`nnunet_mtl postprocess`: predictions with components kept and dropped by rules, region by region."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
+
+from nnunet_mtl._messages import listed
+from nnunet_mtl.datasets.label_maps import LabelMapError, LabelMapReader, membership, painted, refuse
+from nnunet_mtl.datasets.raw_dataset import RawDataset, written_whole
+from nnunet_mtl.evaluation.component_rules import (
+    ComponentRule,
+    ComponentRuleError,
+    apply_rules,
+    published_rules,
+    read_rules,
+)
+from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
+
+
+def postprocess(source: Path, folder: Path, output: Path, rules: str = "published") -> str:
+    """Apply rules to a folder of predictions, and to the maps of single tasks inside it.
+
+    Args:
+        source: Folder of the data set in `nnUNet_raw`, whose regions the rules name.
+        folder: Label maps and the `dataset.json` that nnU-Net puts beside them; folders named after tasks hold that
+            task's own maps (`nnunet_mtl predict --save-per-task`).
+        output: Gets maps of the same names, and each `dataset.json`.
+        rules: "published", or the path of a JSON file.
+
+    Returns:
+        Text for the user: the regions without a rule, and what was made.
+
+    Raises:
+        UserError: If anything is wrong; nothing is written then.
+    """
+    raw = RawDataset.read(source)
+    chosen = published_rules(raw.taskset.regions) if rules == "published" else _from_file(Path(rules), raw.taskset)
+    if not chosen:
+        raise ComponentRuleError(
+            f"--rules {rules}: has no rule for {listed(raw.taskset.regions)}; write rules.json, see "
+            "docs/postprocessing.md"
+        )
+    problems: list[str] = []
+    reader = LabelMapReader(raw.reader(), problems)
+    inner = [task.name for task in raw.taskset.tasks if (folder / task.name).is_dir()]
+    with written_whole(output) as new:
+        n_cases = _process(folder, new, raw, chosen, reader)
+        for name in inner:
+            (new / name).mkdir()
+            _process(folder / name, new / name, raw, chosen, reader)
+        refuse(problems)
+    unruled = [region for region in raw.taskset.regions if region not in chosen]
+    text = f"processed {n_cases} cases by {len(chosen)} rules: {output}"
+    return f"no rule for {listed(unruled)}: left as predicted\n{text}" if unruled else text
+
+
+def _from_file(path: Path, taskset: TaskSet) -> dict[str, ComponentRule]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ComponentRuleError(f"--rules {path}: cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:
+        raise ComponentRuleError(f"--rules {path}: is no JSON ({error}); see docs/postprocessing.md") from None
+    return read_rules(content, taskset.regions, str(path))
+
+
+def _process(
+    folder: Path, output: Path, raw: RawDataset, rules: Mapping[str, ComponentRule], reader: LabelMapReader
+) -> int:
+    """Process the maps of one folder; return how many there were."""
+    dataset_json: dict[str, Any] = read_dataset_json(folder / "dataset.json")
+    taskset = TaskSet.from_dataset_json(dataset_json, str(folder / "dataset.json"))
+    ending = str(dataset_json.get("file_ending", raw.file_ending))
+    cases = sorted(path for path in folder.glob(f"[!.]*{ending}") if path.is_file())
+    if not cases:
+        raise LabelMapError(f"{folder}: no prediction named *{ending}; check -i")
+    write_dataset_json(output / "dataset.json", dataset_json)
+    n_values = 1 + max(value for labels in taskset.region_labels for value in labels)
+    members = membership(taskset.region_labels, n_values)
+    # background is an output of its own without regions, and follows from the others
+    regions = [index for index, labels in enumerate(taskset.region_labels) if tuple(labels) != (0,)]
+    order = taskset.regions_class_order if taskset.has_regions else [labels[0] for labels in taskset.region_labels]
+    for path in tqdm(cases, desc=folder.name, unit="case"):
+        found = reader.read(path, n_values)
+        if found is None or reader.problems:
+            continue
+        masks = {taskset.regions[index]: members[found.labels, index] for index in regions}
+        kept = apply_rules(masks, rules)
+        table = np.stack([kept[name].ravel() for name in masks], axis=1)
+        values = painted(table, [order[index] for index in regions]).reshape(found.labels.shape)
+        changed = np.logical_or.reduce([kept[name] != mask for name, mask in masks.items()])
+        reader.write(output / path.name, np.where(changed, values, found.labels), found)
+    return len(cases)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks import residual_gates
+from nnunet_mtl.networks.conditioning import NoEncoderConditioning
 from nnunet_mtl.networks.gates import DescriptorGate, GlobalMean
 from nnunet_mtl.networks.pre_norm import run_encoder
-from nnunet_mtl.networks.conditioning import NoEncoderConditioning
 from nnunet_mtl.networks.residual_gates import TaskGuidedResidual
 
 TASKS = 3

@@ -10,7 +10,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.planning.network_size import NetworkSize
 from nnunet_mtl.planning.plans import write_plans
-from nnunet_mtl.settings import Settings
 
 
 def without(plans: dict[str, Any], *keys: str) -> dict[str, Any]:

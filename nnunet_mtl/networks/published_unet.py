@@ -36,20 +36,14 @@ from nnunet_mtl.networks.conditioning import (
 from nnunet_mtl.networks.decoders import SharedDecoder
 from nnunet_mtl.networks.gates import NormalisedFeature
 from nnunet_mtl.networks.gradient import scale_gradient
-from nnunet_mtl.networks.passes import PassResult, Step
+from nnunet_mtl.networks.passes import Step
 from nnunet_mtl.networks.pre_activation import PreActivationStage, standardised_conv
-from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
+from nnunet_mtl.networks.task_guided import Decoded, TaskGuidedNetwork
 
 
 class _Fused(NamedTuple):
     skips: list[Tensor]  # full resolution first, without the last stage
     bottleneck: Tensor  # behind the fusion
-
-
-class _Decoded(NamedTuple):
-    stages: list[Tensor]  # coarsest first
-    bottleneck: Tensor
-    features: Features | None
 
 
 class _Shape(NamedTuple):
@@ -199,30 +193,13 @@ class PublishedUNet(TaskGuidedNetwork):
         ]
         return sum(_channels_made(part) * voxels for part, voxels in parts)
 
-    @property
-    def deep_supervision(self) -> bool:
-        """Whether the loss is computed on every scale; nnU-Net sets it on the decoder."""
-        return self.decoder.deep_supervision
-
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
         """Return encoding, fusing, decoding and segmenting, the last two as one where every task has its decoder."""
         encode = Step(self._encode, any(p.conditioned for p in (self.input_conditioning, *self.encoder_conditioning)))
         fuse = Step(self._fuse, bool(self.bottleneck_conditioning.conditioned))
         decode = partial(self._decode, keep_features=keep_features)
-        segment = partial(self._segment, raw=raw)
-        if self.decoders.conditioned:
-
-            def run(decoder: "PublishedDecoder", fused: _Fused, task: Tensor) -> PassResult:
-                return segment(decoder, decode(decoder, fused, task), task)
-
-            return encode, fuse, Step(partial(self.decoders, run, self.decoder), conditioned=True)
-        decoder_parts = (*self.task_attention, self.decoder_conditioning)
-        return (
-            encode,
-            fuse,
-            Step(partial(decode, self.decoder), any(part.conditioned for part in decoder_parts)),
-            Step(partial(segment, self.decoder), bool(self.segmentation_head.conditioned)),
-        )
+        conditioned = any(part.conditioned for part in (*self.task_attention, self.decoder_conditioning))
+        return encode, fuse, *self.decoding_steps(decode, conditioned=conditioned, raw=raw)
 
     def _encode(self, x: Tensor, *task: Tensor) -> list[Tensor]:
         x = self.encoder.stem(call(self.input_conditioning, x, task=task))
@@ -236,7 +213,7 @@ class PublishedUNet(TaskGuidedNetwork):
         *skips, last = stages
         return _Fused(skips, self.fusion(last, partial(call, self.bottleneck_conditioning, task=task)))
 
-    def _decode(self, decoder: "PublishedDecoder", fused: _Fused, *task: Tensor, keep_features: bool) -> _Decoded:
+    def _decode(self, decoder: "PublishedDecoder", fused: _Fused, *task: Tensor, keep_features: bool) -> Decoded:
         skips, x = fused
         stages: list[Tensor] = []
         features = None
@@ -249,17 +226,7 @@ class PublishedUNet(TaskGuidedNetwork):
                 features = Features(shared, decoded)
             x = stage(merged, partial(call, self.decoder_conditioning, task=task))
             stages.append(x)
-        return _Decoded(stages, fused.bottleneck, features)
-
-    def _segment(self, decoder: "PublishedDecoder", decoded: _Decoded, *task: Tensor, raw: bool) -> PassResult:
-        stages, bottleneck, features = decoded
-        head = self.segmentation_head
-        context = head.context(bottleneck if head.reads_bottleneck else None, *(task if head.conditioned else ()))
-        if raw and self.deep_supervision:
-            pairs = zip(stages, decoder.seg_layers, strict=True)
-            return PassResult([head(stage, layer, context) for stage, layer in pairs][::-1], features)
-        logits = head(stages[-1], decoder.seg_layers[-1], context)
-        return PassResult(logits if raw else head.regions(logits), features)
+        return Decoded(stages, fused.bottleneck if self.segmentation_head.reads_bottleneck else None, features)
 
 
 class PublishedEncoder(nn.Module):

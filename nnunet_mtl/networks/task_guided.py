@@ -1,13 +1,13 @@
 """What every network of this package does, whatever its encoder and decoder: tasks, passes, heads and answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, NamedTuple, cast, overload
 
 from torch import Tensor, autocast, nn
 
 from nnunet_mtl.networks.architecture import ArchitectureError
-from nnunet_mtl.networks.classification import KnownEvidence, NoClassification, Question, evidence_mask
+from nnunet_mtl.networks.classification import Features, KnownEvidence, NoClassification, Question, evidence_mask
 from nnunet_mtl.networks.heads import RegionHead
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
@@ -21,6 +21,20 @@ _OF_HEADS = {
     "class_dropout": 0.0,
     "class_gradient": 1.0,
 }
+
+
+class Decoded(NamedTuple):
+    """What a decoder makes of a batch.
+
+    Attributes:
+        stages: Its features, coarsest first.
+        bottleneck: What the head reads of the encoder's last feature; None if it reads nothing.
+        features: What answers are read from; None if there are none to read.
+    """
+
+    stages: list[Tensor]
+    bottleneck: Tensor | None
+    features: Features | None
 
 
 class TaskGuidedNetwork(nn.Module):
@@ -41,6 +55,8 @@ class TaskGuidedNetwork(nn.Module):
         class_gradient: How much of its gradient reaches the encoder and decoder, 0 to 1.
     """
 
+    decoder: Any
+    decoders: nn.Module
     segmentation_head: Any
     classification: Any
     class_gradient: float
@@ -114,6 +130,40 @@ class TaskGuidedNetwork(nn.Module):
             keep_features: Whether the result holds what answers are read from.
         """
         raise NotImplementedError
+
+    @property
+    def deep_supervision(self) -> bool:
+        """Whether the loss is computed on every scale; nnU-Net sets it on the decoder."""
+        return bool(self.decoder.deep_supervision)
+
+    def decoding_steps(self, decode: Callable[..., Decoded], *, conditioned: bool, raw: bool) -> tuple[Step, ...]:
+        """Return decoding and segmenting, as one where every task has a decoder of its own.
+
+        Args:
+            decode: Called with a decoder, the previous step's result and the task if the step is conditioned.
+            conditioned: Whether decoding is.
+            raw: As in `steps`.
+        """
+        if not self.decoders.conditioned:
+            return (
+                Step(partial(decode, self.decoder), conditioned),
+                Step(partial(self._segment, self.decoder, raw=raw), bool(self.segmentation_head.conditioned)),
+            )
+
+        def run(decoder: nn.Module, state: Any, task: Tensor) -> PassResult:
+            return self._segment(decoder, decode(decoder, state, task), task, raw=raw)
+
+        return (Step(partial(self.decoders, run, self.decoder), conditioned=True),)
+
+    def _segment(self, decoder: Any, decoded: Decoded, *task: Tensor, raw: bool) -> PassResult:
+        stages, bottleneck, features = decoded
+        head = self.segmentation_head
+        context = head.context(bottleneck, *(task if head.conditioned else ()))
+        if raw and self.deep_supervision:
+            pairs = zip(stages, decoder.seg_layers, strict=True)
+            return PassResult([head(stage, layer, context) for stage, layer in pairs][::-1], features)
+        logits = head(stages[-1], decoder.seg_layers[-1], context)
+        return PassResult(logits if raw else head.regions(logits), features)
 
     @overload
     def forward(

@@ -22,21 +22,15 @@ from nnunet_mtl.networks.conditioning import (
 )
 from nnunet_mtl.networks.decoders import SharedDecoder
 from nnunet_mtl.networks.gradient import scale_gradient
-from nnunet_mtl.networks.passes import PassResult, Step
+from nnunet_mtl.networks.passes import Step
 from nnunet_mtl.networks.pre_norm import run_stage
-from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
+from nnunet_mtl.networks.task_guided import Decoded, TaskGuidedNetwork
 
 
 class _Encoded(NamedTuple):
     skips: list[Tensor]  # full resolution first; the last one as the decoder reads it
     before_norm: list[Tensor] | None  # every stage, where answers are to be read
     bottleneck: Tensor | None  # before its normalisation, where the head reads it
-
-
-class _Decoded(NamedTuple):
-    stages: list[Tensor]  # coarsest first
-    bottleneck: Tensor | None
-    features: Features | None
 
 
 class _TaskGuidedUNet(TaskGuidedNetwork):
@@ -102,24 +96,13 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
         self.decoders = decoders(decoder, tasks)
         self.add_heads(layout, channels, own)
 
-    @property
-    def deep_supervision(self) -> bool:
-        """Whether the loss is computed on every scale; nnU-Net sets it on the decoder."""
-        return bool(cast(Any, self.decoder).deep_supervision)
-
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
         """Return encoding, decoding and segmenting, the last two as one where every task has a decoder of its own."""
         encoder_parts = (self.input_conditioning, *self.encoder_conditioning)
         decoder_parts = (self.bottleneck_conditioning, *self.task_attention, self.decoder_conditioning)
         encode = Step(partial(self._encode, keep_features=keep_features), any(p.conditioned for p in encoder_parts))
-        if self.decoders.conditioned:
-            run = partial(self._decode_and_segment, raw=raw)
-            return encode, Step(partial(self.decoders, run, self.decoder), conditioned=True)
-        return (
-            encode,
-            Step(partial(self._decode, self.decoder), any(p.conditioned for p in decoder_parts)),
-            Step(partial(self._segment, self.decoder, raw=raw), bool(self.segmentation_head.conditioned)),
-        )
+        conditioned = any(part.conditioned for part in decoder_parts)
+        return encode, *self.decoding_steps(self._decode, conditioned=conditioned, raw=raw)
 
     def _encode(self, x: Tensor, *task: Tensor, keep_features: bool) -> _Encoded:
         encoder = cast(Any, self.encoder)
@@ -136,7 +119,7 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
             skips, before_norm if keep_features else None, feature if self.segmentation_head.reads_bottleneck else None
         )
 
-    def _decode(self, decoder: Any, encoded: _Encoded, *task: Tensor) -> _Decoded:
+    def _decode(self, decoder: Any, encoded: _Encoded, *task: Tensor) -> Decoded:
         skips, before_norm, bottleneck = encoded
         feature = skips[-1]
         x = call(self.bottleneck_conditioning, feature, task=task)
@@ -150,20 +133,7 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
             if level == 0 and before_norm is not None:
                 shared = [scale_gradient(each, self.class_gradient) for each in (*before_norm, feature)]
                 features = Features(shared[:-1], shared[-1])
-        return _Decoded(stages, bottleneck, features)
-
-    def _segment(self, decoder: Any, decoded: _Decoded, *task: Tensor, raw: bool) -> PassResult:
-        stages, bottleneck, features = decoded
-        head = self.segmentation_head
-        context = head.context(bottleneck, *(task if head.conditioned else ()))
-        if raw and self.deep_supervision:
-            pairs = zip(stages, decoder.seg_layers, strict=True)
-            return PassResult([head(stage, layer, context) for stage, layer in pairs][::-1], features)
-        logits = head(stages[-1], decoder.seg_layers[-1], context)
-        return PassResult(logits if raw else head.regions(logits), features)
-
-    def _decode_and_segment(self, decoder: Any, encoded: _Encoded, task: Tensor, raw: bool) -> PassResult:
-        return self._segment(decoder, self._decode(decoder, encoded, task), task, raw=raw)
+        return Decoded(stages, bottleneck, features)
 
 
 class TaskGuidedPlainConvUNet(_TaskGuidedUNet, PlainConvUNet):

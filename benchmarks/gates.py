@@ -1,7 +1,7 @@
 """How much of a trained gate is decided by the task, by the image, and by the two together.
 
-Every skip's factors over N patches x K tasks are split per channel as in a two-way analysis of variance; the shares of
-a skip are those of its channels, weighted by their variance. A gate with a small image share knows the task only.
+Every gate's factors over N patches x K tasks are split per channel as in a two-way analysis of variance; the shares of
+a gate are those of its channels, weighted by their variance. A gate with a small image share knows the task only.
 
     python benchmarks/gates.py                                  trains a small network on synthetic patches first
     python benchmarks/gates.py --model FOLDER --patches FOLDER  a trainer's results folder, and the folder of the
@@ -10,8 +10,9 @@ a skip are those of its channels, weighted by their variance. A gate with a smal
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.attention import Gates, TaskGuidedAttention
+from nnunet_mtl.networks.gates import DescriptorGate
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet
 
 NUM_TASKS = 5
@@ -53,17 +55,28 @@ def main() -> None:
     print(table(factors_of(network, images)))
 
 
+def gates_of(network: nn.Module) -> dict[str, nn.Module]:
+    """Return every gate by its name in the network: on the skips, and in the encoder if there are any."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, TaskGuidedAttention | DescriptorGate)
+    }
+
+
 @contextmanager
-def recorded_factors(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the factors (B, C) of every gate, in the order in which they are computed."""
-    found: list[Tensor] = []
+def recorded_factors(gates: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Collect the factors (B, C) of every gate; of a gate for voxels those of the voxels' mean."""
+    found: dict[str, Tensor] = {}
 
-    def record(module: nn.Module, inputs: tuple[Any, ...], _: Tensor) -> None:
-        assert isinstance(module, TaskGuidedAttention)
-        found.append(module.factors(*inputs[1:]))
+    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, TaskGuidedAttention):
+            _, coarser, _, task = inputs
+            found[name] = module.factors(coarser, task)
+        else:
+            found[name] = output.flatten(2).mean(2)
 
-    gates = [module for module in network.modules() if isinstance(module, TaskGuidedAttention)]
-    handles = [gate.register_forward_hook(record) for gate in gates]
+    handles = [gate.register_forward_hook(partial(record, name)) for name, gate in gates.items()]
     try:
         yield found
     finally:
@@ -72,22 +85,22 @@ def recorded_factors(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @torch.inference_mode()
-def factors_of(network: nn.Module, images: Tensor, batch: int = 8) -> list[Tensor]:
-    """Return the factors of each gate, coarsest skip first, each (N, K, C)."""
+def factors_of(network: Any, images: Tensor, batch: int = 8) -> dict[str, Tensor]:
+    """Return the factors of each gate by its name, each (N, K, C)."""
     network.eval()
-    gates = [module for module in network.modules() if isinstance(module, TaskGuidedAttention)]
+    gates = gates_of(network)
     if not gates:
-        raise SystemExit("the network has no task-guided attention")
-    num_tasks = gates[0].task_indices.numel()
-    rows: list[list[Tensor]] = []
+        raise SystemExit("the network has no gates")
+    rows: dict[str, list[Tensor]] = {name: [] for name in gates}
     for part in torch.split(images, batch):
         of_tasks = []
-        for task in range(num_tasks):
-            with recorded_factors(network) as found:
+        for task in range(network.passes.num_tasks):
+            with recorded_factors(gates) as found:
                 network(part, torch.full((len(part),), task))
-            of_tasks.append(list(found))
-        rows.append([torch.stack(of_gate, dim=1) for of_gate in zip(*of_tasks, strict=True)])
-    return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+            of_tasks.append(found)
+        for name, of_gate in rows.items():
+            of_gate.append(torch.stack([of_task[name] for of_task in of_tasks], dim=1))
+    return {name: torch.cat(parts) for name, parts in rows.items()}
 
 
 def shares(factors: Tensor) -> tuple[float, float, float, float]:
@@ -101,17 +114,17 @@ def shares(factors: Tensor) -> tuple[float, float, float, float]:
     return parts[0] / total, parts[1] / total, parts[2] / total, total / factors.shape[2]
 
 
-def table(gates: list[Tensor]) -> str:
+def table(gates: Mapping[str, Tensor]) -> str:
     """Return the shares of every gate as text."""
-    lines = ["skip  channels  factor std   task  image  interaction"]
-    for index, factors in enumerate(gates):
+    width = max(map(len, gates))
+    lines = [f"{'gate':{width}}  channels  factor std   task  image  interaction"]
+    for name, factors in gates.items():
         task, image, both, variance = shares(factors)
         lines.append(
-            f"{len(gates) - 1 - index:4}  {factors.shape[2]:8}  {variance**0.5:10.4f}  "
-            f"{task:5.1%}  {image:5.1%}  {both:11.1%}"
+            f"{name:{width}}  {factors.shape[2]:8}  {variance**0.5:10.4f}  {task:5.1%}  {image:5.1%}  {both:11.1%}"
         )
-    images, tasks = gates[0].shape[:2]
-    return "\n".join([*lines, f"({images} patches x {tasks} tasks; skip 0 is at full resolution)"])
+    images, tasks = next(iter(gates.values())).shape[:2]
+    return "\n".join([*lines, f"({images} patches x {tasks} tasks; gates on skips from the coarsest on)"])
 
 
 def synthetic_network(gates: Gates) -> TaskGuidedPlainConvUNet:

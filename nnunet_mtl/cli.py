@@ -371,7 +371,7 @@ def _methods(commands: Subparsers) -> None:
     parser = _command(commands, "methods", summary, run)
     parser.formatter_class = argparse.HelpFormatter  # without -d the plans are nobody's
     _dataset_argument(parser, required=False)
-    parser.add_argument("-p", dest="plans", help="name of the data set's plans (nnUNetPlans)")
+    parser.add_argument("-p", dest="plans", help="name of the data set's plans (nnUNetPlans), or a plans file")
     parser.add_argument("-c", dest="configuration", help="configuration of the plans (3d_fullres)")
     parser.add_argument("--json", action="store_true", help="as JSON")
 

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, read_plans
+from nnunet_mtl.planning.folders import PlanningError, only_plans, preprocessed_folder, read_plans
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 # Tasks of the TGNet paper (Wu, Pang, Sowmya, ISBI 2022), with what is annotated for each.
@@ -44,22 +45,27 @@ class Setting:
     block: Mapping[str, Any]
 
 
-def chosen_setting(dataset: str | None, plans_name: str | None, configuration: str | None) -> Setting:
+def chosen_setting(dataset: str | None, plans: str | None, configuration: str | None) -> Setting:
     """Return the setting that a command line asks for.
 
     Args:
-        dataset: Id or name; None for the default setting.
-        plans_name: nnUNetPlans if None.
+        dataset: Id or name; None for the default setting, or that of the plans.
+        plans: Name of the data set's plans, nnUNetPlans if None; or the path of a plans file, beside whose
+            `dataset.json` it lies, as in nnU-Net's folders of preprocessed data and of results. A name alone is looked
+            for in all preprocessed data.
         configuration: 3d_fullres if None.
 
     Raises:
-        PlanningError: If plans or a configuration are named without a data set, or are not there.
+        PlanningError: If a configuration is named alone, or something is not there or not the only one.
         TaskSetError: If the data set's tasks cannot be read.
     """
+    chosen = configuration or "3d_fullres"
     if dataset is not None:
-        return setting_of(dataset, plans_name or "nnUNetPlans", configuration or "3d_fullres")
-    if plans_name or configuration:
-        raise PlanningError("-p and -c are of a data set; give it with -d, or leave them out for the default network")
+        return setting_of(preprocessed_folder(dataset) / f"{plans or 'nnUNetPlans'}.json", chosen)
+    if plans is not None:
+        return setting_of(Path(plans) if plans.endswith(".json") else only_plans(plans), chosen)
+    if configuration:
+        raise PlanningError("-c is of plans: give them with -p, or the data set with -d")
     return default_setting()
 
 
@@ -89,31 +95,27 @@ def default_setting() -> Setting:
     return Setting("nnU-Net's default 3D network", architecture, (128,) * 3, 1, _seven_tasks(), {})
 
 
-def setting_of(dataset: str | int, plans_name: str, configuration: str) -> Setting:
+def setting_of(path: Path, configuration: str) -> Setting:
     """Return the setting of a configuration of planned data.
 
     Args:
-        dataset: Id or name of the data set.
-        plans_name: Of its plans.
+        path: Of the plans; the data set's `dataset.json` is beside it.
         configuration: Such as 3d_fullres.
 
     Raises:
-        PlanningError: If data set, plans or configuration are not there.
+        PlanningError: If plans or configuration are not there.
         TaskSetError: If the data set's tasks cannot be read.
     """
-    folder = preprocessed_folder(dataset)
-    plans = read_plans(folder / f"{plans_name}.json")
+    plans, folder = read_plans(path), path.resolve().parent
     if configuration not in plans["configurations"]:
         known = ", ".join(plans["configurations"])
-        raise PlanningError(
-            f"{plans_name}.json: no configuration {configuration!r}; known are {known}: give another -c"
-        )
+        raise PlanningError(f"{path.name}: no configuration {configuration!r}; known are {known}: give another -c")
     dataset_json = read_dataset_json(folder / "dataset.json")
     tasks = TaskSet.from_dataset_json(dataset_json, str(folder / "dataset.json"))
     manager = PlansManager(copy.deepcopy(plans))
     resolved = manager.get_configuration(configuration)
     return Setting(
-        f"{plans_name}, {configuration} of {folder.name}",
+        f"{path.stem}, {configuration} of {folder.name}",
         resolved.configuration["architecture"],
         tuple(resolved.patch_size),
         determine_num_input_channels(manager, resolved, dataset_json),

@@ -72,6 +72,21 @@ def read_plans(path: Path) -> dict[str, Any]:
     return plans
 
 
+def only_plans(name: str) -> Path:
+    """Return the plans of that name, where only one of the preprocessed data sets has such plans.
+
+    Raises:
+        PlanningError: If the variable is not set, or none or several have them.
+    """
+    if not nnUNet_preprocessed.is_set():
+        raise PlanningError("nnUNet_preprocessed is not set; set it to the folder that nnU-Net keeps its data in")
+    found = sorted(Path(nnUNet_preprocessed).glob(f"Dataset*/{name}.json"))
+    if len(found) != 1:
+        having = ", ".join(path.parent.name for path in found) or "none"
+        raise PlanningError(f"plans {name!r}: data sets that have them: {having}; give one with -d")
+    return found[0]
+
+
 def _dataset_folder(dataset: str | int, root: Any, variable: str, remedy: str) -> Path:
     if not root.is_set():
         raise PlanningError(f"{variable} is not set; set it to the folder that nnU-Net keeps its data in")

@@ -238,6 +238,19 @@ def test_the_table_of_plans(preprocessed: Path, network: str) -> None:
     assert "nnUNetPlans, 2d of Dataset900_Small" in table.text().splitlines()[-1]
 
 
+def test_plans_may_be_named_alone_or_be_a_file(preprocessed: Path) -> None:
+    write_plans(preprocessed, f"{STOCK}PlainConvUNet", {})
+    path = preprocessed / "Dataset900_Small" / "nnUNetPlans.json"
+    of_dataset = chosen_setting("900", None, "2d")
+    assert chosen_setting(None, "nnUNetPlans", "2d") == of_dataset
+    assert chosen_setting(None, str(path), "2d") == of_dataset
+    other = preprocessed / "Dataset901_Other"
+    other.mkdir()
+    (other / path.name).write_text(path.read_text())
+    with pytest.raises(PlanningError, match="have them: Dataset900_Small, Dataset901_Other; give one with -d"):
+        chosen_setting(None, "nnUNetPlans", "2d")
+
+
 def test_a_trainer_that_refuses_the_plans_says_why(preprocessed: Path) -> None:
     write_plans(preprocessed, f"{STOCK}PlainConvUNet", {"head": "slots"})
     table = method_table(chosen_setting("900", "nnUNetPlans", "2d"))
@@ -252,9 +265,9 @@ def test_a_trainer_that_refuses_the_plans_says_why(preprocessed: Path) -> None:
 
 
 def test_what_is_not_there_is_refused(preprocessed: Path) -> None:
-    with pytest.raises(PlanningError, match="give it with -d"):
+    with pytest.raises(PlanningError, match="'nnUNetPlans': data sets that have them: none; give one with -d"):
         chosen_setting(None, "nnUNetPlans", None)
-    with pytest.raises(PlanningError, match="give it with -d"):
+    with pytest.raises(PlanningError, match="give them with -p"):
         chosen_setting(None, None, "2d")
     write_plans(preprocessed, f"{STOCK}PlainConvUNet", {})
     with pytest.raises(PlanningError, match="no configuration '3d_fullres'; known are 2d"):

@@ -141,13 +141,12 @@ def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
     """Count how often parts of a network are called for all tasks of a tiny image.
 
     Counted are the first convolution of the encoder, that of every decoder, and the head; in a network with few
-    features and kernels of one voxel, which change no call.
+    features, which change no call.
     """
     small = copy.deepcopy(dict(architecture))
     strides = small["arch_kwargs"]["strides"]
     axes = len(setting.patch_size)
     small["arch_kwargs"]["features_per_stage"] = [_FEW_FEATURES] * len(strides)
-    small["arch_kwargs"]["kernel_sizes"] = [[1] * axes] * len(strides)
     network = build(small, setting).eval()
     size = [prod(stride if isinstance(stride, int) else stride[axis] for stride in strides) for axis in range(axes)]
     size[-1] *= 2  # instance normalisation needs more than one voxel at the coarsest stage

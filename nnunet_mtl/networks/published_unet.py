@@ -24,16 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.architecture import ArchitectureError
-from nnunet_mtl.networks.attention import Gates, NoTaskAttention
 from nnunet_mtl.networks.classification import Features
 from nnunet_mtl.networks.conditioning import (
-    NoBottleneckConditioning,
-    NoConditioning,
-    NoEncoderConditioning,
     call,
     widen,
 )
-from nnunet_mtl.networks.decoders import SharedDecoder
 from nnunet_mtl.networks.gates import NormalisedFeature
 from nnunet_mtl.networks.gradient import scale_gradient
 from nnunet_mtl.networks.passes import Step
@@ -77,14 +72,6 @@ class PublishedUNet(TaskGuidedNetwork):
         deep_supervision: Whether the loss is computed on every scale.
         full_resolution_only: Whether only the finest scale has a segmentation layer, as published; deep supervision is
             then impossible.
-        input_conditioning: Class of what the image passes.
-        encoder_conditioning: Class of what runs a stage of the encoder, built once per stage.
-        bottleneck_conditioning: Class of what the encoder's last feature passes.
-        task_attention: Class of what a skip passes, built once per skip.
-        decoder_conditioning: Class of what merged features pass.
-        decoders: Class that says how many decoders there are.
-        gates: How the factors of `task_attention` are computed and start.
-        prompt_size: Spatial size of the encoder's last feature at the planned patch size.
         others: Of `TaskGuidedNetwork`.
 
     Raises:
@@ -109,25 +96,9 @@ class PublishedUNet(TaskGuidedNetwork):
         n_conv_per_stage_decoder: Sequence[int] | int = 1,
         deep_supervision: bool = False,
         full_resolution_only: bool = False,
-        input_conditioning: Any = NoConditioning,
-        encoder_conditioning: Any = NoEncoderConditioning,
-        bottleneck_conditioning: Any = NoBottleneckConditioning,
-        task_attention: Any = NoTaskAttention,
-        decoder_conditioning: Any = NoConditioning,
-        decoders: Any = SharedDecoder,
-        gates: Gates = "identity",
-        prompt_size: tuple[int, ...] = (),
         **others: Any,
     ) -> None:
-        parts = {
-            "input_conditioning": input_conditioning,
-            "encoder_conditioning": encoder_conditioning,
-            "bottleneck_conditioning": bottleneck_conditioning,
-            "task_attention": task_attention,
-            "decoder_conditioning": decoder_conditioning,
-            "decoders": decoders,
-        }
-        layout, own, unknown = self.prepare(num_classes, parts, gates, others)
+        layout, own, unknown = self.prepare(num_classes, others)
         if unknown:
             raise ArchitectureError(f"plans: arch_kwargs.{next(iter(unknown))} is no argument of {type(self).__name__}")
         if deep_supervision and full_resolution_only:
@@ -151,21 +122,16 @@ class PublishedUNet(TaskGuidedNetwork):
         tasks = layout.num_tasks
         *channels, last = shape.features
         blocks = _per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
-        self.encoder = PublishedEncoder(input_channels + input_conditioning.extra_channels(tasks), shape, blocks)
+        self.encoder = PublishedEncoder(input_channels + own["input_conditioning"].extra_channels(tasks), shape, blocks)
         self.fusion = Fusion(conv_op, last, channels[-1], dimensions)
-        widen(self.fusion.conv, bottleneck_conditioning.extra_channels())
+        widen(self.fusion.conv, own["bottleneck_conditioning"].extra_channels())
         outputs = own["segmentation_head"].channels(layout)
         blocks = _per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
         self.decoder = PublishedDecoder(shape, blocks, outputs, full_resolution_only=full_resolution_only)
         self.decoder.deep_supervision = deep_supervision
         for stage in self.decoder.stages:
-            widen(cast(Any, stage).blocks[0].conv1, decoder_conditioning.extra_channels(tasks))
-        self.input_conditioning = input_conditioning(tasks)
-        self.encoder_conditioning = nn.ModuleList(encoder_conditioning(stage, tasks) for stage in self.encoder.stages)
-        self.bottleneck_conditioning = bottleneck_conditioning(last, tasks, prompt_size)
-        self.task_attention = nn.ModuleList(task_attention(skip, skip, tasks, gates) for skip in channels[::-1])
-        self.decoder_conditioning = decoder_conditioning(tasks)
-        self.decoders = decoders(self.decoder, tasks)
+            widen(cast(Any, stage).blocks[0].conv1, own["decoder_conditioning"].extra_channels(tasks))
+        self.add_parts(layout, own, ((skip, skip) for skip in channels[::-1]), last)
         # To the heads the fusion's output is the encoder's last feature.
         self.add_heads(layout, [*channels, channels[-1]], own)
 

@@ -1,19 +1,33 @@
 """What every network of this package does, whatever its encoder and decoder: tasks, passes, heads and answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast, overload
 
 from torch import Tensor, autocast, nn
 
 from nnunet_mtl.networks.architecture import ArchitectureError
+from nnunet_mtl.networks.attention import NoTaskAttention
 from nnunet_mtl.networks.classification import Features, KnownEvidence, NoClassification, Question, evidence_mask
+from nnunet_mtl.networks.conditioning import NoBottleneckConditioning, NoConditioning, NoEncoderConditioning
+from nnunet_mtl.networks.decoders import SharedDecoder
 from nnunet_mtl.networks.heads import RegionHead
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
 
-_OF_HEADS = {
+_PARTS: Mapping[str, Any] = {
+    "input_conditioning": NoConditioning,
+    "encoder_conditioning": NoEncoderConditioning,
+    "bottleneck_conditioning": NoBottleneckConditioning,
+    "task_attention": NoTaskAttention,
+    "decoder_conditioning": NoConditioning,
+    "decoders": SharedDecoder,
+}
+_OWN: Mapping[str, Any] = {
+    **_PARTS,
+    "gates": "identity",
+    "prompt_size": (),
     "segmentation_head": RegionHead,
     "head_options": {},
     "questions": (),
@@ -40,10 +54,19 @@ class Decoded(NamedTuple):
 class TaskGuidedNetwork(nn.Module):
     """Base of the networks, which say how they encode, decode and segment: `steps`.
 
-    Keyword-only, as nnU-Net builds networks. A network calls `prepare`, builds itself, and calls `add_heads`.
+    Keyword-only, as nnU-Net builds networks. A network calls `prepare`, builds its encoder and decoder, and calls
+    `add_parts` and `add_heads`.
 
     Args:
         num_classes: R, the number of regions, whatever the head.
+        input_conditioning: Class of what the image passes, see `nnunet_mtl.networks.conditioning`.
+        encoder_conditioning: Class of what runs a stage of the encoder, built once per stage.
+        bottleneck_conditioning: Class of what the encoder's last feature passes on its way to the decoder.
+        task_attention: Class of what a skip passes, built once per skip.
+        decoder_conditioning: Class of what merged features pass on their way to a stage of the decoder.
+        decoders: Class that says how many decoders there are.
+        gates: How the factors of `task_attention` are computed and start.
+        prompt_size: Spatial size of the encoder's last feature at the planned patch size.
         task_of_region: Index of the task that owns each region, 0 to K-1; by default one task owns all.
         slot_of_region: Index of the slot each region reads in a shared head, 0 to S-1; by default each its own.
         labels_of_region: Label values of each region; by default each its own.
@@ -55,6 +78,7 @@ class TaskGuidedNetwork(nn.Module):
         class_gradient: How much of its gradient reaches the encoder and decoder, 0 to 1.
     """
 
+    encoder: Any
     decoder: Any
     decoders: nn.Module
     segmentation_head: Any
@@ -64,30 +88,29 @@ class TaskGuidedNetwork(nn.Module):
 
     @staticmethod
     def prepare(
-        num_classes: int, parts: Mapping[str, Any], gates: str, others: Mapping[str, Any]
+        num_classes: int, arguments: Mapping[str, Any], **defaults: Any
     ) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
         """Check the arguments that are ours and part them from the others.
 
         Args:
             num_classes: R.
-            parts: Classes of the parts, by the name of their argument.
-            gates: As `parts`, of a network with gates.
-            others: Every other argument.
+            arguments: Every other argument.
+            defaults: Of a network whose parts are not off by default.
 
         Returns:
-            The regions; the arguments of the heads, complete; and what is left, which is the architecture's.
+            The regions; our arguments, complete; and what is left, which is the architecture's.
 
         Raises:
             ArchitectureError: If they cannot be built.
         """
-        architecture = dict(others)
+        architecture = dict(arguments)
         every: dict[str, Any] = {
             "task_of_region": [0] * num_classes,
             "slot_of_region": range(num_classes),
             "labels_of_region": [[region + 1] for region in range(num_classes)],
         }
         indices: dict[str, Any] = {name: architecture.pop(name, None) or default for name, default in every.items()}
-        own: dict[str, Any] = {name: architecture.pop(name, default) for name, default in _OF_HEADS.items()}
+        own: dict[str, Any] = {name: architecture.pop(name, default) for name, default in {**_OWN, **defaults}.items()}
         for name in ("task_of_region", "slot_of_region"):
             _check_indices(name, indices[name], num_classes)
         if len(indices["labels_of_region"]) != num_classes:
@@ -95,17 +118,37 @@ class TaskGuidedNetwork(nn.Module):
                 f"plans: arch_kwargs.labels_of_region={list(indices['labels_of_region'])!r} must hold the label values "
                 f"of each of the {num_classes} regions: plan again from dataset.json"
             )
-        classes = {name: own[name] for name in ("segmentation_head", "classification")}
-        _check_classes({**parts, **classes})
+        _check_classes({name: own[name] for name in (*_PARTS, "segmentation_head", "classification")})
         _check_questions(own["questions"], indices["task_of_region"])
-        if gates not in ("identity", "faithful"):
-            raise ArchitectureError(f"plans: arch_kwargs.gates={gates!r} must be 'identity' or 'faithful'")
+        if own["gates"] not in ("identity", "faithful"):
+            raise ArchitectureError(f"plans: arch_kwargs.gates={own['gates']!r} must be 'identity' or 'faithful'")
         layout = Layout(
             tuple(indices["task_of_region"]),
             tuple(indices["slot_of_region"]),
             tuple(tuple(labels) for labels in indices["labels_of_region"]),
         )
         return layout, own, architecture
+
+    def add_parts(
+        self, layout: Layout, own: Mapping[str, Any], skips: Iterable[tuple[int, int]], bottleneck_channels: int
+    ) -> None:
+        """Build what stands at the points where the task can enter.
+
+        Args:
+            layout: The regions.
+            own: What `prepare` returned.
+            skips: Channels of each skip and of the feature it meets, coarsest first.
+            bottleneck_channels: Of the encoder's last feature.
+        """
+        tasks = layout.num_tasks
+        self.input_conditioning = own["input_conditioning"](tasks)
+        self.encoder_conditioning = nn.ModuleList(
+            own["encoder_conditioning"](stage, tasks) for stage in self.encoder.stages
+        )
+        self.bottleneck_conditioning = own["bottleneck_conditioning"](bottleneck_channels, tasks, own["prompt_size"])
+        self.task_attention = nn.ModuleList(own["task_attention"](*each, tasks, own["gates"]) for each in skips)
+        self.decoder_conditioning = own["decoder_conditioning"](tasks)
+        self.decoders = own["decoders"](self.decoder, tasks)
 
     def add_heads(self, layout: Layout, channels: Sequence[int], own: Mapping[str, Any]) -> None:
         """Build the heads and what runs the passes.

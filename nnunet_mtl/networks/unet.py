@@ -9,18 +9,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from torch import Tensor, cat, nn
+from torch import Tensor, cat
 
-from nnunet_mtl.networks.attention import Gates, TaskGuidedAttention
+from nnunet_mtl.networks.attention import TaskGuidedAttention
 from nnunet_mtl.networks.classification import Features
 from nnunet_mtl.networks.conditioning import (
-    NoBottleneckConditioning,
-    NoConditioning,
-    NoEncoderConditioning,
     call,
     widen,
 )
-from nnunet_mtl.networks.decoders import SharedDecoder
 from nnunet_mtl.networks.gradient import scale_gradient
 from nnunet_mtl.networks.passes import Step
 from nnunet_mtl.networks.pre_norm import run_stage
@@ -40,60 +36,25 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
     planner builds to estimate memory.
 
     Args:
-        input_conditioning: Class of what the image passes, see `nnunet_mtl.networks.conditioning`.
-        encoder_conditioning: Class of what runs a stage of the encoder, built once per stage.
-        bottleneck_conditioning: Class of what the encoder's last feature passes on its way to the decoder.
-        task_attention: Class of what a skip passes, built once per skip.
-        decoder_conditioning: Class of what merged features pass on their way to a stage of the decoder.
-        decoders: Class that says how many decoders there are.
-        gates: How the factors of `task_attention` are computed and start.
-        prompt_size: Spatial size of the encoder's last feature at the planned patch size.
+        num_classes: R, the number of regions, whatever the head.
+        input_channels: Of the image.
         others: Of `TaskGuidedNetwork`, and the stock class's own.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        input_conditioning: Any = NoConditioning,
-        encoder_conditioning: Any = NoEncoderConditioning,
-        bottleneck_conditioning: Any = NoBottleneckConditioning,
-        task_attention: Any = TaskGuidedAttention,
-        decoder_conditioning: Any = NoConditioning,
-        decoders: Any = SharedDecoder,
-        gates: Gates = "identity",
-        prompt_size: tuple[int, ...] = (),
-        input_channels: int,
-        **others: Any,
-    ) -> None:
-        parts = {
-            "input_conditioning": input_conditioning,
-            "encoder_conditioning": encoder_conditioning,
-            "bottleneck_conditioning": bottleneck_conditioning,
-            "task_attention": task_attention,
-            "decoder_conditioning": decoder_conditioning,
-            "decoders": decoders,
-        }
-        layout, own, architecture = self.prepare(num_classes, parts, gates, others)
+    def __init__(self, *, num_classes: int, input_channels: int, **others: Any) -> None:
+        layout, own, architecture = self.prepare(num_classes, others, task_attention=TaskGuidedAttention)
         tasks = layout.num_tasks
         super().__init__(
             num_classes=own["segmentation_head"].channels(layout),
-            input_channels=input_channels + input_conditioning.extra_channels(tasks),
+            input_channels=input_channels + own["input_conditioning"].extra_channels(tasks),
             **architecture,
         )
-        encoder, decoder = cast(Any, self.encoder), cast(Any, self.decoder)
-        channels = list(encoder.output_channels)
-        widen(decoder.transpconvs[0], bottleneck_conditioning.extra_channels())
-        for stage in decoder.stages:
-            widen(stage.convs[0].conv, decoder_conditioning.extra_channels(tasks))
-        self.input_conditioning = input_conditioning(tasks)
-        self.encoder_conditioning = nn.ModuleList(encoder_conditioning(stage, tasks) for stage in encoder.stages)
-        self.bottleneck_conditioning = bottleneck_conditioning(channels[-1], tasks, prompt_size)
-        self.task_attention = nn.ModuleList(
-            task_attention(skip, coarser, tasks, gates) for coarser, skip in pairwise(channels[::-1])
-        )
-        self.decoder_conditioning = decoder_conditioning(tasks)
-        self.decoders = decoders(decoder, tasks)
+        channels = list(self.encoder.output_channels)
+        widen(self.decoder.transpconvs[0], own["bottleneck_conditioning"].extra_channels())
+        for stage in self.decoder.stages:
+            widen(stage.convs[0].conv, own["decoder_conditioning"].extra_channels(tasks))
+        skips = ((skip, coarser) for coarser, skip in pairwise(channels[::-1]))
+        self.add_parts(layout, own, skips, channels[-1])
         self.add_heads(layout, channels, own)
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:

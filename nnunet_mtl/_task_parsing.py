@@ -6,9 +6,10 @@ from typing import Any
 
 from nnunet_mtl._json_nodes import Node
 from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._regression_parsing import TYPE, RegressionTask, is_regression
 
 KINDS = ("nominal", "ordinal", "multilabel")
-TYPES = ("segmentation",)
+TYPES = ("segmentation", TYPE)
 VERSION = 1
 
 
@@ -22,7 +23,7 @@ class Task:
         slots: Name of the shared output channel of each region, for heads that share channels between tasks.
         parent: The task inside whose structure this one lies, if any.
         overlaps: Tasks whose structures may share voxels with this one's.
-        type: What is predicted per voxel; only "segmentation" today.
+        type: What is predicted per voxel; "segmentation" always, the other type is `RegressionTask`.
     """
 
     name: str
@@ -96,12 +97,12 @@ class Case:
         return value
 
 
-def annotatable(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
-    """Return every name a case's `annotated` may list, and the regions it stands for.
+def annotatable(tasks: Sequence[Task], regressions: Sequence[RegressionTask] = ()) -> dict[str, tuple[str, ...]]:
+    """Return every name a case's `annotated` may list, and the regions it stands for: none for a regression task.
 
     A task comes before a region of the same name: `liver` is the whole task, `liver/liver` the region alone.
     """
-    wholes = {task.name: task.regions for task in tasks}
+    wholes = {task.name: task.regions for task in tasks} | {task.name: () for task in regressions}
     singles = {region: (region,) for task in tasks for region in task.regions}
     qualified = {f"{task.name}/{region}": (region,) for task in tasks for region in task.regions}
     names = qualified | singles | wholes
@@ -114,7 +115,7 @@ def default_slots(n_regions: int) -> tuple[str, ...]:
 
 
 def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
-    """Read `tasks`; together they hold every region exactly once.
+    """Read the segmentation tasks of `tasks`; together they hold every region exactly once.
 
     Two tasks may hold regions with common label values, whether or not they say `overlaps` or `parent`: the values say
     which voxels are shared, the two keys say what is known of the anatomy, also where no case annotates both.
@@ -122,12 +123,14 @@ def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
     children = node.members("task names")
     if not children:
         raise node.error("is empty; add a task with its regions")
+    segmenting = {name: child for name, child in children.items() if not is_regression(child)}
+    if not segmenting:
+        raise node.error("holds regression tasks only, and nnU-Net trains labels; add a task with regions (the body)")
+    _refuse_slashes(children)
     owner: dict[str, str] = {}
     tasks = []
-    for name, child in children.items():
-        if "/" in name or "\\" in name:
-            raise child.error("a task's name must not contain a slash; rename it")
-        tasks.append(_parse_task(name, child, children, regions))
+    for name, child in segmenting.items():
+        tasks.append(_parse_task(name, child, segmenting, regions))
         for region, place in child.fields(("regions",), _TASK_KEYS)["regions"].names("labels").items():
             if region in owner:
                 raise place.error(f"region {shown(region)} is in task {shown(owner[region])} too; remove it from one")
@@ -139,6 +142,12 @@ def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
             raise children[region].error(f"a region of task {shown(owner[region])} has this name; rename one of them")
     _check_parents(tasks, children)
     return tuple(tasks)
+
+
+def _refuse_slashes(tasks: Mapping[str, Node]) -> None:
+    for name, child in tasks.items():
+        if "/" in name or "\\" in name:
+            raise child.error("a task's name must not contain a slash; rename it")
 
 
 _TASK_KEYS = ("slots", "parent", "overlaps", "type")
@@ -193,9 +202,14 @@ def _parse_question(name: str, node: Node, regions: tuple[str, ...]) -> Classifi
     return ClassificationTask(name, kind, classes, evidence)
 
 
-def parse_cases(node: Node, tasks: Sequence[Task], questions: Sequence[ClassificationTask]) -> dict[str, Case]:
+def parse_cases(
+    node: Node,
+    tasks: Sequence[Task],
+    questions: Sequence[ClassificationTask],
+    regressions: Sequence[RegressionTask] = (),
+) -> dict[str, Case]:
     """Read `cases`."""
-    names = annotatable(tasks)
+    names = annotatable(tasks, regressions)
     by_name = {question.name: question for question in questions}
     return {case: _parse_case(child, names, by_name) for case, child in node.members("case names").items()}
 

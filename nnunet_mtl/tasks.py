@@ -17,6 +17,7 @@ from typing import Any
 from nnunet_mtl._json_nodes import Node, TaskSetError
 from nnunet_mtl._labels import parse_labels
 from nnunet_mtl._messages import key_path, listed, shown
+from nnunet_mtl._regression_parsing import RegressionTask, parse_regressions
 from nnunet_mtl._task_parsing import (
     VERSION,
     Case,
@@ -32,6 +33,7 @@ from nnunet_mtl._task_parsing import (
 __all__ = [
     "Case",
     "ClassificationTask",
+    "RegressionTask",
     "Task",
     "TaskSet",
     "TaskSetError",
@@ -56,11 +58,12 @@ class TaskSet:
         regions_class_order: The value nnU-Net paints for each region; empty without regions.
         ignore_label: nnU-Net's ignore label, if there is one.
         has_regions: Whether nnU-Net trains regions (sigmoid) rather than classes (softmax).
-        tasks: The tasks in their order, which numbers them.
+        tasks: The segmentation tasks in their order, which numbers them.
         classification: The classification tasks in their order.
         cases: What is known of each training case; empty where `has_cases` is false.
         has_block: Whether the data set carries the block.
         has_cases: Whether the block lists its cases; the copies kept beside trained models do not.
+        regressions: The voxel-wise regression tasks in their order.
         source: The file, for messages; not compared.
     """
 
@@ -74,6 +77,7 @@ class TaskSet:
     cases: Mapping[str, Case] = field(default_factory=dict)
     has_block: bool = True
     has_cases: bool = True
+    regressions: tuple[RegressionTask, ...] = ()
     source: str = field(default="dataset.json", compare=False)
 
     @classmethod
@@ -99,13 +103,22 @@ class TaskSet:
             raise fields["version"].error(
                 f"is {shown(fields['version'].value)}; this nnunet_mtl reads version {VERSION}, install the other one"
             )
+        regressions = parse_regressions(
+            fields["tasks"].members("task names"), labels["regions"], dataset, may_be_cut="cases" not in fields
+        )
         tasks = parse_tasks(fields["tasks"], labels["regions"])
         questions: tuple[ClassificationTask, ...] = ()
         if "classification" in fields:
             questions = parse_classification(fields["classification"], labels["regions"])
-        cases = parse_cases(fields["cases"], tasks, questions) if "cases" in fields else {}
+        cases = parse_cases(fields["cases"], tasks, questions, regressions) if "cases" in fields else {}
         return cls(
-            **labels, tasks=tasks, classification=questions, cases=cases, has_cases="cases" in fields, source=source
+            **labels,
+            tasks=tasks,
+            classification=questions,
+            cases=cases,
+            has_cases="cases" in fields,
+            regressions=regressions,
+            source=source,
         )
 
     @cached_property
@@ -127,7 +140,7 @@ class TaskSet:
 
     @cached_property
     def _annotatable(self) -> dict[str, tuple[str, ...]]:
-        return annotatable(self.tasks)
+        return annotatable(self.tasks, self.regressions)
 
     def annotated(self, case: str) -> tuple[bool, ...]:
         """Return which regions were annotated in a case, (R,).
@@ -145,6 +158,17 @@ class TaskSet:
         """Return the indices of the tasks of which at least one region was annotated in a case, ascending."""
         done = zip(self.task_of_region, self.annotated(case), strict=True)
         return tuple(sorted({task for task, annotated in done if annotated}))
+
+    def regressed(self, case: str) -> tuple[bool, ...]:
+        """Return which regression targets a case has, one for each of `regressions`.
+
+        Raises:
+            TaskSetError: If there is a block and the case is not in it.
+        """
+        if not self.regressions:
+            return ()
+        self.require_cases([case])
+        return tuple(task.name in self.cases[case].annotated for task in self.regressions)
 
     def require_cases(self, cases: Iterable[str]) -> None:
         """Refuse cases that are not in the block: what was annotated in them is never assumed.
@@ -195,7 +219,7 @@ class TaskSet:
         """Return the block without its cases, defaults filled in: what a network and its outputs are built from."""
         return {
             "version": VERSION,
-            "tasks": {task.name: task.to_json() for task in self.tasks},
+            "tasks": {task.name: task.to_json() for task in (*self.tasks, *self.regressions)},
             "classification": {question.name: question.to_json() for question in self.classification},
         }
 

@@ -168,8 +168,8 @@ FAULTS = [
     (f"{LIVER}/overlaps", ["kidney", "kidney"], "nnunet_mtl.tasks.liver.overlaps[1]: 'kidney' is listed twice"),
     (
         f"{LIVER}/type",
-        "regression",
-        "nnunet_mtl.tasks.liver.type: unknown type 'regression'; write one of segmentation",
+        "detection",
+        "nnunet_mtl.tasks.liver.type: unknown type 'detection'; write one of segmentation, regression",
     ),
     (f"{LIVER}/type", 1, "nnunet_mtl.tasks.liver.type: the value must be a string, is 1"),
     # classification

@@ -46,10 +46,11 @@ class Settings:
         region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
         loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its
             Dice ("published"). Of trainers without a loss of their own.
+        loss_weighting: How the terms of the loss are weighted against each other.
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
         class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
-            control).
+            control), or is the method's own ("own"), of trainers that have one.
         class_weight: Weight of the loss of the image-level questions; with 0 they are not asked.
         class_warmup: Share of the epochs over which `class_weight` rises from zero; before its end only evidence that
             was annotated is used, afterwards also the network's own.
@@ -91,9 +92,10 @@ class Settings:
     region_embedding_size: int = 512
     region_embedding_file: str = "none"
     loss: Literal["nnunet", "published"] = "nnunet"
+    loss_weighting: Literal["equal"] = "equal"
     dice_weight: float = 1.0
     bce_weight: float = 1.0
-    class_head: Literal["evidence", "bottleneck"] = "evidence"
+    class_head: Literal["evidence", "bottleneck", "own"] = "evidence"
     class_weight: float = 0.3
     class_warmup: float = 0.1
     class_gradient: float = 0.03

@@ -3,15 +3,11 @@
 import copy
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.networks.layout import Layout
 
-_OURS = {
-    "PlainConvUNet": "nnunet_mtl.networks.unet.TaskGuidedPlainConvUNet",
-    "ResidualEncoderUNet": "nnunet_mtl.networks.unet.TaskGuidedResidualEncoderUNet",
-}
 PUBLISHED_NETWORK = "nnunet_mtl.networks.published_unet.PublishedUNet"
 """DoDNet's and TGNet's own network, named by plans of `nnunet_mtl.planning.published`; task-guided as it is."""
 
@@ -22,6 +18,7 @@ class ArchitectureError(UserError):
     """The network a plans file describes cannot be built, or has no task-guided form."""
 
 
+_OFF_STAGE = "nnunet_mtl.networks.stage_attention.NoStageAttention"
 # What stands at each point where the task can enter, if nothing does; see `nnunet_mtl.networks.conditioning`.
 OFF_PARTS = {
     "input_conditioning": "nnunet_mtl.networks.conditioning.NoConditioning",
@@ -30,7 +27,59 @@ OFF_PARTS = {
     "task_attention": "nnunet_mtl.networks.attention.NoTaskAttention",
     "decoder_conditioning": "nnunet_mtl.networks.conditioning.NoConditioning",
     "decoders": "nnunet_mtl.networks.decoders.SharedDecoder",
+    "encoder_attention": _OFF_STAGE,
+    "decoder_attention": _OFF_STAGE,
 }
+
+
+class SupervisedOutput(NamedTuple):
+    """An output that the loss is computed on.
+
+    Attributes:
+        stage: Stage of the encoder whose size its targets have, 0 for full resolution.
+        weight: Of its loss.
+    """
+
+    stage: int
+    weight: float
+
+
+class Family(NamedTuple):
+    """Networks that have the same points, one for each network nnU-Net plans.
+
+    Attributes:
+        networks: Dotted path of the counterpart of each stock class, by its name.
+        points: Dotted path of what stands at each point where a trainer names nothing.
+        regresses: Whether they predict values per voxel too.
+        outputs: What deep supervision is of, full resolution first; by default nnU-Net's stages and weights.
+    """
+
+    networks: Mapping[str, str]
+    points: Mapping[str, str]
+    regresses: bool = False
+    outputs: tuple[SupervisedOutput, ...] = ()
+
+
+def _counterparts(module: str, prefix: str) -> dict[str, str]:
+    return {name: f"nnunet_mtl.networks.{module}.{prefix}{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")}
+
+
+GUIDED = Family(_counterparts("unet", "TaskGuided"), OFF_PARTS)
+"""nnU-Net's U-Nets with places at which the task can enter."""
+
+STREAMED = Family(
+    _counterparts("streamed_unet", "Streamed"), {"streams": "nnunet_mtl.networks.streams.SharedStreams"}, regresses=True
+)
+"""One encoder of which every task sees its own, a decoder for each."""
+
+PYRAMID = Family(
+    _counterparts("pyramid_unet", "Pyramid"),
+    {},
+    outputs=(SupervisedOutput(0, 1.0), SupervisedOutput(1, 0.9), SupervisedOutput(1, 0.8)),
+)
+"""nnU-Net's encoders with the pyramid of MA-MTLN in place of the decoder."""
+
+_FAMILIES = (GUIDED, STREAMED, PYRAMID)
 
 
 def multitask_architecture(
@@ -39,6 +88,9 @@ def multitask_architecture(
     layout: Layout,
     patch_size: Sequence[int],
     parts: Mapping[str, str],
+    family: Family = GUIDED,
+    method_options: Mapping[str, Any] = MappingProxyType({}),
+    regressions: Sequence[str] = (),
     head: str = "nnunet_mtl.networks.heads.RegionHead",
     head_options: Mapping[str, Any] = MappingProxyType({}),
     gates: str = "identity",
@@ -55,7 +107,10 @@ def multitask_architecture(
         architecture: Block with `network_class_name`, `arch_kwargs` and `_kw_requires_import`; not changed.
         layout: The regions.
         patch_size: Of the configuration, in voxels.
-        parts: Dotted paths of classes by point, see `OFF_PARTS`; a point that is not named is off.
+        parts: Dotted paths of classes by point of the family; a point that is not named takes the family's.
+        family: Which networks.
+        method_options: Numbers of the parts, JSON-able.
+        regressions: Names of what is predicted as a value per voxel.
         head: Dotted path of the head class.
         head_options: Its own arguments, JSON-able.
         gates: "identity" or "faithful".
@@ -67,18 +122,20 @@ def multitask_architecture(
     Raises:
         ArchitectureError: If the network class has no task-guided form, or a point is not known.
     """
-    strange = [point for point in parts if point not in OFF_PARTS]
+    strange = [point for point in parts if point not in family.points]
     if strange:
-        raise ArchitectureError(f"parts: no point {strange[0]!r}; known are {', '.join(OFF_PARTS)}")
+        raise ArchitectureError(f"parts: no point {strange[0]!r}; known are {', '.join(family.points)}")
     result: dict[str, Any] = copy.deepcopy(dict(architecture))
-    result["network_class_name"] = _counterpart(architecture["network_class_name"])
-    classes = {**OFF_PARTS, **parts, "segmentation_head": head, "classification": classification}
+    result["network_class_name"] = _counterpart(architecture["network_class_name"], family)
+    classes = {**family.points, **parts, "segmentation_head": head, "classification": classification}
     result["arch_kwargs"].update(
         classes,
         task_of_region=list(layout.task_of_region),
         slot_of_region=list(layout.slot_of_region),
         labels_of_region=[list(labels) for labels in layout.labels_of_region],
         head_options=dict(head_options),
+        method_options=dict(method_options),
+        regressions=list(regressions),
         gates=gates,
         prompt_size=_bottleneck_size(patch_size, architecture["arch_kwargs"]["strides"]),
         questions=[dict(question) for question in questions],
@@ -99,14 +156,16 @@ def _bottleneck_size(patch_size: Sequence[int], strides: Sequence[int | Sequence
     return size
 
 
-def _counterpart(network_class: str) -> str:
-    if network_class in (*_OURS.values(), PUBLISHED_NETWORK):
+def _counterpart(network_class: str, family: Family) -> str:
+    if network_class == PUBLISHED_NETWORK and family is GUIDED:
         return network_class
     name = network_class.rpartition(".")[2]
-    if network_class.startswith(_STOCK_PACKAGE) and name in _OURS:
-        return _OURS[name]
-    supported = ", ".join(f"{_STOCK_PACKAGE}unet.{stock}" for stock in _OURS)
+    for stock in family.networks:
+        ours = [other.networks[stock] for other in _FAMILIES]
+        if network_class in ours or (network_class.startswith(_STOCK_PACKAGE) and name == stock):
+            return family.networks[stock]
+    supported = ", ".join(f"{_STOCK_PACKAGE}unet.{stock}" for stock in family.networks)
     raise ArchitectureError(
-        f"plans: network_class_name {network_class!r} has no task-guided form; supported are {supported}: "
+        f"plans: network_class_name {network_class!r} has no form for this trainer; supported are {supported}: "
         "plan with nnU-Net's own planners"
     )

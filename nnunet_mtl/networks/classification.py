@@ -57,10 +57,12 @@ class Features(NamedTuple):
     Attributes:
         encoder: Of every encoder stage, full resolution first, each (B, C, *spatial).
         decoder: Of the coarsest decoder stage, (B, C, *spatial), computed under the sample's task.
+        attended: Output of that stage and of its attention, (B, C, *spatial); None if the network has no such.
     """
 
     encoder: list[Tensor]
     decoder: Tensor
+    attended: Tensor | None = None
 
 
 @torch.no_grad()

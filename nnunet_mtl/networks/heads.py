@@ -34,6 +34,15 @@ class RegionHead(nn.Module):
         """Return the number of output channels the decoder's segmentation layers need."""
         return layout.num_regions
 
+    def seg_layer(self, convolution: nn.Module, layout: Layout) -> nn.Module:
+        """Return what makes a scale's logits of its features; here the decoder's own 1x1 convolution.
+
+        Args:
+            convolution: That of one scale.
+            layout: The regions.
+        """
+        return convolution
+
     def context(self, bottleneck: Tensor | None, *task: Tensor) -> Any:
         """Return what every scale needs, computed once for a pass; here nothing.
 

@@ -15,8 +15,10 @@ class MultiTaskOutput:
         classification: Logits per question, each (B, outputs), float32; empty for a network without a head.
         evidence: Evidence volume per question that is about a region, each (B,), float32: the sum of the region's mask
             over the patch, in voxels, or of the probabilities that count as evidence.
+        regression: Values per voxel of each regression task, (B, 1, *spatial).
     """
 
     segmentation: Tensor | list[Tensor]
     classification: dict[str, Tensor] = field(default_factory=dict)
     evidence: dict[str, Tensor] = field(default_factory=dict)
+    regression: dict[str, Tensor] = field(default_factory=dict)

@@ -35,10 +35,12 @@ class PassResult(NamedTuple):
     Attributes:
         logits: (B, R, *spatial); for one task per sample also a list of them.
         features: What answers are read from; None if there are none to read.
+        regression: Values per voxel by task, each (B, 1, *spatial); None of networks that predict none.
     """
 
     logits: Any
     features: Any = None
+    regression: Any = None
 
 
 class Answer(NamedTuple):

@@ -132,6 +132,7 @@ class PublishedUNet(TaskGuidedNetwork):
         for stage in self.decoder.stages:
             widen(cast(Any, stage).blocks[0].conv1, own["decoder_conditioning"].extra_channels(tasks))
         self.add_parts(layout, own, ((skip, skip) for skip in channels[::-1]), last)
+        self.add_stage_attention(own, [channels[-1], *channels[::-1]], _made(channels), dimensions)
         # To the heads the fusion's output is the encoder's last feature.
         self.add_heads(layout, [*channels, channels[-1]], own)
 
@@ -180,17 +181,20 @@ class PublishedUNet(TaskGuidedNetwork):
         return _Fused(skips, self.fusion(last, partial(call, self.bottleneck_conditioning, task=task)))
 
     def _decode(self, decoder: "PublishedDecoder", fused: _Fused, *task: Tensor, keep_features: bool) -> Decoded:
-        skips, x = fused
+        encoded = (fused.bottleneck, *reversed(fused.skips))
+        x, *skips = (part(each) for part, each in zip(self.encoder_attention, encoded, strict=True))
         stages: list[Tensor] = []
         features = None
-        for skip, gate, stage in zip(reversed(skips), self.task_attention, decoder.stages, strict=True):
+        for skip, gate, stage, attend in zip(
+            skips, self.task_attention, decoder.stages, self.decoder_attention, strict=True
+        ):
             upsampled = _resized_to(x, skip)
             merged = upsampled + call(gate, skip, x, upsampled, task=task)
             if keep_features and not stages:
                 # What the heads are built for: of the coarsest skip's channels, and before a normalisation.
-                *shared, decoded = (scale_gradient(each, self.class_gradient) for each in (*skips, x, merged))
+                *shared, decoded = (scale_gradient(each, self.class_gradient) for each in (*skips[::-1], x, merged))
                 features = Features(shared, decoded)
-            x = stage(merged, partial(call, self.decoder_conditioning, task=task))
+            x = attend(stage(merged, partial(call, self.decoder_conditioning, task=task)))
             stages.append(x)
         return Decoded(stages, fused.bottleneck if self.segmentation_head.reads_bottleneck else None, features)
 
@@ -255,7 +259,7 @@ class PublishedDecoder(nn.Module):
         super().__init__()
         self.deep_supervision = False
         channels = shape.features[-2::-1]
-        made = [*channels[1:], channels[-1]]
+        made = _made(shape.features[:-1])
         kernel_sizes = shape.kernel_sizes[-2::-1]
         self.stages = nn.ModuleList(
             PreActivationStage(shape.conv_op, *of_stage)
@@ -265,6 +269,11 @@ class PublishedDecoder(nn.Module):
             nn.Sequential(NormalisedFeature(each), cast(Any, shape.conv_op)(each, outputs, 1))
             for each in (made[-1:] if full_resolution_only else made)
         )
+
+
+def _made(channels: Sequence[int]) -> list[int]:
+    """Return the channels of the decoder's stages, coarsest first, given those of the skips, full resolution first."""
+    return [*channels[-2::-1], channels[0]]
 
 
 def _resized_to(x: Tensor, like: Tensor) -> Tensor:

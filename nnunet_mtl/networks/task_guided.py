@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 from torch import Tensor, autocast, nn
 
@@ -15,17 +15,21 @@ from nnunet_mtl.networks.heads import RegionHead
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
+from nnunet_mtl.networks.stage_attention import NoStageAttention
 
-_PARTS: Mapping[str, Any] = {
+_POINTS: Mapping[str, Any] = {
     "input_conditioning": NoConditioning,
     "encoder_conditioning": NoEncoderConditioning,
     "bottleneck_conditioning": NoBottleneckConditioning,
     "task_attention": NoTaskAttention,
     "decoder_conditioning": NoConditioning,
     "decoders": SharedDecoder,
+    "encoder_attention": NoStageAttention,
+    "decoder_attention": NoStageAttention,
 }
 _OWN: Mapping[str, Any] = {
-    **_PARTS,
+    "method_options": {},
+    "regressions": (),
     "gates": "identity",
     "prompt_size": (),
     "segmentation_head": RegionHead,
@@ -55,7 +59,7 @@ class TaskGuidedNetwork(nn.Module):
     """Base of the networks, which say how they encode, decode and segment: `steps`.
 
     Keyword-only, as nnU-Net builds networks. A network calls `prepare`, builds its encoder and decoder, and calls
-    `add_parts` and `add_heads`.
+    `add_parts`, `add_stage_attention` and `add_heads`.
 
     Args:
         num_classes: R, the number of regions, whatever the head.
@@ -65,6 +69,9 @@ class TaskGuidedNetwork(nn.Module):
         task_attention: Class of what a skip passes, built once per skip.
         decoder_conditioning: Class of what merged features pass on their way to a stage of the decoder.
         decoders: Class that says how many decoders there are.
+        encoder_attention: Class of what every output of the encoder passes on its way to the decoder.
+        decoder_attention: Class of what the output of every stage of the decoder passes.
+        method_options: Numbers of these two.
         gates: How the factors of `task_attention` are computed and start.
         prompt_size: Spatial size of the encoder's last feature at the planned patch size.
         task_of_region: Index of the task that owns each region, 0 to K-1; by default one task owns all.
@@ -76,19 +83,26 @@ class TaskGuidedNetwork(nn.Module):
         classification: Classification head class.
         class_dropout: Its dropout.
         class_gradient: How much of its gradient reaches the encoder and decoder, 0 to 1.
+        regressions: Names of what is predicted as a value per voxel; not of these networks.
+
+    Attributes:
+        points: What stands at each point of the network if nothing is named; each is an argument.
     """
 
+    points: ClassVar[Mapping[str, Any]] = _POINTS
     encoder: Any
     decoder: Any
     decoders: nn.Module
+    encoder_attention: Any
+    decoder_attention: Any
     segmentation_head: Any
     classification: Any
     class_gradient: float
     passes: TaskPasses
 
-    @staticmethod
+    @classmethod
     def prepare(
-        num_classes: int, arguments: Mapping[str, Any], **defaults: Any
+        cls, num_classes: int, arguments: Mapping[str, Any], **defaults: Any
     ) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
         """Check the arguments that are ours and part them from the others.
 
@@ -110,7 +124,9 @@ class TaskGuidedNetwork(nn.Module):
             "labels_of_region": [[region + 1] for region in range(num_classes)],
         }
         indices: dict[str, Any] = {name: architecture.pop(name, None) or default for name, default in every.items()}
-        own: dict[str, Any] = {name: architecture.pop(name, default) for name, default in {**_OWN, **defaults}.items()}
+        own: dict[str, Any] = {
+            name: architecture.pop(name, default) for name, default in {**cls.points, **_OWN, **defaults}.items()
+        }
         for name in ("task_of_region", "slot_of_region"):
             _check_indices(name, indices[name], num_classes)
         if len(indices["labels_of_region"]) != num_classes:
@@ -118,7 +134,7 @@ class TaskGuidedNetwork(nn.Module):
                 f"plans: arch_kwargs.labels_of_region={list(indices['labels_of_region'])!r} must hold the label values "
                 f"of each of the {num_classes} regions: plan again from dataset.json"
             )
-        _check_classes({name: own[name] for name in (*_PARTS, "segmentation_head", "classification")})
+        _check_classes({name: own[name] for name in (*cls.points, "segmentation_head", "classification")})
         _check_questions(own["questions"], indices["task_of_region"])
         if own["gates"] not in ("identity", "faithful"):
             raise ArchitectureError(f"plans: arch_kwargs.gates={own['gates']!r} must be 'identity' or 'faithful'")
@@ -150,6 +166,22 @@ class TaskGuidedNetwork(nn.Module):
         self.decoder_conditioning = own["decoder_conditioning"](tasks)
         self.decoders = own["decoders"](self.decoder, tasks)
 
+    def add_stage_attention(
+        self, own: Mapping[str, Any], encoded: Sequence[int], decoded: Sequence[int], dimensions: int
+    ) -> None:
+        """Build what the outputs of the encoder pass on their way to the decoder, and those of the decoder's stages.
+
+        Args:
+            own: What `prepare` returned.
+            encoded: Channels of the encoder's outputs, deepest first.
+            decoded: Channels of the decoder's stages, coarsest first.
+            dimensions: 2 or 3.
+        """
+        options = {"dimensions": dimensions, **own["method_options"]}
+        encoder, decoder = own["encoder_attention"], own["decoder_attention"]
+        self.encoder_attention = nn.ModuleList(encoder(count, level, **options) for level, count in enumerate(encoded))
+        self.decoder_attention = nn.ModuleList(decoder(count, level, **options) for level, count in enumerate(decoded))
+
     def add_heads(self, layout: Layout, channels: Sequence[int], own: Mapping[str, Any]) -> None:
         """Build the heads and what runs the passes.
 
@@ -159,9 +191,12 @@ class TaskGuidedNetwork(nn.Module):
             own: What `prepare` returned.
         """
         self.segmentation_head = own["segmentation_head"](layout, channels[-1], **own["head_options"])
+        for level, layer in enumerate(self.decoder.seg_layers):
+            self.decoder.seg_layers[level] = self.segmentation_head.seg_layer(layer, layout)
         decoded = list(channels[-2::-1])
         self.classification = own["classification"](own["questions"], list(channels), decoded, own["class_dropout"])
         self.class_gradient = own["class_gradient"]
+        self.regressions = tuple(own["regressions"])
         self.passes = TaskPasses(layout.task_of_region)
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
@@ -254,12 +289,15 @@ class TaskGuidedNetwork(nn.Module):
         """
         raw = full_output and task is not None
         answers = self._answers(evidence, raw) if full_output else {}
-        segmentation, read = self.passes(self.steps(raw=raw, keep_features=bool(answers)), x, task, answers)
+        segmentation, read = self.passes(
+            self.steps(raw=raw, keep_features=bool(self.classification.questions) and full_output), x, task, answers
+        )
         if not full_output:
             return cast(Tensor, segmentation)
+        regression = {name: read.pop(_of_voxels(name)) for name in self.regressions}
         logits = {name: answer for name, (answer, _) in read.items()}
         volumes = {name: volume for name, (_, volume) in read.items() if volume is not None}
-        return MultiTaskOutput(segmentation, logits, volumes)
+        return MultiTaskOutput(segmentation, logits, volumes, regression)
 
     @property
     def conditioned(self) -> bool:
@@ -283,7 +321,8 @@ class TaskGuidedNetwork(nn.Module):
         self.passes.select(tasks)
 
     def _answers(self, known: KnownEvidence | None, raw: bool) -> dict[str, Answer]:
-        return {
+        values = {_of_voxels(name): Answer(partial(_value, name), -1) for name in self.regressions}
+        return values | {
             question["name"]: Answer(partial(self._answer, index, known, raw), question["task"])
             for index, question in enumerate(self.classification.questions)
         }
@@ -301,6 +340,16 @@ class TaskGuidedNetwork(nn.Module):
             annotated = () if known is None else (known.mask[:, index], known.known[:, index])
             mask = evidence_mask(of_regions[:, region], *annotated)
             return self.classification(index, result.features, mask), mask.flatten(1).sum(1)
+
+
+def _of_voxels(name: str) -> str:
+    """Return the key under which a value per voxel is read; no question is named like this."""
+    return f"regression/{name}"
+
+
+def _value(name: str, result: PassResult) -> Tensor:
+    value: Tensor = result.regression[name]
+    return value
 
 
 def _check_indices(name: str, indices: Sequence[int], num_classes: int) -> None:

@@ -55,6 +55,7 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
             widen(stage.convs[0].conv, own["decoder_conditioning"].extra_channels(tasks))
         skips = ((skip, coarser) for coarser, skip in pairwise(channels[::-1]))
         self.add_parts(layout, own, skips, channels[-1])
+        self.add_stage_attention(own, channels[::-1], channels[-2::-1], len(self.encoder.strides[0]))
         self.add_heads(layout, channels, own)
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
@@ -76,8 +77,11 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
             skips.append(x)
             if keep_features:
                 before_norm.append(feature)
+        outputs = [part(skip) for part, skip in zip(reversed(self.encoder_attention), skips, strict=True)]
         return _Encoded(
-            skips, before_norm if keep_features else None, feature if self.segmentation_head.reads_bottleneck else None
+            outputs,
+            before_norm if keep_features else None,
+            feature if self.segmentation_head.reads_bottleneck else None,
         )
 
     def _decode(self, decoder: Any, encoded: _Encoded, *task: Tensor) -> Decoded:
@@ -90,10 +94,13 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
             skip = call(self.task_attention[level], skips[-(level + 2)], feature, upsampled, task=task)
             merged = call(self.decoder_conditioning, cat((upsampled, skip), dim=1), task=task)
             x, feature = run_stage(stage, merged)
+            x = self.decoder_attention[level](x)
             stages.append(x)
             if level == 0 and before_norm is not None:
-                shared = [scale_gradient(each, self.class_gradient) for each in (*before_norm, feature)]
-                features = Features(shared[:-1], shared[-1])
+                *shared, decoded, attended = (
+                    scale_gradient(each, self.class_gradient) for each in (*before_norm, feature, x)
+                )
+                features = Features(shared, decoded, attended)
         return Decoded(stages, bottleneck, features)
 
 

@@ -75,9 +75,10 @@ class ImageLevelTraining:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[question['name'] for question in self.questions]})"
 
-    @property
-    def loss_terms(self) -> tuple[str, ...]:
-        """Names of the terms `losses` returns."""
+    def loss_terms(self, *, each: bool = False) -> tuple[str, ...]:
+        """Return the names of the terms `losses` returns: one of all questions, or of each."""
+        if each:
+            return tuple(f"{LOSS_TERM}/{question['name']}" for question in self.questions)
         return (LOSS_TERM,) if self.questions else ()
 
     def use_training_cases(self, cases: Sequence[str]) -> None:
@@ -114,15 +115,16 @@ class ImageLevelTraining:
         return KnownEvidence(target[:, columns.to(target.device)], known.to(target.device, non_blocking=True))
 
     def losses(
-        self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool, epoch: int
+        self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool, epoch: int, each: bool = False
     ) -> dict[str, Tensor]:
-        """Return the weighted loss of the answers, a scalar under `LOSS_TERM`; nothing without questions.
+        """Return the weighted loss of the answers, scalars by the names of `loss_terms`; nothing without questions.
 
         Args:
             output: Of the network, for the drawn tasks.
             batch: What is known of the samples.
             conditioned: Whether a question can be answered only in the pass of its evidence's task.
             epoch: Counted from 0.
+            each: Whether every question has a term of its own.
         """
         if self._loss is None:
             return {}
@@ -130,8 +132,24 @@ class ImageLevelTraining:
         weight = self._settings.class_weight * (1.0 if warm else (epoch + 1) / (self._warmup_epochs + 1))
         usable = self._usable(batch, conditioned=conditioned, own_evidence=warm)
         targets = self.labels.targets(batch.keys)
-        value = self._loss(output.classification, targets, output.evidence, usable)
-        return {LOSS_TERM: weight * value}
+        return {
+            term: weight * self._loss(output.classification, targets, output.evidence, usable & columns)
+            for term, columns in self._questions_of_term(each).items()
+        }
+
+    def present(self, batch: BatchAnnotation, *, conditioned: bool, epoch: int, each: bool = False) -> dict[str, bool]:
+        """Return which of these terms anything in a batch teaches; arguments as of `losses`."""
+        targets = self.labels.targets(batch.keys)
+        if not self.questions:
+            return {}
+        usable = self._usable(batch, conditioned=conditioned, own_evidence=epoch >= self._warmup_epochs)
+        known = torch.stack([targets[question["name"]].known for question in self.questions], dim=1)
+        return {term: bool((usable & known & columns).any()) for term, columns in self._questions_of_term(each).items()}
+
+    def _questions_of_term(self, each: bool) -> dict[str, Tensor]:
+        """Return the questions, (Q,) bool, each term is about."""
+        columns = torch.eye(len(self.questions), dtype=torch.bool) if each else [torch.tensor(True)]
+        return dict(zip(self.loss_terms(each=each), columns, strict=False))
 
     def numbers(self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool) -> dict[str, FloatArray]:
         """Return what the patches of a batch answer, in arrays of fixed shape, NaN where there is nothing to say.

@@ -47,7 +47,8 @@ class MonitoredTrainer(CheckpointingTrainer):
         counts = collated["annotated"] > 0
         self.logger.log("train_losses", _mean(collated["loss"], counts), self.current_epoch)
         for term in self.loss_terms:
-            self.logger.log(progress.term_key(term), _mean(collated[f"loss/{term}"], counts), self.current_epoch)
+            mean = _mean(collated[f"loss/{term}"], collated[f"present/{term}"] > 0)
+            self.logger.log(progress.term_key(term), mean, self.current_epoch)
         self.logger.log(progress.UNANNOTATED, int((~counts).sum()), self.current_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor, autocast, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.losses.weighting import EqualWeights
+from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.settings import Settings, SettingsError
@@ -38,10 +39,6 @@ from nnunet_mtl.training.schedule import settings_in
 from nnunet_mtl.training.scoped import swapped
 from nnunet_mtl.training.training_cases import refuse_unknown_foreground
 
-CLASS_HEADS = {
-    "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
-    "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
-}
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 CLIP_GRADIENT_NORM = 12.0  # nnU-Net's
 # The classification head is clipped by itself: its gradient leaves nothing to add to or take from the others' norm.
@@ -56,7 +53,12 @@ class MultiTaskTrainer(MonitoredTrainer):
             `nnunet_mtl.networks.conditioning`; leaves name theirs.
         heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
         variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
+        class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.
+        family: Which networks it trains.
         loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.criterion`.
+        published_loss: The same where the setting `loss` is "published".
+        task_losses: Whether every task is a term of the loss, and the loss their sum; else all annotated regions are
+            averaged, and all answers. Where terms are weighted they are always those of tasks.
         tasks: The task set without its case table (which nothing that is saved may hold).
         cases: Looks annotations up by case identifier.
     """
@@ -67,7 +69,14 @@ class MultiTaskTrainer(MonitoredTrainer):
         "slots": "nnunet_mtl.networks.heads.SlotHead",
     }
     variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, str]]]] = {}
+    class_heads: ClassVar[Mapping[str, str]] = {
+        "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
+        "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
+    }
+    family: ClassVar[Family] = GUIDED
     loss_mode: ClassVar[LossMode] = "masked"
+    published_loss: ClassVar[LossMode] = "channel"
+    task_losses: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -90,6 +99,7 @@ class MultiTaskTrainer(MonitoredTrainer):
                 f"{source}: nnunet_mtl.classification: {type(self).__name__} needs at least one question"
             )
         self.image_level = ImageLevelTraining(cases, settings, with_evidence=self.segments)
+        self.weighting = EqualWeights()
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.output_folder_base is not None:
             refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)
@@ -118,13 +128,30 @@ class MultiTaskTrainer(MonitoredTrainer):
             patch_size=patch_size,
             head=parts.pop("segmentation_head"),
             parts=parts,
+            family=cls.family,
+            method_options=cls.method_options(settings),
             head_options=_head_options(settings, tasks),
             gates=settings.gates,
             questions=questions_of(tasks, with_evidence=cls.segments),
-            classification=CLASS_HEADS[settings.class_head] if tasks.classification else NO_CLASSIFICATION,
+            classification=cls._class_head(settings) if tasks.classification else NO_CLASSIFICATION,
             class_dropout=settings.class_dropout,
             class_gradient=settings.class_gradient if cls.segments else 1.0,
         )
+
+    @classmethod
+    def method_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the numbers of the method's parts, JSON-able; a hook for leaves."""
+        return {}
+
+    @classmethod
+    def _class_head(cls, settings: Settings) -> str:
+        if settings.class_head not in cls.class_heads:
+            raise SettingsError(
+                f"plans: nnunet_mtl.settings: class_head={settings.class_head!r} is not a classification head of "
+                f"{cls.__name__}, which offers {', '.join(cls.class_heads)}: "
+                f"nnunet_mtl plan --set class_head={next(iter(cls.class_heads))}"
+            )
+        return cls.class_heads[settings.class_head]
 
     @classmethod
     def _head(cls, settings: Settings, tasks: TaskSet) -> str:
@@ -162,7 +189,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             return LabelCriterion(stock)
         published = self.loss_mode == "masked" and self.settings.loss == "published"
         loss = segmentation_loss(
-            "channel" if published else self.loss_mode,
+            self.published_loss if published else self.loss_mode,
             Layout.from_tasks(self.tasks),
             batch_dice=self.configuration_manager.batch_dice,
             use_ignore_label=self.label_manager.has_ignore_label,
@@ -170,8 +197,17 @@ class MultiTaskTrainer(MonitoredTrainer):
             bce_weight=self.settings.bce_weight,
         )
         if self.enable_deep_supervision:
-            loss = DeepSupervisionWrapper(loss, stock.weight_factors)
+            weights = [output.weight for output in self.family.outputs]
+            loss = DeepSupervisionWrapper(loss, weights or stock.weight_factors)
         return RegionCriterion(loss)
+
+    def _get_deep_supervision_scales(self) -> Any:
+        """Return the size of every supervised output relative to the patch, (outputs, axes); None for one output."""
+        outputs = self.family.outputs
+        if not (outputs and self.enable_deep_supervision):
+            return super()._get_deep_supervision_scales()
+        of_stage = 1 / np.cumprod(np.vstack(self.configuration_manager.pool_op_kernel_sizes), axis=0)
+        return [of_stage[output.stage].tolist() for output in outputs]
 
     # ---- data
 
@@ -217,9 +253,18 @@ class MultiTaskTrainer(MonitoredTrainer):
         yield from self.bare_network.classification.parameters()
 
     @property
+    def _each_task(self) -> bool:
+        """Whether there is a term of the loss for every task."""
+        return self.task_losses or self.settings.loss_weighting != "equal"
+
+    @property
     def loss_terms(self) -> tuple[str, ...]:
         """Names of the terms `compute_losses` returns, logged once per epoch."""
-        return ("segmentation", *self.image_level.loss_terms)
+        return (*self._regions_of_term(), *self.image_level.loss_terms(each=self._each_task))
+
+    def term_weights(self) -> Mapping[str, float]:
+        """Return by what factor terms are multiplied in this epoch, 1 for those not named; a hook for trainers."""
+        return {}
 
     def compute_losses(
         self, output: MultiTaskOutput, target: Tensor | list[Tensor], batch: BatchAnnotation
@@ -232,10 +277,42 @@ class MultiTaskTrainer(MonitoredTrainer):
             batch: What the loss may read; on the CPU: finding it costs no wait for the device.
         """
         conditioned, epoch = self.bare_network.conditioned, self.current_epoch
-        return {
-            "segmentation": float(self.segments) * self.loss(output.segmentation, target, batch.annotated),
-            **self.image_level.losses(output, batch, conditioned=conditioned, epoch=epoch),
+        segmentation = {
+            term: float(self.segments) * self.loss(output.segmentation, target, batch.annotated & regions)
+            for term, regions in self._regions_of_term().items()
         }
+        answers = self.image_level.losses(output, batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
+        factors = self.term_weights()
+        return {term: loss * factors.get(term, 1.0) for term, loss in {**segmentation, **answers}.items()}
+
+    def present(self, batch: BatchAnnotation) -> dict[str, bool]:
+        """Return which terms of the loss anything in a batch teaches, in the order of `loss_terms`."""
+        conditioned, epoch = self.bare_network.conditioned, self.current_epoch
+        segmentation = {
+            term: self.segments and bool((batch.annotated & regions).any())
+            for term, regions in self._regions_of_term().items()
+        }
+        answers = self.image_level.present(batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
+        factors = self.term_weights()
+        return {term: there and factors.get(term, 1.0) > 0 for term, there in {**segmentation, **answers}.items()}
+
+    def teaching(self, annotated: Tensor, task: Tensor, target: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Return which regions the loss may read of each sample, (B, R) bool on the CPU; a hook for trainers.
+
+        Args:
+            annotated: Regions that were annotated, (B, R) bool.
+            task: Task each sample was drawn for, (B,) long.
+            target: Region targets at full resolution, (B, R or more, *spatial), on the CPU.
+            batch: Of the loader.
+        """
+        return self.cases.restrict(annotated, task) if self.bare_network.one_task_per_sample else annotated
+
+    def _regions_of_term(self) -> dict[str, Tensor]:
+        """Return the regions, (R,) bool, each segmentation term is about."""
+        owner = torch.tensor(self.tasks.task_of_region)
+        if not self._each_task:
+            return {"segmentation": torch.ones_like(owner, dtype=torch.bool)}
+        return {f"segmentation/{task.name}": owner == index for index, task in enumerate(self.tasks.tasks)}
 
     def _forward(
         self, batch: dict[str, Any], *, training: bool
@@ -246,8 +323,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         scales = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
         annotated = self.cases.annotated(keys)
         task = self.cases.draw_tasks(keys, scales[0])
-        if self.bare_network.one_task_per_sample:
-            annotated = self.cases.restrict(annotated, task)
+        annotated = self.teaching(annotated, task, scales[0], batch)
         scales = [scale.to(self.device, non_blocking=True) for scale in scales]
         target = scales if isinstance(batch["target"], list) else scales[0]
         known = BatchAnnotation(keys, annotated, task)
@@ -268,7 +344,8 @@ class MultiTaskTrainer(MonitoredTrainer):
         """Do one optimiser step; return the loss terms and the number of samples with any annotation."""
         self.optimizer.zero_grad(set_to_none=True)
         _, _, known, losses = self._forward(batch, training=True)
-        total = torch.stack(list(losses.values())).sum()
+        present = self.present(known)
+        total = self.weighting(losses, present)
         if self.grad_scaler is not None:  # pragma: no cover - CUDA only
             self.grad_scaler.scale(total).backward()
             self.grad_scaler.unscale_(self.optimizer)
@@ -279,7 +356,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             torch.autograd.backward(total)
             self._clip_gradients()
             self.optimizer.step()
-        return _numbers(total, losses, known.annotated)
+        return _numbers(total, losses, known.annotated, present)
 
     def _clip_gradients(self) -> None:
         body, *head = self.optimizer.param_groups
@@ -300,7 +377,13 @@ class MultiTaskTrainer(MonitoredTrainer):
             tp, fp, fn = label_counts(logits, target, self.label_manager.ignore_label)
         total = torch.stack(list(losses.values())).sum()
         answers = self.image_level.numbers(output, known, conditioned=self.bare_network.conditioned)
-        return {**_numbers(total, losses, known.annotated), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn, **answers}
+        return {
+            **_numbers(total, losses, known.annotated, self.present(known)),
+            "tp_hard": tp,
+            "fp_hard": fp,
+            "fn_hard": fn,
+            **answers,
+        }
 
 
 def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
@@ -314,7 +397,10 @@ def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
     return {"embedding": kind, "embedding_size": size}
 
 
-def _numbers(total: Tensor, losses: dict[str, Tensor], annotated: Tensor) -> dict[str, Any]:
+def _numbers(
+    total: Tensor, losses: dict[str, Tensor], annotated: Tensor, present: Mapping[str, bool]
+) -> dict[str, Any]:
     """Turn a step's losses into what nnU-Net collates: the same keys in each step, NumPy scalars."""
     terms = {f"loss/{name}": loss.detach().cpu().numpy() for name, loss in losses.items()}
-    return {"loss": total.detach().cpu().numpy(), **terms, "annotated": np.float64(annotated.any(1).sum())}
+    there = {f"present/{name}": np.float64(value) for name, value in present.items()}
+    return {"loss": total.detach().cpu().numpy(), **terms, **there, "annotated": np.float64(annotated.any(1).sum())}

@@ -32,6 +32,12 @@ OVERRIDES = (
         "the loss reads only what is annotated",
         v2_8_1="ba86dfb893fa",
     ),
+    Override.of(
+        "_get_deep_supervision_scales",
+        "extended",
+        "networks whose outputs are not the stages of a decoder",
+        v2_8_1="1980e0000db0",
+    ),
     Override.of("get_tr_and_val_datasets", "extended", "every case must be in the case table", v2_8_1="23c49691d7ab"),
     Override.of(
         "get_dataloaders",

@@ -137,7 +137,7 @@ def test_everything_else_of_the_block_stays() -> None:
     block = multitask_architecture(stock, **CHOICES)
     own = {"task_of_region", "slot_of_region", "labels_of_region", "segmentation_head", "head_options", "gates"}
     own |= {"prompt_size", *OFF_PARTS}
-    own |= {"questions", "classification", "class_dropout", "class_gradient"}
+    own |= {"questions", "classification", "class_dropout", "class_gradient", "method_options", "regressions"}
     assert {key: value for key, value in block["arch_kwargs"].items() if key not in own} == stock["arch_kwargs"]
     assert set(block) == set(stock)
 

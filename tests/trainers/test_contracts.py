@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = sorted(path.stem for path in TRAINERS.glob("nnUNetTrainer*.py"))
 NETWORKS = [("tiny", "2d"), ("tiny", "3d_fullres"), ("tiny_resenc", "2d"), ("tiny_resenc", "3d_fullres")]
-HOOKS = {"architecture", "compute_losses", "configure_optimizers"}
+HOOKS = {"architecture", "compute_losses", "configure_optimizers", "method_options"}
 N_REGIONS = 5
 
 

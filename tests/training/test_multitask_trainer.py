@@ -143,6 +143,8 @@ def outputs(trainer: Any, annotated: list[float], losses: list[float]) -> list[d
             "loss": np.float32(loss),
             "loss/segmentation": np.float32(loss),
             "annotated": np.float64(n),
+            "present/segmentation": np.float64(n > 0),
+            "present/classification": np.float64(0),
             **counts,
             **answers,
         }

@@ -217,9 +217,10 @@ class TaskSet:
 
     def compact(self) -> dict[str, Any]:
         """Return the block without its cases, defaults filled in: what a network and its outputs are built from."""
+        regressions = {task.name: task.to_json() for task in self.regressions}
         return {
             "version": VERSION,
-            "tasks": {task.name: task.to_json() for task in (*self.tasks, *self.regressions)},
+            "tasks": {task.name: task.to_json() for task in self.tasks} | regressions,
             "classification": {question.name: question.to_json() for question in self.classification},
         }
 

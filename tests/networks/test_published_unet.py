@@ -22,6 +22,7 @@ from nnunet_mtl.networks.prompt import UniversalPrompt
 from nnunet_mtl.networks.published_unet import PublishedUNet
 from nnunet_mtl.networks.residual_gates import TaskGuidedResidual
 from nnunet_mtl.networks.skip_gates import ChannelGate, ParallelGates, SerialGates, SpatialGate
+from nnunet_mtl.networks.stage_attention import NoStageAttention
 
 TGNET = {"task_attention": ChannelGate, "encoder_conditioning": TaskGuidedResidual, "segmentation_head": DynamicHead}
 # Five regions of three tasks; the third task has a tumour alone.
@@ -423,3 +424,22 @@ def test_off_is_the_default_everywhere() -> None:
     parts = [*network.task_attention, *network.encoder_conditioning, network.decoders, network.input_conditioning]
     assert {type(part) for part in parts} == {NoTaskAttention, NoEncoderConditioning, SharedDecoder, NoConditioning}
     assert all("." in name and name.split(".")[0] in ("encoder", "fusion", "decoder") for name in network.state_dict())
+
+
+def test_outputs_of_encoder_and_decoder_pass_attention_where_there_is_some() -> None:
+    class Doubled(NoStageAttention):
+        def __init__(self, channels: int, level: int, dimensions: int) -> None:
+            super().__init__(channels, level, dimensions)
+            self.channels = channels
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[1] == self.channels
+            return 2 * x
+
+    image = torch.randn(2, 1, 16, 16)
+    off = build().eval()(image)
+    for point, count in (("encoder_attention", 3), ("decoder_attention", 2)):
+        network = build(**{point: Doubled}).eval()
+        assert len(getattr(network, point)) == count
+        assert not torch.allclose(network(image), off)
+        assert torch.equal(build(**{point: NoStageAttention}).eval()(image), off)

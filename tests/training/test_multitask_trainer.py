@@ -11,11 +11,14 @@ import torch
 from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_mtl.networks.architecture import GUIDED, SupervisedOutput
 from nnunet_mtl.planning.plans import write_plans
+from nnunet_mtl.settings import SettingsError
 from nnunet_mtl.tasks import TaskSetError
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
+from nnunet_mtl.training.image_level import BatchAnnotation
 from nnunet_mtl.training.run_folder import RunFolderError
 
 SECRET = "secretpatient"
@@ -309,3 +312,68 @@ def test_the_log_says_what_is_trained(prepared: Any) -> None:
     trainer = make(prepared)
     trainer.initialize()
     assert "3 tasks" in Path(trainer.log_file).read_text()
+
+
+class EachTask(nnUNetTrainerMTLNoAttention):
+    task_losses = True
+
+
+def test_every_task_can_be_a_term_of_the_loss(prepared: Any) -> None:
+    together, apart = (make(prepared, cls) for cls in (nnUNetTrainerMTLNoAttention, EachTask))
+    for trainer in (together, apart):
+        trainer.initialize()
+    apart.network.load_state_dict(together.network.state_dict())
+    names = ("segmentation/liver", "segmentation/kidney", "segmentation/spleen")
+    assert apart.loss_terms[:3] == names
+    patch = apart.configuration_manager.patch_size
+    target = [
+        torch.rand(2, 5, *[round(edge * scale) for edge, scale in zip(patch, scales, strict=True)]) > 0.7
+        for scales in apart._get_deep_supervision_scales()
+    ]
+    output = apart.network(torch.randn(2, 1, *patch), torch.zeros(2, dtype=torch.long), full_output=True)
+    annotated = torch.tensor([[True, True, False, False, False], [False, False, True, True, False]])
+    batch = BatchAnnotation(["liver_000", "kidney_001"], annotated, torch.tensor([0, 1]))
+    losses = apart.compute_losses(output, target, batch)
+    for name, columns in (("segmentation/liver", [0, 1]), ("segmentation/kidney", [2, 3])):
+        alone = torch.zeros_like(annotated)
+        alone[:, columns] = annotated[:, columns]
+        assert alone.any()
+        expected = together.compute_losses(output, target, batch._replace(annotated=alone))["segmentation"]
+        torch.testing.assert_close(losses[name], expected)
+    assert losses["segmentation/spleen"] == 0
+    present = apart.present(batch)
+    assert [present[name] for name in names] == [True, True, False]
+    assert list(present) == list(apart.loss_terms)
+
+
+def test_a_term_that_weighs_nothing_is_not_there(prepared: Any) -> None:
+    class OnlyLiver(EachTask):
+        def term_weights(self) -> dict[str, float]:
+            return {"segmentation/liver": 2.0, "segmentation/kidney": 0.0}
+
+    trainer = make(prepared, OnlyLiver)
+    trainer.on_train_start()
+    step = trainer.train_step(next(trainer.dataloader_train) | {"keys": ["liver_000", "kidney_001"]})
+    assert step["loss/segmentation/liver"] > 0 == step["loss/segmentation/kidney"]
+    assert (step["present/segmentation/liver"], step["present/segmentation/kidney"]) == (1.0, 0.0)
+
+
+def test_outputs_that_are_no_stages_are_supervised_at_their_own_size_and_weight(prepared: Any) -> None:
+    outputs = (SupervisedOutput(0, 1.0), SupervisedOutput(1, 0.9), SupervisedOutput(1, 0.8))
+
+    class Outputs(nnUNetTrainerMTLNoAttention):
+        family = GUIDED._replace(outputs=outputs)
+
+    trainer = make(prepared, Outputs)
+    trainer.initialize()
+    assert trainer._get_deep_supervision_scales() == [[1.0] * 3, [0.5] * 3, [0.5] * 3]
+    assert trainer.loss.loss.weight_factors == (1.0, 0.9, 0.8)
+    trainer.enable_deep_supervision = False
+    assert trainer._get_deep_supervision_scales() is None
+
+
+def test_a_classification_head_that_a_trainer_does_not_have_is_refused(prepared: Any) -> None:
+    plans = prepared.plans("tiny")
+    plans["nnunet_mtl"]["settings"]["class_head"] = "own"
+    with pytest.raises(SettingsError, match=r"class_head='own' .* nnUNetTrainerMTLAttention, .*evidence, bottleneck"):
+        nnUNetTrainerMTLAttention(plans, "3d_fullres", 0, json.loads(json.dumps(prepared.dataset_json)), CPU)

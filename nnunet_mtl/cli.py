@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,54 +166,37 @@ def _make_splits(commands: Subparsers) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing splits_final.json")
 
 
-# Options of the phantoms: number of values, their type (bool: a switch), help.
-_PHANTOM_OPTIONS: dict[str, tuple[Any, Any, str]] = {
-    "seed": (None, int, "start of all random numbers"),
-    "dimension": (None, int, "3 for volumes, 2 for slices"),
-    "image_size": ("+", int, "voxels, (Z) Y X"),
-    "cases_per_task": (None, int, "training cases annotated for each task"),
-    "test_cases": (None, int, "fully annotated test cases"),
-    "domain_task_coupling": (None, float, "how strongly scanner and task go together, 0 to 1"),
-    "tumour_prevalence": (None, float, "share of patients with a tumour"),
-    "tumour_radius_mm": (2, float, "smallest and largest radius in mm"),
-    "contrast_to_noise": (None, float, "of tumours"),
-    "mimics": (None, float, "mean number of spots that are no tumours"),
-    "malignant_share": (None, float, "share of malignant tumours"),
-    "test_malignant_share": (None, float, "the same among the test cases, if it is another"),
-    "malignant_cue": (None, str, "what tells malignant from benign: margin_and_texture, or texture alone"),
-    "texture_contrast": (None, float, "standard deviation of a tumour's texture over its contrast"),
-    "class_domain_coupling": (None, float, "how strongly class and scanner go together in training, 0 to 1"),
-    "tasks": ("+", str, "tasks that are annotated and written, all by default"),
-    "labelled_share": (None, float, "share of the training patients whose class is known"),
-    "label_all_tasks": (None, bool, "the class may be known in cases that are not annotated for the liver too"),
-}
-
-
 def _phantom(commands: Subparsers) -> None:
+    from nnunet_mtl.datasets.phantom_kinds import KINDS, all_arguments, phantom_kind
+
+    arguments = all_arguments()
+
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.datasets.phantom_cases import PhantomOptions
-        from nnunet_mtl.datasets.phantom_dataset import write_phantom_dataset
         from nnunet_mtl.planning.folders import new_raw_folder
 
-        given: dict[str, Any] = {name: vars(options)[name] for name in _PHANTOM_OPTIONS}
-        chosen: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in given.items()
-            if value is not None
-        }
-        folder = new_raw_folder(options.dataset, options.name)
-        write_phantom_dataset(folder, PhantomOptions(**chosen), _progress, overwrite=options.overwrite)
+        kind = phantom_kind(options.kind)
+        folder = new_raw_folder(options.dataset, options.name or kind.dataset)
+        given = {name: vars(options)[name] for name in arguments if vars(options)[name] is not None}
+        kind.write(folder, given, _progress, overwrite=options.overwrite)
         print(f"wrote {folder}; next: nnUNetv2_plan_and_preprocess -d {options.dataset} --verify_dataset_integrity")
 
-    parser = _command(commands, "phantom", "Write a partially labelled data set of CT-like phantoms.", run)
+    summary = "Write a data set of phantoms: partially labelled organs, or one of another kind. See docs/phantoms.md."
+    parser = _command(commands, "phantom", summary, run)
+    parser.formatter_class = argparse.HelpFormatter  # every kind has defaults of its own
     parser.add_argument("-d", dest="dataset", type=int, required=True, metavar="ID", help="data set id")
-    parser.add_argument("--name", default="Phantom", help="name of the data set, after DatasetXXX_")
+    parser.add_argument("--kind", default="organs", metavar="KIND", help="; ".join(_kinds(KINDS)) + " (organs)")
+    parser.add_argument("--name", help="name of the data set, after DatasetXXX_")
     parser.add_argument("--overwrite", action="store_true", help="replace the phantoms in that folder")
-    for name, (number, kind, text) in _PHANTOM_OPTIONS.items():
-        if kind is bool:
+    for name, (argument, kinds) in arguments.items():
+        text = argument.help if len(kinds) == len(KINDS) else f"{argument.help} ({', '.join(kinds)})"
+        if argument.type is bool:
             parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
         else:
-            parser.add_argument(f"--{name}", nargs=number, type=kind, help=text)
+            parser.add_argument(f"--{name}", nargs=argument.number, type=argument.type, help=text)
+
+
+def _kinds(kinds: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {kind.summary}" for name, kind in kinds.items()]
 
 
 # Options of predict that take a value, as nnU-Net's commands spell them: name here, type, help.

@@ -11,8 +11,20 @@ import numpy as np
 
 from nnunet_mtl.datasets.phantom_anatomy import Body
 from nnunet_mtl.datasets.phantom_lesions import CUES, TEXTURE_CONTRAST, Cue, Disease
+from nnunet_mtl.datasets.phantom_options import PhantomError, require
 from nnunet_mtl.datasets.phantom_scanner import SCANNERS, Pose, Scan, scan
-from nnunet_mtl.errors import UserError
+
+__all__ = [
+    "CLASSES",
+    "TASKS",
+    "PhantomCase",
+    "PhantomError",
+    "PhantomOptions",
+    "class_of",
+    "disease_of",
+    "plan_cases",
+    "render",
+]
 
 TASKS = ("liver", "vessel", "kidney", "spleen", "pancreas")
 CLASSES = ("benign", "malignant")
@@ -27,10 +39,6 @@ _STEPS = {
     # Even together with "malignant" too: the share of labels is met in either class.
     "labelled": 0.7320508,
 }
-
-
-class PhantomError(UserError):
-    """An option of the phantoms is out of range, or the target folder cannot be written."""
 
 
 _SHARES = (
@@ -95,23 +103,23 @@ class PhantomOptions:
     label_all_tasks: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
-        _require(self.dimension in (2, 3), "dimension", self.dimension, "2 or 3")
-        _require(len(self.matrix) == self.dimension, "image_size", self.image_size, f"{self.dimension} numbers")
-        _require(min(self.matrix) >= 16, "image_size", self.image_size, "at least 16 along each axis")
-        _require(self.cases_per_task >= 1, "cases_per_task", self.cases_per_task, "at least 1")
-        _require(self.test_cases >= 0, "test_cases", self.test_cases, "at least 0")
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(self.dimension in (2, 3), "dimension", self.dimension, "2 or 3")
+        require(len(self.matrix) == self.dimension, "image_size", self.image_size, f"{self.dimension} numbers")
+        require(min(self.matrix) >= 16, "image_size", self.image_size, "at least 16 along each axis")
+        require(self.cases_per_task >= 1, "cases_per_task", self.cases_per_task, "at least 1")
+        require(self.test_cases >= 0, "test_cases", self.test_cases, "at least 0")
         for name in _SHARES:
             value = getattr(self, name)
-            _require(value is None or 0 <= value <= 1, name, value, "between 0 and 1")
+            require(value is None or 0 <= value <= 1, name, value, "between 0 and 1")
         radii = self.tumour_radius_mm
-        _require(len(radii) == 2 and 0 < radii[0] <= radii[-1] <= 60, "tumour_radius_mm", radii, "two lengths up to 60")
-        _require(self.contrast_to_noise > 0, "contrast_to_noise", self.contrast_to_noise, "positive")
-        _require(0 <= self.mimics <= 20, "mimics", self.mimics, "between 0 and 20")
-        _require(self.malignant_cue in CUES, "malignant_cue", self.malignant_cue, f"one of {', '.join(CUES)}")
-        _require(0 <= self.texture_contrast <= 1, "texture_contrast", self.texture_contrast, "between 0 and 1")
+        require(len(radii) == 2 and 0 < radii[0] <= radii[-1] <= 60, "tumour_radius_mm", radii, "two lengths up to 60")
+        require(self.contrast_to_noise > 0, "contrast_to_noise", self.contrast_to_noise, "positive")
+        require(0 <= self.mimics <= 20, "mimics", self.mimics, "between 0 and 20")
+        require(self.malignant_cue in CUES, "malignant_cue", self.malignant_cue, f"one of {', '.join(CUES)}")
+        require(0 <= self.texture_contrast <= 1, "texture_contrast", self.texture_contrast, "between 0 and 1")
         known = bool(self.tasks) and set(self.tasks) <= set(TASKS) and len(set(self.tasks)) == len(self.tasks)
-        _require(known, "tasks", self.tasks, f"different ones of {', '.join(TASKS)}")
+        require(known, "tasks", self.tasks, f"different ones of {', '.join(TASKS)}")
 
     @property
     def matrix(self) -> tuple[int, ...]:
@@ -227,8 +235,3 @@ def _domain_of_class(options: PhantomOptions, case: PhantomCase) -> int:
 
 def _rng(options: PhantomOptions, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=key))
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise PhantomError(f"phantom option {name}={value!r} must be {expected}")

@@ -2,17 +2,14 @@
 
 A training label file holds what the annotator of its task would have drawn and nothing else: in a case annotated for
 the liver the vessels inside it are liver, and a case annotated for the vessels holds the vessels alone. The test cases
-in `imagesTs` carry every structure in `labelsTs`, and `labelsTs/dataset.json` is the data set's file with the table of
-the test cases, so that no truth about them stands in the table that training reads.
+carry every structure.
 """
 
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 
 from nnunet_mtl.datasets.phantom_anatomy import Leaf
@@ -26,8 +23,8 @@ from nnunet_mtl.datasets.phantom_cases import (
     plan_cases,
     render,
 )
-from nnunet_mtl.datasets.phantom_scanner import SCANNERS, Scan
-from nnunet_mtl.tasks import TaskSet, write_dataset_json
+from nnunet_mtl.datasets.phantom_files import Contents, Geometry, WrittenCase, write_cases
+from nnunet_mtl.datasets.phantom_scanner import SCANNERS
 
 __all__ = ["PhantomCase", "PhantomError", "PhantomOptions", "annotation", "write_phantom_dataset"]
 
@@ -57,7 +54,6 @@ _DRAWN: dict[str, dict[Leaf, Leaf]] = {
     "spleen": {Leaf.SPLEEN: Leaf.SPLEEN},
     "pancreas": {Leaf.PANCREAS: Leaf.PANCREAS, Leaf.PANCREAS_TUMOUR: Leaf.PANCREAS_TUMOUR},
 }
-_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 
 def write_phantom_dataset(
@@ -76,21 +72,9 @@ def write_phantom_dataset(
     Raises:
         PhantomError: If the folder is not empty and `overwrite` is false.
     """
-    _make_folders(folder, overwrite)
     cases = list(plan_cases(options))
-    diseased: dict[str, bool] = {}
-    for number, case in enumerate(cases, start=1):
-        scan = render(options, case)
-        part = "Ts" if case.is_test else "Tr"
-        _write(scan.image, scan, folder / f"images{part}" / f"{case.name}_0000.nii.gz")
-        _write(annotation(scan.leaves, case, options.tasks), scan, folder / f"labels{part}" / f"{case.name}.nii.gz")
-        diseased[case.name] = bool(np.any(scan.leaves == Leaf.LIVER_TUMOUR))
-        progress(f"{number}/{len(cases)} {case.name} ({SCANNERS[case.domain].name})")
-    for is_test, path in ((True, folder / "labelsTs"), (False, folder)):
-        chosen = [case for case in cases if case.is_test == is_test]
-        table = {case.name: _entry(options, case, diseased[case.name]) for case in chosen}
-        # Last, so that a folder that was left half written has none.
-        _write_json(path / "dataset.json", folder.name, options, table)
+    written = (_written(options, case) for case in cases)
+    write_cases(folder, _contents(options.tasks), written, len(cases), progress, overwrite=overwrite)
 
 
 def annotation(leaves: NDArray[np.uint8], case: PhantomCase, tasks: tuple[str, ...] = TASKS) -> NDArray[np.uint8]:
@@ -122,6 +106,19 @@ def _label_values(tasks: tuple[str, ...]) -> dict[Leaf, int]:
     return {leaf: value for value, leaf in enumerate(leaves, start=1)}
 
 
+def _written(options: PhantomOptions, case: PhantomCase) -> WrittenCase:
+    scan = render(options, case)
+    return WrittenCase(
+        name=case.name,
+        is_test=case.is_test,
+        channels=scan.image[None],
+        labels=annotation(scan.leaves, case, options.tasks),
+        geometry=Geometry(scan.spacing_mm, scan.origin_mm, scan.direction),
+        entry=_entry(options, case, bool(np.any(scan.leaves == Leaf.LIVER_TUMOUR))),
+        note=f" ({SCANNERS[case.domain].name})",
+    )
+
+
 def _entry(options: PhantomOptions, case: PhantomCase, has_liver_tumour: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"annotated": [task for task in case.annotated if task in options.tasks]}
     malignancy = class_of(options, case)
@@ -130,31 +127,15 @@ def _entry(options: PhantomOptions, case: PhantomCase, has_liver_tumour: bool) -
     return entry | {"patient": case.patient, "source": SCANNERS[case.domain].name}
 
 
-def _write_json(path: Path, name: str, options: PhantomOptions, table: dict[str, dict[str, Any]]) -> None:
-    values = _label_values(options.tasks)
-    regions = {region: [values[leaf] for leaf in leaves] for region, leaves in _regions(options.tasks).items()}
-    order = [written[0] for written in regions.values()]
-    if all(len(written) == 1 for written in regions.values()):
-        # Without any list of more than one value nnU-Net would not train regions.
-        regions = {region: written * 2 for region, written in regions.items()}
+def _contents(tasks: tuple[str, ...]) -> Contents:
+    values = _label_values(tasks)
+    regions = {region: tuple(values[leaf] for leaf in leaves) for region, leaves in _regions(tasks).items()}
     evidence = {"evidence": "liver_tumour"} if "liver_tumour" in regions else {}
-    content: dict[str, Any] = {
-        "name": name,
-        "channel_names": {"0": "CT"},
-        "labels": {"background": 0} | regions,
-        "regions_class_order": order,
-        "numTraining": len(table),
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIO",
-        "nnunet_mtl": {
-            "version": 1,
-            "tasks": {task: _task_entry(task, options.tasks) for task in TASKS if task in options.tasks},
-            "classification": {"malignancy": {"kind": "nominal", "classes": list(CLASSES)} | evidence},
-            "cases": table,
-        },
+    block = {
+        "tasks": {task: _task_entry(task, tasks) for task in TASKS if task in tasks},
+        "classification": {"malignancy": {"kind": "nominal", "classes": list(CLASSES)} | evidence},
     }
-    TaskSet.from_dataset_json(content, str(path))
-    write_dataset_json(path, content)
+    return Contents(("CT",), regions, block)
 
 
 def _task_entry(task: str, tasks: tuple[str, ...]) -> dict[str, Any]:
@@ -162,27 +143,3 @@ def _task_entry(task: str, tasks: tuple[str, ...]) -> dict[str, Any]:
     entry = dict(_TASK_ENTRIES[task])
     overlaps = [other for other in entry.pop("overlaps", ()) if other in tasks]
     return entry | ({"overlaps": overlaps} if overlaps else {})
-
-
-def _write(values: NDArray[Any], scan: Scan, path: Path) -> None:
-    image = SimpleITK.GetImageFromArray(values)
-    image.SetSpacing(scan.spacing_mm)
-    image.SetOrigin(scan.origin_mm)
-    image.SetDirection(scan.direction)
-    SimpleITK.WriteImage(image, str(path), True)
-
-
-def _make_folders(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite or not folder.is_dir():
-            raise PhantomError(f"{folder}: exists already; choose another data set id or name, or allow overwriting it")
-        _remove(folder)
-    for name in _FOLDERS:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-
-
-def _remove(folder: Path) -> None:
-    parts: Iterable[Path] = (folder / name for name in _FOLDERS)
-    (folder / "dataset.json").unlink(missing_ok=True)
-    for part in parts:
-        shutil.rmtree(part, ignore_errors=True)

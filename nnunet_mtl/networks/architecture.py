@@ -68,13 +68,24 @@ GUIDED = Family(_counterparts("unet", "TaskGuided"), OFF_PARTS)
 """nnU-Net's U-Nets with places at which the task can enter."""
 
 STREAMED = Family(
-    _counterparts("streamed_unet", "Streamed"), {"streams": "nnunet_mtl.networks.streams.SharedStreams"}, regresses=True
+    _counterparts("streamed_unet", "Streamed"),
+    {
+        "streams": "nnunet_mtl.networks.streams.SharedStreams",
+        "stream_bottleneck": "nnunet_mtl.networks.streams.NoStreamBottleneck",
+        "decoders": "nnunet_mtl.networks.stream_decoders.OwnDecoders",
+    },
+    regresses=True,
 )
 """One encoder of which every task sees its own, a decoder for each."""
 
 PYRAMID = Family(
     _counterparts("pyramid_unet", "Pyramid"),
-    {},
+    {
+        "visual_attention": "nnunet_mtl.networks.visual_attention.NoVisualAttention",
+        "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.NoAdaptiveAttention",
+        "segmentation_aware": "nnunet_mtl.networks.aware_branches.NoSegmentationAwareness",
+        "classification_aware": "nnunet_mtl.networks.aware_branches.NoClassificationAwareness",
+    },
     outputs=(SupervisedOutput(0, 1.0), SupervisedOutput(1, 0.9), SupervisedOutput(1, 0.8)),
 )
 """nnU-Net's encoders with the pyramid of MA-MTLN in place of the decoder."""

@@ -182,18 +182,21 @@ class TaskGuidedNetwork(nn.Module):
         self.encoder_attention = nn.ModuleList(encoder(count, level, **options) for level, count in enumerate(encoded))
         self.decoder_attention = nn.ModuleList(decoder(count, level, **options) for level, count in enumerate(decoded))
 
-    def add_heads(self, layout: Layout, channels: Sequence[int], own: Mapping[str, Any]) -> None:
+    def add_heads(
+        self, layout: Layout, channels: Sequence[int], own: Mapping[str, Any], decoded: Sequence[int] | None = None
+    ) -> None:
         """Build the heads and what runs the passes.
 
         Args:
             layout: The regions.
             channels: Of every encoder stage, full resolution first.
             own: What `prepare` returned.
+            decoded: Of every decoder stage, coarsest first; by default those of the encoder's stages they meet.
         """
         self.segmentation_head = own["segmentation_head"](layout, channels[-1], **own["head_options"])
         for level, layer in enumerate(self.decoder.seg_layers):
             self.decoder.seg_layers[level] = self.segmentation_head.seg_layer(layer, layout)
-        decoded = list(channels[-2::-1])
+        decoded = list(channels[-2::-1] if decoded is None else decoded)
         self.classification = own["classification"](own["questions"], list(channels), decoded, own["class_dropout"])
         self.class_gradient = own["class_gradient"]
         self.regressions = tuple(own["regressions"])
@@ -289,9 +292,7 @@ class TaskGuidedNetwork(nn.Module):
         """
         raw = full_output and task is not None
         answers = self._answers(evidence, raw) if full_output else {}
-        segmentation, read = self.passes(
-            self.steps(raw=raw, keep_features=bool(self.classification.questions) and full_output), x, task, answers
-        )
+        segmentation, read = self.passes(self.steps(raw=raw, keep_features=bool(answers)), x, task, answers)
         if not full_output:
             return cast(Tensor, segmentation)
         regression = {name: read.pop(_of_voxels(name)) for name in self.regressions}

@@ -1,0 +1,134 @@
+"""What the parts of MA-MTLN's pyramid are built of: levels, blocks, and how features come from one size to another.
+
+Every stride and kernel comes from the plans; what is enlarged is enlarged to a size, never by a factor.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Level(NamedTuple):
+    """One level of the pyramid: a stage of the encoder.
+
+    Attributes:
+        kernel: Of its convolutions, 1 or 3 on each axis: 1 where the plans' kernel is 1.
+        stride: From the next finer stage of the encoder, per axis.
+        size: Of its features at the planned patch size, per axis; empty where that is not known.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    size: tuple[int, ...] = ()
+
+
+class Shape(NamedTuple):
+    """The numbers every part of a pyramid is built from.
+
+    Attributes:
+        conv_op: `nn.Conv2d` or `nn.Conv3d`.
+        width: Channels of every level, W.
+        levels: Finest first, L of them.
+    """
+
+    conv_op: type[nn.Conv2d] | type[nn.Conv3d]
+    width: int
+    levels: tuple[Level, ...]
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, GroupNorm and PReLU; with a stride s an axis of n voxels becomes one of n / s, rounded up.
+
+    Two channels to a group, as published (32 groups of 64). InstanceNorm would leave every image the same means, and
+    the answers to questions are read from means.
+
+    Args:
+        conv_op: `nn.Conv2d` or `nn.Conv3d`.
+        channels: It reads.
+        output_channels: It makes.
+        kernel: Odd, per axis.
+        stride: Per axis.
+    """
+
+    def __init__(
+        self,
+        conv_op: type[nn.Conv2d] | type[nn.Conv3d],
+        channels: int,
+        output_channels: int,
+        kernel: Sequence[int],
+        stride: Sequence[int] | int = 1,
+    ) -> None:
+        super().__init__(
+            same_size_convolution(conv_op, channels, output_channels, kernel, stride=stride),
+            nn.GroupNorm(groups_of_two(output_channels), output_channels),
+            nn.PReLU(),
+        )
+
+
+class RepeatedDownsampling(nn.Module):
+    """One block, applied as often as there are levels to descend: its convolution has a stride of its own each time.
+
+    Args:
+        shape: Of the pyramid.
+        level: Index of the level to descend to from the finest, at least 1.
+    """
+
+    def __init__(self, shape: Shape, level: int) -> None:
+        super().__init__()
+        self.strides = [each.stride for each in shape.levels[1 : level + 1]]
+        self.block = ConvNormAct(shape.conv_op, shape.width, shape.width, shape.levels[level].kernel)
+        self._convolve = functional.conv2d if shape.conv_op is nn.Conv2d else functional.conv3d
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, W, *size of the level) of a feature (B, W, *size of the finest)."""
+        convolution, norm, activation = self.block
+        weight, bias, padding = (cast(Any, getattr(convolution, name)) for name in ("weight", "bias", "padding"))
+        for stride in self.strides:
+            x = self._convolve(x, weight, bias, stride, padding)
+            x = activation(norm(x))
+        return x
+
+
+def same_size_convolution(
+    conv_op: type[nn.Conv2d] | type[nn.Conv3d],
+    channels: int,
+    output_channels: int,
+    kernel: Sequence[int],
+    *,
+    stride: Sequence[int] | int = 1,
+    dilation: Sequence[int] | int = 1,
+) -> nn.Conv2d | nn.Conv3d:
+    """Return a convolution that keeps the size of what it reads, but for its stride.
+
+    Args:
+        conv_op: `nn.Conv2d` or `nn.Conv3d`.
+        channels: It reads.
+        output_channels: It makes.
+        kernel: Odd, per axis.
+        stride: Per axis.
+        dilation: Per axis.
+    """
+    strides, dilations = ([each] * len(kernel) if isinstance(each, int) else [*each] for each in (stride, dilation))
+    padding = [(edge - 1) // 2 * apart for edge, apart in zip(kernel, dilations, strict=True)]
+    arguments = {"stride": tuple(strides), "padding": tuple(padding), "dilation": tuple(dilations)}
+    return conv_op(channels, output_channels, tuple(kernel), **arguments)  # type: ignore[arg-type]
+
+
+def pointwise(shape: Shape) -> tuple[int, ...]:
+    """Return the kernel that reads a single voxel."""
+    return (1,) * len(shape.levels[0].kernel)
+
+
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a feature (B, C, *spatial) at another size, linearly interpolated; itself if it has that size."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    mode = "bilinear" if x.ndim == 4 else "trilinear"
+    return functional.interpolate(x, size=tuple(size), mode=mode, align_corners=False)
+
+
+def groups_of_two(channels: int) -> int:
+    """Return the largest number of equal groups that leaves two channels or more in each."""
+    return max((groups for groups in range(1, channels // 2 + 1) if channels % groups == 0), default=1)

@@ -45,7 +45,8 @@ class Settings:
         region_embedding_size: Length of the vectors that are not from a file.
         region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
         loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its
-            Dice ("published"). Of trainers without a loss of their own.
+            Dice ("published"); "published" is Jaccard and focal loss of `nnUNetTrainerMAMTLN`. Of trainers without a
+            loss of their own.
         loss_weighting: How the terms of the loss are weighted against each other.
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
@@ -71,6 +72,15 @@ class Settings:
             the most evidence ("top_k").
         class_top_k: Number of patches of "top_k".
         best_class_share: Share of the image-level answer in the score that chooses `checkpoint_best.pth`.
+        pyramid_width: Channels of every level of the pyramid of `nnUNetTrainerMAMTLN`.
+        pyramid_levels: How many of the encoder's deepest stages are its levels; fewer where it has no more below full
+            resolution.
+        visual_attention: Whether levels pass visual attention on the way down the pyramid.
+        adaptive_attention: Whether levels pass adaptive spatial attention with the fusion of all.
+        adaptive_output: What that attention hands on: its product with the fusion, as in the released code ("product"),
+            or itself, as the paper reads ("alone").
+        segmentation_aware: Whether a branch of its own segments; if not, the fusion of the levels does.
+        classification_aware: Whether a branch of its own answers; if not, the means of the deepest two levels do.
     """
 
     epochs: int = 1000
@@ -111,11 +121,22 @@ class Settings:
     class_combination: Literal["mean", "noisy_or", "top_k"] = "mean"
     class_top_k: int = 3
     best_class_share: float = 0.3
+    pyramid_width: int = 64
+    pyramid_levels: int = 4
+    visual_attention: bool = True
+    adaptive_attention: bool = True
+    adaptive_output: Literal["product", "alone"] = "product"
+    segmentation_aware: bool = True
+    classification_aware: bool = True
 
     def __post_init__(self) -> None:
         counts = ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k")
-        for name in (*counts, "region_embedding_size"):
+        for name in (*counts, "region_embedding_size", "pyramid_levels"):
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
+        # a group of the normalisation needs two channels
+        _require(
+            2 <= self.pyramid_width <= 10**6, "pyramid_width", self.pyramid_width, "at least 2 and at most 1000000"
+        )
         for name in ("weight_decay", "dice_weight", "bce_weight", "class_weight", "class_weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")
         shares = ("momentum", "oversample_foreground_percent", "class_warmup", "class_gradient", "class_draws")

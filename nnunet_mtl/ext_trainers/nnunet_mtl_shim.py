@@ -10,6 +10,7 @@ from nnunet_mtl.trainers.nnUNetTrainerCondDec import nnUNetTrainerCondDec
 from nnunet_mtl.trainers.nnUNetTrainerCondInput import nnUNetTrainerCondInput
 from nnunet_mtl.trainers.nnUNetTrainerCondNO import nnUNetTrainerCondNO
 from nnunet_mtl.trainers.nnUNetTrainerDoDNet import nnUNetTrainerDoDNet
+from nnunet_mtl.trainers.nnUNetTrainerMAMTLN import nnUNetTrainerMAMTLN
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
 from nnunet_mtl.trainers.nnUNetTrainerMultiHead import nnUNetTrainerMultiHead
@@ -30,6 +31,7 @@ __all__ = [
     "nnUNetTrainerCondInput",
     "nnUNetTrainerCondNO",
     "nnUNetTrainerDoDNet",
+    "nnUNetTrainerMAMTLN",
     "nnUNetTrainerMTLAttention",
     "nnUNetTrainerMTLNoAttention",
     "nnUNetTrainerMultiHead",

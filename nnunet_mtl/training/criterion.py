@@ -5,12 +5,13 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from nnunet_mtl.losses.channel import ChannelDiceBCELoss
+from nnunet_mtl.losses.jaccard_focal import JaccardFocalLoss
 from nnunet_mtl.losses.marginal import MarginalDiceCELoss
 from nnunet_mtl.losses.partial import MaskedDiceBCELoss
 from nnunet_mtl.losses.summed import SummedDiceBCELoss
 from nnunet_mtl.networks.layout import Layout
 
-LossMode = Literal["masked", "channel", "summed", "marginal"]
+LossMode = Literal["masked", "channel", "summed", "marginal", "jaccard_focal"]
 
 
 def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Module:
@@ -19,7 +20,8 @@ def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Modu
     Args:
         mode: "masked": Dice and cross-entropy of the annotated channels, averaged; "channel": averaged for each channel
             that tasks share, then over channels (DoDNet's published loss); "summed": summed (MultiTalent); "marginal":
-            of the label values of all regions, those nobody told apart merged (TAL).
+            of the label values of all regions, those nobody told apart merged (TAL); "jaccard_focal": of each region of
+            each sample (MA-MTLN).
         layout: The regions.
         options: `batch_dice`, `use_ignore_label`, `dice_weight`, `bce_weight`.
     """
@@ -29,6 +31,8 @@ def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Modu
     others = {name: value for name, value in options.items() if name != "batch_dice"}
     if mode == "summed":
         return SummedDiceBCELoss(**others)
+    if mode == "jaccard_focal":
+        return JaccardFocalLoss(**others)
     if mode == "channel":
         return ChannelDiceBCELoss(layout.slot_of_region, **others)
     return MaskedDiceBCELoss(**options)

@@ -68,7 +68,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         "regions": "nnunet_mtl.networks.heads.RegionHead",
         "slots": "nnunet_mtl.networks.heads.SlotHead",
     }
-    variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, str]]]] = {}
+    variants: ClassVar[Mapping[str, Mapping[Any, Mapping[str, str]]]] = {}
     class_heads: ClassVar[Mapping[str, str]] = {
         "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
         "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",

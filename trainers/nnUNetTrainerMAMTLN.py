@@ -1,0 +1,37 @@
+"""MA-MTLN: features shared over scales, from which one branch segments and one answers.
+
+After Zhang Y. et al., MA-MTLN, IEEE TMI 2021.
+"""
+
+from typing import Any, ClassVar
+
+from nnunet_mtl.networks.architecture import PYRAMID
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+PARTS = {
+    "visual_attention": "nnunet_mtl.networks.visual_attention.VisualAttention",
+    "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.AdaptiveAttention",
+    "segmentation_aware": "nnunet_mtl.networks.aware_branches.SegmentationAwareBranch",
+    "classification_aware": "nnunet_mtl.networks.aware_branches.ClassificationAwareBranch",
+}
+
+
+class nnUNetTrainerMAMTLN(MultiTaskTrainer):
+    """A pyramid in place of the decoder; one pass for every task and question."""
+
+    family: ClassVar = PYRAMID
+    task_losses: ClassVar = True
+    published_loss: ClassVar = "jaccard_focal"
+    class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.aware_branches.AwareHead"}
+    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0}
+    variants: ClassVar = {point: {True: {point: part}, False: {}} for point, part in PARTS.items()}
+
+    @classmethod
+    def method_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the numbers of the pyramid."""
+        return {
+            "width": settings.pyramid_width,
+            "levels": settings.pyramid_levels,
+            "adaptive_output": settings.adaptive_output,
+        }

@@ -12,12 +12,7 @@ With --folder, what is there already is not trained or predicted again: several 
 """
 
 import argparse
-import csv
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import SimpleITK
+from chain import Chain, positive_chances, provenance, write_result
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nnunet_mtl.demo.commands import CommandRunner, chain_environment
-from nnunet_mtl.discovery import shim_folder
 from nnunet_mtl.evaluation.classification import auc_difference_interval, auc_interval
 from nnunet_mtl.evaluation.lesion_features import lesion_features, position_features
 from nnunet_mtl.evaluation.scores import dice_table
@@ -78,14 +72,7 @@ def main() -> None:
     seeds = {}
     for seed in options.seeds:
         seeds[str(seed)] = Benchmark(folder / f"seed_{seed}", seed, options.epochs).run(options.rows)
-    result = {
-        "command": f"python benchmarks/classification.py {' '.join(sys.argv[1:])}",
-        "commit": _output("git", "rev-parse", "HEAD"),
-        "device": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "seeds": seeds,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, {**provenance(), "seeds": seeds})
     print(json.dumps(seeds, indent=1))
 
 
@@ -99,11 +86,8 @@ class Benchmark:
     """
 
     def __init__(self, folder: Path, seed: int, epochs: int) -> None:
-        self.folder, self.seed, self.epochs = folder, seed, epochs
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        environment = {**chain_environment(folder, shim_folder()), "OMP_NUM_THREADS": "1"}
-        self.runner = CommandRunner(environment, folder / "commands.log", lambda text: print(text, flush=True))
+        self.folder, self.seed = folder, seed
+        self.chain = Chain(folder, CONFIGURATION, SIZE, {**SETTINGS, "epochs": epochs})
 
     def run(self, rows: list[str]) -> dict[str, Any]:
         """Train and test the rows."""
@@ -132,46 +116,20 @@ class Benchmark:
         return result | self._scored(probabilities, truth)
 
     def _data(self, dataset: int, name: str, *more: str) -> None:
-        if (self.folder / "nnUNet_preprocessed" / f"Dataset{dataset}_{name}" / "splits_final.json").is_file():
-            return
-        number = str(dataset)
-        self.runner.run(
-            "nnunet_mtl", "phantom", "-d", number, "--name", name, "--seed", str(self.seed), *PHANTOM, *more
-        )
-        self.runner.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "1", "-npfp", "1")
-        self.runner.run("nnunet_mtl", "make-splits", "-d", number, "--folds", "10")
+        phantom = ("-d", str(dataset), "--name", name, "--seed", str(self.seed), *PHANTOM, *more)
+        self.chain.made(dataset, "nnunet_mtl", "phantom", *phantom, folds=10)
 
     def _trained(
         self, result: dict[str, Any], row: str, dataset: int, trainer: str, **changed: Any
     ) -> dict[str, float]:
         """Train, predict the test images of the first data set, and return each case's probability."""
         plans = f"nnUNetPlans_{row}"
-        (dataset_folder,) = (self.folder / "nnUNet_raw").glob(f"Dataset{dataset}_*")
-        model = self.folder / "nnUNet_results" / dataset_folder.name / f"{trainer}__{plans}__{CONFIGURATION}"
-        minutes = model / "fold_0" / "minutes.json"
-        if not minutes.is_file():
-            start = time.monotonic()
-            settings = SETTINGS | {"epochs": self.epochs} | changed
-            assignments = (f"{name}={value}" for name, value in settings.items())
-            written = ("--name", plans, "-c", CONFIGURATION, *SIZE, "--overwrite", "--set", *assignments)
-            self.runner.run("nnunet_mtl", "plan", "-d", str(dataset), *written)
-            identifiers = ("-p", plans, "-tr", trainer, "-device", "cpu")
-            self.runner.run("nnUNetv2_train", str(dataset), CONFIGURATION, "0", *identifiers)
-            minutes.write_text(json.dumps(round((time.monotonic() - start) / 60, 1)))
-        result["minutes"][row] = json.loads(minutes.read_text())
+        result["minutes"][row] = self.chain.trained(dataset, trainer, plans, **changed)
         return self._predicted(dataset, row, trainer, plans)
 
     def _predicted(self, dataset: int, row: str, trainer: str, plans: str) -> dict[str, float]:
-        images = self.folder / "nnUNet_raw" / "Dataset900_Texture" / "imagesTs"
-        out = self.folder / "predictions" / row
-        if not (out / "done").is_file():
-            model = ("-d", str(dataset), "-c", CONFIGURATION, "-f", "0", "-p", plans, "-tr", trainer)
-            here = ("-device", "cpu", "-npp", "0", "-nps", "0", "--disable_progress_bar")
-            self.runner.run("nnunet_mtl", "predict", "-i", str(images), "-o", str(out), *model, *OVERLAP, *here)
-            (out / "done").touch()
-        with (out / "classification.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["class"] == POSITIVE and row["task"] == QUESTION]
-        return {row["case"]: float(row["probability"]) for row in rows}
+        out, _ = self.chain.predicted(row, self.chain.raw(900) / "imagesTs", dataset, trainer, plans, *OVERLAP)
+        return positive_chances(out, QUESTION, POSITIVE)
 
     def _dice(self, row: str) -> dict[str, float]:
         labels = self.folder / "nnUNet_raw" / "Dataset900_Texture" / "labelsTs"
@@ -186,7 +144,7 @@ class Benchmark:
         if not minutes.is_file():
             start = time.monotonic()
             model = ("-d", str(dataset), "-c", CONFIGURATION, "-f", "0", "-p", f"nnUNetPlans_{row}", "-tr", MTL)
-            self.runner.run("nnunet_mtl", "probe", *model, "-device", "cpu", "--export", exported)
+            self.chain.runner.run("nnunet_mtl", "probe", *model, "-device", "cpu", "--export", exported)
             minutes.write_text(json.dumps(round((time.monotonic() - start) / 60, 1)))
         result["minutes"]["probe"] = json.loads(minutes.read_text())
         return self._predicted(dataset, "probe", MTL, exported)
@@ -255,10 +213,6 @@ def _regression() -> Any:
         class_weight="balanced", max_iter=5000, scoring="roc_auc", l1_ratios=(0,), use_legacy_attributes=False
     )
     return make_pipeline(StandardScaler(), model)
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -13,18 +13,14 @@ With --folder, what is there already is not trained or predicted again: several 
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chain import Chain, provenance, write_result
+
 from nnunet_mtl.datasets.phantom_scanner import SCANNERS
-from nnunet_mtl.demo.commands import CommandRunner, chain_environment
-from nnunet_mtl.discovery import shim_folder
 from nnunet_mtl.evaluation.missing import mean_of_present
 from nnunet_mtl.evaluation.scores import Scores, dice_table
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
@@ -59,59 +55,26 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the data sets and models are kept")
     options = parser.parse_args()
     folder = (options.folder or Path(tempfile.mkdtemp())).resolve()
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    environment = {**chain_environment(folder, shim_folder()), "OMP_NUM_THREADS": "1"}
-    runner = CommandRunner(environment, folder / "commands.log", lambda text: print(text, flush=True))
+    chain = Chain(folder, CONFIGURATION, SIZE, {**SETTINGS, "epochs": options.epochs})
     scores: dict[str, Any] = {}
     for coupling in options.couplings:
         dataset, share = COUPLINGS[coupling]
-        _data(runner, folder, dataset, coupling, share, options.seed)
-        for trainer in options.trainers:
-            predictions = _predicted(runner, folder, dataset, trainer, options.epochs)
-            scores.setdefault(coupling, {})[trainer] = _scored(folder, dataset, predictions)
-    result = {
-        "command": f"python benchmarks/conditioning.py {' '.join(sys.argv[1:])}",
-        "commit": _output("git", "rev-parse", "HEAD"),
-        "device": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "scores": scores,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+        phantom = ("-d", str(dataset), "--name", coupling, "--seed", str(options.seed), *PHANTOM)
+        chain.made(dataset, "nnunet_mtl", "phantom", *phantom, "--domain_task_coupling", share, folds=9)
+        for name in options.trainers:
+            trainer = f"nnUNetTrainer{name}"
+            chain.trained(dataset, trainer, PLANS)
+            out, _ = chain.predicted(
+                *(f"{dataset}_{name}", chain.raw(dataset) / "imagesTs", dataset, trainer, PLANS),
+                *("-step_size", "1", "--save-per-task"),
+            )
+            scores.setdefault(coupling, {})[name] = _scored(chain.raw(dataset), out)
+    write_result(options.out, {**provenance(), "scores": scores})
     print(json.dumps(scores, indent=1))
 
 
-def _data(runner: CommandRunner, folder: Path, dataset: int, name: str, share: str, seed: int) -> None:
-    if list((folder / "nnUNet_preprocessed").glob(f"Dataset{dataset}_*/splits_final.json")):
-        return
-    number = str(dataset)
-    coupling = ("--domain_task_coupling", share)
-    runner.run("nnunet_mtl", "phantom", "-d", number, "--name", name, "--seed", str(seed), *PHANTOM, *coupling)
-    runner.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "1", "-npfp", "1")
-    runner.run("nnunet_mtl", "make-splits", "-d", number, "--folds", "9")
-
-
-def _predicted(runner: CommandRunner, folder: Path, dataset: int, trainer: str, epochs: int) -> Path:
-    number, full = str(dataset), f"nnUNetTrainer{trainer}"
-    (raw,) = (folder / "nnUNet_raw").glob(f"Dataset{dataset}_*")
-    model = folder / "nnUNet_results" / raw.name / f"{full}__{PLANS}__{CONFIGURATION}"
-    if not (model / "fold_0" / "checkpoint_final.pth").is_file():
-        assignments = (f"{name}={value}" for name, value in {**SETTINGS, "epochs": epochs}.items())
-        written = ("--name", PLANS, "-c", CONFIGURATION, *SIZE, "--overwrite", "--set", *assignments)
-        runner.run("nnunet_mtl", "plan", "-d", number, *written)
-        runner.run("nnUNetv2_train", number, CONFIGURATION, "0", "-p", PLANS, "-tr", full, "-device", "cpu")
-    out = folder / "predictions" / f"{dataset}_{trainer}"
-    if not (out / "done").is_file():
-        words = ("-d", number, "-c", CONFIGURATION, "-f", "0", "-p", PLANS, "-tr", full, "-step_size", "1")
-        here = ("-device", "cpu", "-npp", "0", "-nps", "0", "--disable_progress_bar", "--save-per-task")
-        runner.run("nnunet_mtl", "predict", "-i", str(raw / "imagesTs"), "-o", str(out), *words, *here)
-        (out / "done").touch()
-    return out
-
-
-def _scored(folder: Path, dataset: int, predictions: Path) -> dict[str, Any]:
+def _scored(raw: Path, predictions: Path) -> dict[str, Any]:
     """Return the mean Dice by region over all test cases, and over those from the scanner of the region's task."""
-    (raw,) = (folder / "nnUNet_raw").glob(f"Dataset{dataset}_*")
     description = read_dataset_json(raw / "dataset.json")
     tasks = TaskSet.from_dataset_json(description)
     scores = dice_table(predictions, raw / "labelsTs", tasks, description, fully_labelled=True)
@@ -140,10 +103,6 @@ def _means(scores: Scores, cases: Mapping[str, Sequence[str]]) -> dict[str, floa
 
 def _mean(values: Any) -> float:
     return round(mean_of_present(values), 3)
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

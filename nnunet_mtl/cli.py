@@ -379,12 +379,17 @@ def _extract(commands: Subparsers) -> None:
         from nnunet_mtl.datasets.extract import extract
         from nnunet_mtl.planning.folders import raw_folder
 
-        print(extract(raw_folder(options.dataset), options.task, options.target, options.name))
+        words = {"questions": options.questions, "with_block": options.with_block}
+        print(extract(raw_folder(options.dataset), options.tasks, options.target, options.name, **words))
 
-    summary = "Make a stock data set of one task, for a network of its own. See docs/multi_nets.md."
+    summary = "Make a data set of single tasks, for a network of its own. See docs/multi_nets.md, docs/stl.md."
     parser = _command(commands, "extract", summary, run)
     _dataset_argument(parser)
-    parser.add_argument("-t", dest="task", metavar="TASK", required=True, help="name of the task")
+    words: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("-t", dest="tasks", metavar="TASK", **words, help="names of the tasks")
+    parser.add_argument("-q", "--questions", metavar="NAME", **words, help="image-level questions, with the block")
+    text = "keep the nnunet_mtl block, so that the trainers of this package learn it"
+    parser.add_argument("--with_block", action="store_true", help=text)
     _new_dataset_arguments(parser)
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_mtl._messages import listed, shown
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.files import write_json
-from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
+from nnunet_mtl.tasks import Task, TaskSet, read_dataset_json, write_dataset_json
 
 SPLITS_NAME = "splits_final.json"
 Splits = list[dict[str, list[str]]]
@@ -52,8 +52,13 @@ class RawDataset:
     taskset: TaskSet
 
     @classmethod
-    def read(cls, folder: Path) -> "RawDataset":
+    def read(cls, folder: Path, *, regions_are_tasks: bool = False) -> "RawDataset":
         """Read the description; no image is looked at.
+
+        Args:
+            folder: `DatasetXXX_Name`.
+            regions_are_tasks: Take every region of a data set without a block for a task, annotated in every case,
+                whose parent is the smallest region that contains it.
 
         Raises:
             TaskSetError: If it cannot be read or is refused.
@@ -62,7 +67,9 @@ class RawDataset:
         path = folder / "dataset.json"
         dataset_json = read_dataset_json(path)
         taskset = TaskSet.from_dataset_json(dataset_json, str(path))
-        if not taskset.has_block:
+        if regions_are_tasks and not taskset.has_block and taskset.has_regions:
+            taskset = with_region_tasks(taskset)
+        elif not taskset.has_block:
             raise RawDatasetError(
                 f"{path}: has no nnunet_mtl block, so it is one task already; give a data set of several tasks with -d"
             )
@@ -158,6 +165,17 @@ class RawDataset:
         return {key: value for key, value in (kept | new).items() if value is not None}
 
 
+def with_region_tasks(taskset: TaskSet) -> TaskSet:
+    """Return a task set in which every region is a task, inside the smallest region that contains it: nested labels."""
+    labels = {region: set(values) for region, values in zip(taskset.regions, taskset.region_labels, strict=True)}
+
+    def parent(region: str) -> str | None:
+        outer = [other for other in taskset.regions if labels[region] < labels[other]]
+        return min(outer, key=lambda other: len(labels[other]), default=None)
+
+    return replace(taskset, tasks=tuple(Task(one, (one,), (one,), parent(one)) for one in taskset.regions))
+
+
 def _restricted(path: Path, cases: Collection[str], source: str) -> Splits:
     try:
         splits = [
@@ -240,15 +258,26 @@ def link(source: Path, target: Path) -> None:
         shutil.copy2(real, target)
 
 
-def link_images(case: str, images: Sequence[Path], folder: Path, ending: str) -> None:
+def link_images(
+    case: str, images: Sequence[Path], folder: Path, ending: str, channels: Sequence[int] | None = None
+) -> None:
     """Link the images of a case, and the spacing that nnU-Net keeps beside TIFF images, under nnU-Net's names.
+
+    Args:
+        case: Its name.
+        images: A file per channel.
+        folder: To link into.
+        ending: Of the files.
+        channels: Numbers of those to link, which are then 0, 1 and so on; None for all. A channel that is not there
+            (nobody has the target of a test case) is left out.
 
     Raises:
         OSError: If a file is not there, or the folder cannot be written to.
     """
-    for channel, image in enumerate(images):
+    kept = images if channels is None else [images[channel] for channel in channels if channel < len(images)]
+    for channel, image in enumerate(kept):
         link(image, folder / f"{case}_{channel:04d}{ending}")
-    _link_spacing(images[0], f"_0000{ending}", folder / f"{case}.json")
+    link_spacing(images[0], f"_0000{ending}", folder / f"{case}.json")
 
 
 def link_label(case: str, label: Path, folder: Path, ending: str) -> None:
@@ -258,10 +287,20 @@ def link_label(case: str, label: Path, folder: Path, ending: str) -> None:
         OSError: If it is not there, or the folder cannot be written to.
     """
     link(label, folder / f"{case}{ending}")
-    _link_spacing(label, ending, folder / f"{case}.json")
+    link_spacing(label, ending, folder / f"{case}.json")
 
 
-def _link_spacing(file: Path, ending: str, target: Path) -> None:
+def link_spacing(file: Path, ending: str, target: Path) -> None:
+    """Link the spacing beside a TIFF file, if there is any.
+
+    Args:
+        file: The TIFF file.
+        ending: What its name has more than that of the spacing.
+        target: The link.
+
+    Raises:
+        OSError: If the place cannot be written to.
+    """
     spacing = file.with_name(f"{file.name.removesuffix(ending)}.json")
     if spacing.is_file():
         link(spacing, target)

@@ -29,7 +29,7 @@ def cases_in(folder):
 
 
 def test_nested_regions_stay_regions_with_consecutive_values(union):
-    text = extract(union.folder, "liver", 901)
+    text = extract(union.folder, ["liver"], 901)
     labels = label_manager(union, 901)
     assert labels.has_regions
     assert labels.foreground_regions == [(1, 2, 3), (3,)]
@@ -44,7 +44,7 @@ def test_nested_regions_stay_regions_with_consecutive_values(union):
 
 
 def test_one_leaf_is_a_plain_label_renumbered_and_the_ignore_label_stays_the_highest(union):
-    extract(union.folder, "kidney", 902, "Kidneys")
+    extract(union.folder, ["kidney"], 902, "Kidneys")
     labels = label_manager(union, 902)
     assert not labels.has_regions
     assert description(union, 902)["labels"] == {"background": 0, "kidney": 1, "ignore": 2}
@@ -59,17 +59,17 @@ def test_the_painting_order_has_the_new_values(union):
     union.description["regions_class_order"].append(5)
     union.description["nnunet_mtl"]["tasks"]["kidney"] = {"regions": ["cyst", "kidney"]}
     union.write_description()
-    extract(union.folder, "kidney", 902)
+    extract(union.folder, ["kidney"], 902)
     labels = label_manager(union, 902)
     assert labels.label_dict == {"background": 0, "kidney": [1, 2], "cyst": [2], "ignore": 3}
     assert labels.regions_class_order == [1, 2]
 
 
 def test_a_leaf_of_two_tasks_is_in_the_extract_of_each(union):
-    extract(union.folder, "vessel", 903)
+    extract(union.folder, ["vessel"], 903)
     assert label_manager(union, 903).foreground_labels == [1]
     np.testing.assert_array_equal(union.label(903, "whole_0"), np.where(ORACLE == 2, 1, 0))
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert (union.label(901, "whole_0")[ORACLE == 2] == 2).all()
 
 
@@ -79,13 +79,13 @@ def test_a_region_of_several_leaves_that_nests_with_none_is_a_region(union):
     union.description["labels"] |= {"liver": [1, 2, 3]}
     union.description["nnunet_mtl"]["tasks"]["liver"] = {"regions": ["liver"]}
     union.write_description()
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert label_manager(union, 901).foreground_regions == [(1, 2, 3)]
     assert "ignore" not in description(union, 901)["labels"]
 
 
 def test_the_description_is_stock_and_keeps_what_is_not_about_labels(union):
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     found = description(union, 901)
     assert "nnunet_mtl" not in found
     assert (found["name"], found["numTraining"]) == ("Dataset901_Union_liver", 3)
@@ -101,7 +101,7 @@ def same_file(union, part, name):
 
 def test_images_and_unchanged_label_maps_are_hard_links(union):
     before = {path: path.read_bytes() for path in union.folder.rglob("*.nii.gz")}
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert same_file(union, "imagesTr", "liver_0_0000.nii.gz")
     assert same_file(union, "imagesTr", "liver_0_0001.nii.gz")
     assert same_file(union, "labelsTr", "liver_0.nii.gz")
@@ -112,7 +112,7 @@ def test_images_and_unchanged_label_maps_are_hard_links(union):
 
 def test_where_there_are_no_hard_links_files_are_copied(union, monkeypatch):
     union.fail_on(monkeypatch, "os.link")
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert not same_file(union, "imagesTr", "liver_0_0000.nii.gz")
     name = "imagesTr/liver_0_0000.nii.gz"
     assert (union.made(901) / name).read_bytes() == (union.folder / name).read_bytes()
@@ -122,7 +122,7 @@ def test_a_symbolic_link_is_linked_to_what_it_points_at(union):
     image = union.folder / "imagesTr" / "liver_0_0000.nii.gz"
     elsewhere = image.rename(union.root / "elsewhere.nii.gz")
     image.symlink_to(os.path.relpath(elsewhere, image.parent))
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     made = union.made(901) / "imagesTr" / image.name
     assert not made.is_symlink()
     assert made.samefile(elsewhere)
@@ -145,7 +145,7 @@ def add_tests(union, table):
 
 def test_every_test_image_is_there_and_the_references_that_are_annotated(union):
     add_tests(union, {"new_0": ["liver", "kidney"], "new_1": ["kidney"]})
-    text = extract(union.folder, "liver", 901)
+    text = extract(union.folder, ["liver"], 901)
     assert cases_in(union.made(901) / "imagesTs") == ["new_0", "new_1", "new_2"]
     assert same_file(union, "imagesTs", "new_2_0001.nii.gz")
     assert [path.name for path in (union.made(901) / "labelsTs").iterdir()] == ["new_0.nii.gz"]
@@ -155,7 +155,7 @@ def test_every_test_image_is_there_and_the_references_that_are_annotated(union):
 
 def test_references_of_which_nothing_is_known_are_left_out(union):
     add_tests(union, {})
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert (union.made(901) / "imagesTs").is_dir()
     assert not (union.made(901) / "labelsTs").exists()
 
@@ -174,7 +174,7 @@ SPLITS = [
 
 def test_the_folds_are_the_same_restricted_to_what_is_there(union):
     write_splits(union, SPLITS)
-    text = extract(union.folder, "liver", 901)
+    text = extract(union.folder, ["liver"], 901)
     assert json.loads((union.made(901) / "splits_final.json").read_text()) == [
         {"train": ["liver_0", "liver_1"], "val": ["whole_0"]},
         {"train": ["whole_0"], "val": ["liver_1", "liver_0"]},
@@ -186,7 +186,7 @@ def test_nnunets_planning_copies_the_folds_to_where_training_reads_them(union):
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
     write_splits(union, SPLITS)
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     planned = union.root / "pre" / "Dataset901_Union_liver"
     planned.mkdir()
     (planned / "dataset_fingerprint.json").write_text("{}")
@@ -198,19 +198,19 @@ def test_nnunets_planning_copies_the_folds_to_where_training_reads_them(union):
 def test_folds_that_training_reads_count_before_those_of_the_raw_folder(union):
     write_splits(union, SPLITS)
     write_splits(union, SPLITS[:1], union.folder)
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert len(json.loads((union.made(901) / "splits_final.json").read_text())) == 2
 
 
 def test_folds_of_the_raw_folder_count_where_nothing_was_planned(union, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     write_splits(union, SPLITS, union.folder)
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert (union.made(901) / "splits_final.json").is_file()
 
 
 def test_without_folds_there_are_none(union):
-    text = extract(union.folder, "liver", 901)
+    text = extract(union.folder, ["liver"], 901)
     assert not (union.made(901) / "splits_final.json").exists()
     assert "the same folds" not in text
 
@@ -218,7 +218,7 @@ def test_without_folds_there_are_none(union):
 def test_a_fold_that_would_be_empty_is_an_error_that_says_what_to_do(union):
     write_splits(union, [SPLITS[0], {"train": ["kidney_0"], "val": ["liver_0", "liver_1"]}])
     with pytest.raises(UserError, match=r"nothing is left of fold 1 \(train\); .*make-splits -d Dataset900_Union"):
-        extract(union.folder, "liver", 901)
+        extract(union.folder, ["liver"], 901)
     assert union.raw_names() == ["Dataset900_Union"]
 
 
@@ -227,13 +227,13 @@ def test_folds_that_are_none_are_refused(union, content):
     write_splits(union, [])
     (union.root / "pre" / union.folder.name / "splits_final.json").write_text(content)
     with pytest.raises(UserError, match=r"splits_final\.json: is no list of folds .*make-splits"):
-        extract(union.folder, "liver", 901)
+        extract(union.folder, ["liver"], 901)
 
 
-def refused(union, match, *arguments):
+def refused(union, match, task, *arguments, **options):
     before = union.raw_names()
     with pytest.raises(UserError, match=match) as error:
-        extract(union.folder, *arguments)
+        extract(union.folder, [task], *arguments, **options)
     assert len(str(error.value).splitlines()) == 1
     assert union.raw_names() == before
 
@@ -261,7 +261,21 @@ def test_no_case_left_is_refused_with_the_reason(union):
 def test_a_data_set_without_a_block_is_refused(union):
     del union.description["nnunet_mtl"]
     (union.folder / "dataset.json").write_text(json.dumps(union.description))
+    refused(union, "has no nnunet_mtl block", "liver", 901, with_block=True)
+    plain = {
+        name: value[0] if isinstance(value, list) else value for name, value in union.description["labels"].items()
+    }
+    union.description["labels"] = plain | {"liver": 1, "liver_tumour": 3}
+    (union.folder / "dataset.json").write_text(json.dumps(union.description))
     refused(union, "has no nnunet_mtl block", "all", 901)
+
+
+def test_without_a_block_every_region_is_a_task(union):
+    del union.description["nnunet_mtl"]
+    (union.folder / "dataset.json").write_text(json.dumps(union.description))
+    text = extract(union.folder, ["liver_tumour"], 901)
+    assert text.startswith("liver_tumour: 6 of 6 training cases")
+    np.testing.assert_array_equal(union.label(901, "whole_0"), np.where(ORACLE == 3, 1, 0))
 
 
 def test_a_data_set_without_a_file_ending_is_refused(union):
@@ -289,7 +303,7 @@ def test_every_label_map_that_is_wrong_is_named_and_nothing_is_left(union):
     (union.folder / "labelsTr" / "liver_0.nii.gz").unlink()
     (union.folder / "labelsTr" / "liver_1.nii.gz").write_bytes(b"no image")
     with pytest.raises(UserError) as error:
-        extract(union.folder, "liver", 901)
+        extract(union.folder, ["liver"], 901)
     first, *lines = str(error.value).splitlines()
     assert first == "3 problems, nothing was written:"
     for line, expected in zip(
@@ -313,7 +327,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(union, monkeypatch):
 
 def test_what_a_killed_run_left_does_not_matter(union):
     (union.root / "raw" / ".Dataset901_Union_liver.writing" / "imagesTr").mkdir(parents=True)
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert union.raw_names() == ["Dataset900_Union", "Dataset901_Union_liver"]
 
 
@@ -330,7 +344,7 @@ def test_files_that_are_listed_in_the_description_get_nnunets_names(union):
     raw = RawDataset.read(union.folder)
     assert sorted(raw.training) == ["kidney_0", "liver_0"]
     assert raw.dataset_json["dataset"] == listed  # nnU-Net's function would have written into it
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert "dataset" not in description(union, 901)
     assert cases_in(union.made(901) / "labelsTr") == ["liver_0"]
     assert same_file(union, "imagesTr", "liver_0_0001.nii.gz")
@@ -350,7 +364,7 @@ def test_spacing_files_beside_tiff_images_come_along(union):
             imwrite(union.folder / f"{place}.tif", ORACLE.astype(np.uint8))
             (union.folder / f"{place.removesuffix('_0000')}.json").write_text('{"spacing": [3, 1, 2]}')
     imwrite(union.folder / "labelsTr" / "liver_0.tif", ORACLE.clip(max=3).astype(np.uint8))
-    extract(union.folder, "liver", 901)
+    extract(union.folder, ["liver"], 901)
     assert same_file(union, "labelsTr", "liver_0.tif")
     for place in ("imagesTr/liver_0.json", "labelsTr/liver_0.json", "labelsTr/whole_0.json"):
         assert json.loads((union.made(901) / place).read_text()) == {"spacing": [3, 1, 2]}
@@ -363,7 +377,7 @@ def test_two_dimensional_images_stay_so(union):
         for place in (f"imagesTr/{case}_0000", f"imagesTr/{case}_0001", f"labelsTr/{case}"):
             slice_ = SimpleITK.GetImageFromArray(ORACLE[0].astype(np.uint8))
             SimpleITK.WriteImage(slice_, str(union.folder / f"{place}.nii.gz"))
-    extract(union.folder, "kidney", 901)
+    extract(union.folder, ["kidney"], 901)
     np.testing.assert_array_equal(union.label(901, "whole_0"), np.where(ORACLE[0] == 4, 1, 0))
 
 

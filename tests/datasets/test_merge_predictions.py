@@ -31,7 +31,7 @@ def read(union, *parts):
 
 def test_the_extracts_of_an_oracle_merge_to_the_oracle(union):
     for number, task in enumerate(("liver", "vessel", "kidney"), start=901):
-        extract(union.folder, task, number)
+        extract(union.folder, [task], number)
     made = []
     for number in (901, 902, 903):
         found = json.loads((union.made(number) / "dataset.json").read_text())

@@ -31,6 +31,7 @@ ROOMS = (
     (
         "nnunet_mtl.tasks",
         "nnunet_mtl._task_parsing",
+        "nnunet_mtl._regression_parsing",
         "nnunet_mtl._labels",
         "nnunet_mtl._json_nodes",
         "nnunet_mtl._messages",
@@ -43,7 +44,7 @@ ROOMS = (
 )
 # Packages from outside the standard library; rooms that are not named may use what nnU-Net brings.
 THIRD_PARTIES = {
-    "nnunet_mtl.networks": {"torch", "dynamic_network_architectures"},
+    "nnunet_mtl.networks": {"torch", "torchvision", "dynamic_network_architectures"},
     "nnunet_mtl.losses": {"torch"},
     **dict.fromkeys(ROOMS[-1], frozenset()),
     "nnunet_mtl.discovery": {"nnunetv2"},

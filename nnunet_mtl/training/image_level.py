@@ -15,6 +15,7 @@ from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.training.case_labels import CaseLabels
+from nnunet_mtl.training.regression import VoxelTargets
 
 FloatArray = NDArray[np.float64]
 LOSS_TERM = "classification"
@@ -28,11 +29,13 @@ class BatchAnnotation(NamedTuple):
         keys: Case identifiers, B of them.
         annotated: Regions the loss may read, (B, R) bool, on the CPU.
         task: Task each sample was drawn for, (B,) long, on the CPU.
+        voxels: Targets of the regression tasks; None without any.
     """
 
     keys: Sequence[str]
     annotated: Tensor
     task: Tensor
+    voxels: VoxelTargets | None = None
 
 
 def questions_of(tasks: TaskSet, *, with_evidence: bool = True) -> list[Question]:

@@ -17,6 +17,7 @@ from nnunet_mtl.training.case_level import FinalValidation, answer_cases
 from nnunet_mtl.training.checkpoints import CheckpointingTrainer
 from nnunet_mtl.training.image_level import PROBABILITIES, TARGETS, ImageLevelTraining
 from nnunet_mtl.training.pseudo_dice import FloatArray, dice, nan_mean
+from nnunet_mtl.training.regression import RegressionTraining, mae_key
 from nnunet_mtl.training.scoped import swapped
 from nnunet_mtl.training.validation import RestrictedExport
 
@@ -29,12 +30,14 @@ class MonitoredTrainer(CheckpointingTrainer):
         tasks: The task set without its case table (which nothing that is saved may hold).
         cases: Looks annotations up by case identifier.
         image_level: The questions about whole images.
+        regression: The values per voxel.
     """
 
     segments: ClassVar[bool] = True
     tasks: TaskSet
     cases: CaseAnnotations
     image_level: ImageLevelTraining
+    regression: RegressionTraining
 
     @property
     def loss_terms(self) -> tuple[str, ...]:
@@ -69,6 +72,9 @@ class MonitoredTrainer(CheckpointingTrainer):
         self.logger.log("val_losses", _mean(collated["loss"], collated["annotated"] > 0), self.current_epoch)
         for task, value in self._task_dice(per_region).items():
             self.logger.log(progress.task_key(task), value, self.current_epoch)
+        for task, value in self.regression.mean_errors(collated).items():
+            self.logger.log(mae_key(task), value, self.current_epoch)
+            self.print_to_log_file(f"Mean absolute error of {task} in the validation patches: {value:.4g}")
         if self.tasks.classification:
             self._log_answers(collated)
 

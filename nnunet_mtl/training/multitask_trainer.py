@@ -19,6 +19,7 @@ from torch import Tensor, autocast, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.losses.weighting import EqualWeights
 from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
@@ -33,6 +34,7 @@ from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining,
 from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
+from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_targets
 from nnunet_mtl.training.run_folder import refuse_other_experiment
 from nnunet_mtl.training.sampling import sampling_probabilities
 from nnunet_mtl.training.schedule import settings_in
@@ -77,6 +79,7 @@ class MultiTaskTrainer(MonitoredTrainer):
     loss_mode: ClassVar[LossMode] = "masked"
     published_loss: ClassVar[LossMode] = "channel"
     task_losses: ClassVar[bool] = False
+    dataset_class: Any
 
     def __init__(
         self,
@@ -92,6 +95,12 @@ class MultiTaskTrainer(MonitoredTrainer):
         self.tasks = TaskSet.from_dataset_json(without_cases(dataset_json), source)
         if settings.class_weight == 0:  # a run that is not to learn the questions has none
             cases, self.tasks = (replace(tasks, classification=()) for tasks in (cases, self.tasks))
+        stored = cases.regressions
+        if self.family.regresses:
+            cases, self.tasks = (with_scales(tasks, plans) for tasks in (cases, self.tasks))
+        else:
+            cases, self.tasks = (replace(tasks, regressions=()) for tasks in (cases, self.tasks))
+        self.regression = RegressionTraining(cases, stored)
         self.cases = CaseAnnotations(cases, label_share=settings.class_draws)
         self._prepare_plans(plans, configuration)
         if not self.segments and not self.tasks.classification:
@@ -100,7 +109,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             )
         self.image_level = ImageLevelTraining(cases, settings, with_evidence=self.segments)
         self.weighting = EqualWeights()
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, without_targets(dataset_json, stored), device)
         if self.output_folder_base is not None:
             refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)
         self._pad_log(0)
@@ -130,6 +139,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             parts=parts,
             family=cls.family,
             method_options=cls.method_options(settings),
+            regressions=[task.name for task in tasks.regressions],
             head_options=_head_options(settings, tasks),
             gates=settings.gates,
             questions=questions_of(tasks, with_evidence=cls.segments),
@@ -181,7 +191,10 @@ class MultiTaskTrainer(MonitoredTrainer):
         if self.settings.head == "embeddings" and self.settings.region_embedding == "file":
             rows = read_region_embedding(self.settings.region_embedding_file, self.tasks.regions)
             self.bare_network.segmentation_head.load_embedding(rows)
+        self.dataset_class = self.regression.dataset_class(self.dataset_class, number_of_channels(self.dataset_json))
         self.print_to_log_file(f"nnunet_mtl: {len(self.tasks.tasks)} tasks, settings {self.settings}")
+        if text := self.regression.describe(type(self).__name__):
+            self.print_to_log_file(f"nnunet_mtl: {text}")
 
     def _build_loss(self) -> nn.Module:
         stock = super()._build_loss()
@@ -233,7 +246,7 @@ class MultiTaskTrainer(MonitoredTrainer):
                 self.cases.tasks, list(dataset.identifiers), self.settings.sampling, self.settings.class_sampling
             )
             share, evidence = self.settings.evidence_crops, evidence_labels(self.cases.tasks)
-            known = AnnotatedForeground(dataset, self.cases.tasks)
+            known = AnnotatedForeground(self.regression.with_targets(dataset, kwargs), self.cases.tasks)
             return EvidenceCropLoader(known, *args, evidence=evidence, share=share, **kwargs)
 
         with swapped(TrainerModule, "nnUNetDataLoader", loader):
@@ -260,7 +273,8 @@ class MultiTaskTrainer(MonitoredTrainer):
     @property
     def loss_terms(self) -> tuple[str, ...]:
         """Names of the terms `compute_losses` returns, logged once per epoch."""
-        return (*self._regions_of_term(), *self.image_level.loss_terms(each=self._each_task))
+        answers = self.image_level.loss_terms(each=self._each_task)
+        return (*self._regions_of_term(), *self.regression.loss_terms, *answers)
 
     def term_weights(self) -> Mapping[str, float]:
         """Return by what factor terms are multiplied in this epoch, 1 for those not named; a hook for trainers."""
@@ -281,9 +295,10 @@ class MultiTaskTrainer(MonitoredTrainer):
             term: float(self.segments) * self.loss(output.segmentation, target, batch.annotated & regions)
             for term, regions in self._regions_of_term().items()
         }
+        values = self.regression.losses(output.regression, batch.voxels)
         answers = self.image_level.losses(output, batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
         factors = self.term_weights()
-        return {term: loss * factors.get(term, 1.0) for term, loss in {**segmentation, **answers}.items()}
+        return {term: loss * factors.get(term, 1.0) for term, loss in {**segmentation, **values, **answers}.items()}
 
     def present(self, batch: BatchAnnotation) -> dict[str, bool]:
         """Return which terms of the loss anything in a batch teaches, in the order of `loss_terms`."""
@@ -294,7 +309,8 @@ class MultiTaskTrainer(MonitoredTrainer):
         }
         answers = self.image_level.present(batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
         factors = self.term_weights()
-        return {term: there and factors.get(term, 1.0) > 0 for term, there in {**segmentation, **answers}.items()}
+        terms = {**segmentation, **self.regression.present(batch.voxels), **answers}
+        return {term: there and factors.get(term, 1.0) > 0 for term, there in terms.items()}
 
     def teaching(self, annotated: Tensor, task: Tensor, target: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Return which regions the loss may read of each sample, (B, R) bool on the CPU; a hook for trainers.
@@ -319,14 +335,15 @@ class MultiTaskTrainer(MonitoredTrainer):
     ) -> tuple[MultiTaskOutput, Any, BatchAnnotation, dict[str, Tensor]]:
         """Run the network on a batch: output, targets on the device, what is known of the samples, and loss terms."""
         keys = [str(key) for key in batch["keys"]]
-        data = batch["data"].to(self.device, non_blocking=True)
         scales = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        data, voxels = self.regression.split(keys, batch["data"], scales[0])
+        data = data.to(self.device, non_blocking=True)
         annotated = self.cases.annotated(keys)
         task = self.cases.draw_tasks(keys, scales[0])
         annotated = self.teaching(annotated, task, scales[0], batch)
         scales = [scale.to(self.device, non_blocking=True) for scale in scales]
         target = scales if isinstance(batch["target"], list) else scales[0]
-        known = BatchAnnotation(keys, annotated, task)
+        known = BatchAnnotation(keys, annotated, task, None if voxels is None else voxels.to(self.device))
         # as in nnU-Net: autocast on cuda only
         with autocast("cuda") if self.device.type == "cuda" else dummy_context():
             output = self.network(
@@ -356,7 +373,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             torch.autograd.backward(total)
             self._clip_gradients()
             self.optimizer.step()
-        return _numbers(total, losses, known.annotated, present)
+        return _numbers(total, losses, known, present)
 
     def _clip_gradients(self) -> None:
         body, *head = self.optimizer.param_groups
@@ -378,7 +395,8 @@ class MultiTaskTrainer(MonitoredTrainer):
         total = torch.stack(list(losses.values())).sum()
         answers = self.image_level.numbers(output, known, conditioned=self.bare_network.conditioned)
         return {
-            **_numbers(total, losses, known.annotated, self.present(known)),
+            **_numbers(total, losses, known, self.present(known)),
+            **self.regression.numbers(output.regression, known.voxels),
             "tp_hard": tp,
             "fp_hard": fp,
             "fn_hard": fn,
@@ -398,9 +416,11 @@ def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
 
 
 def _numbers(
-    total: Tensor, losses: dict[str, Tensor], annotated: Tensor, present: Mapping[str, bool]
+    total: Tensor, losses: dict[str, Tensor], known: BatchAnnotation, present: Mapping[str, bool]
 ) -> dict[str, Any]:
     """Turn a step's losses into what nnU-Net collates: the same keys in each step, NumPy scalars."""
     terms = {f"loss/{name}": loss.detach().cpu().numpy() for name, loss in losses.items()}
     there = {f"present/{name}": np.float64(value) for name, value in present.items()}
-    return {"loss": total.detach().cpu().numpy(), **terms, **there, "annotated": np.float64(annotated.any(1).sum())}
+    of_voxels = [] if known.voxels is None else [known.voxels.known]
+    annotated = torch.cat([known.annotated, *of_voxels], dim=1).any(1).sum()
+    return {"loss": total.detach().cpu().numpy(), **terms, **there, "annotated": np.float64(annotated)}

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.training.pseudo_dice import FloatArray, nan_mean
+from nnunet_mtl.training.regression import mae_key
 
 FILE_NAME = "progress_mtl.png"
 UNANNOTATED = "batches_without_annotation"
@@ -35,7 +36,8 @@ def logged_keys(tasks: TaskSet, terms: Sequence[str]) -> list[str]:
     """Every key that is logged once per epoch on top of nnU-Net's own."""
     dice = [task_key(task.name) for task in tasks.tasks]
     answers = [class_key(question.name, metric) for question in tasks.classification for metric in CLASS_METRICS]
-    return [*dice, *(term_key(term) for term in terms), UNANNOTATED, *answers]
+    errors = [mae_key(task.name) for task in tasks.regressions]
+    return [*dice, *(term_key(term) for term in terms), UNANNOTATED, *errors, *answers]
 
 
 def dice_per_task(tasks: TaskSet, dice_per_region: FloatArray) -> dict[str, float]:

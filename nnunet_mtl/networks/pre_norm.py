@@ -4,7 +4,7 @@ InstanceNorm gives every channel the same mean and variance in every image, so w
 constant. Autograd keeps the input of a normalisation for its backward pass: pooling there costs no memory.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
@@ -44,7 +44,12 @@ def run_stage(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         before they normalise the latter is activated; without a normalisation it is the output itself.
     """
     pooling, blocks = stage_blocks(stage)
-    *first, last = (*pooling, *blocks)
+    return run_blocks([*pooling, *blocks], x)
+
+
+def run_blocks(blocks: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run some blocks of a stage, at least one, and return the same of them as `run_stage` does of all."""
+    *first, last = blocks
     for module in first:
         x = module(x)
     if is_residual(last):

@@ -72,6 +72,11 @@ class Settings:
             the most evidence ("top_k").
         class_top_k: Number of patches of "top_k".
         best_class_share: Share of the image-level answer in the score that chooses `checkpoint_best.pth`.
+        gate_unit: The gates of `nnUNetTrainerACSNet` on what the encoder hands to the decoder: their factor before a
+            convolution and its normalisation ("published"), behind them ("after_norm"), or no gates.
+        deformable_attention: Its attention at the decoder's deepest stages: with deformable convolutions, with ordinary
+            ones ("plain"), or none.
+        deformable_stages: How many of those stages have it, all of them if there are fewer.
         pyramid_width: Channels of every level of the pyramid of `nnUNetTrainerMAMTLN`.
         pyramid_levels: How many of the encoder's deepest stages are its levels; fewer where it has no more below full
             resolution.
@@ -121,6 +126,9 @@ class Settings:
     class_combination: Literal["mean", "noisy_or", "top_k"] = "mean"
     class_top_k: int = 3
     best_class_share: float = 0.3
+    gate_unit: Literal["published", "after_norm", "none"] = "published"
+    deformable_attention: Literal["deformable", "plain", "none"] = "deformable"
+    deformable_stages: int = 2
     pyramid_width: int = 64
     pyramid_levels: int = 4
     visual_attention: bool = True
@@ -131,7 +139,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         counts = ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k")
-        for name in (*counts, "region_embedding_size", "pyramid_levels"):
+        for name in (*counts, "region_embedding_size", "pyramid_levels", "deformable_stages"):
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
         # a group of the normalisation needs two channels
         _require(

@@ -5,6 +5,7 @@ look-up. A class defined in such a file is another class at every look-up and ca
 not. So this module only re-exports, by explicit imports: an editable install does not list `nnunet_mtl.trainers`.
 """
 
+from nnunet_mtl.trainers.nnUNetTrainerACSNet import nnUNetTrainerACSNet
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerCondDec import nnUNetTrainerCondDec
 from nnunet_mtl.trainers.nnUNetTrainerCondInput import nnUNetTrainerCondInput
@@ -26,6 +27,7 @@ from nnunet_mtl.trainers.nnUNetTrainerTGNetSpatial import nnUNetTrainerTGNetSpat
 from nnunet_mtl.trainers.nnUNetTrainerUniSeg import nnUNetTrainerUniSeg
 
 __all__ = [
+    "nnUNetTrainerACSNet",
     "nnUNetTrainerCLIPDriven",
     "nnUNetTrainerCondDec",
     "nnUNetTrainerCondInput",

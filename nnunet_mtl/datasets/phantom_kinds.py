@@ -118,14 +118,30 @@ _ORGANS = {
     "tumour_radius_mm": Argument(float, "smallest and largest radius in mm", 2),
     "contrast_to_noise": Argument(float, "of tumours"),
     "mimics": Argument(float, "mean number of spots that are no tumours"),
-    "malignant_share": Argument(float, "share of malignant tumours"),
+    "malignant_share": Argument(float, "share of malignant tumours or lesions"),
     "test_malignant_share": Argument(float, "the same among the test cases, if it is another"),
-    "malignant_cue": Argument(str, "what tells malignant from benign: margin_and_texture, or texture alone"),
+    "malignant_cue": Argument(
+        str, "what tells malignant from benign: margin_and_texture or texture; margin_and_shadow or margin"
+    ),
     "texture_contrast": Argument(float, "standard deviation of a tumour's texture over its contrast"),
     "class_domain_coupling": Argument(float, "how strongly class and scanner go together in training, 0 to 1"),
     "tasks": Argument(str, "tasks that are annotated and written, all by default", "+"),
     "labelled_share": Argument(float, "share of the training patients whose class is known"),
     "label_all_tasks": Argument(bool, "the class may be known in cases that are not annotated for the liver too"),
+}
+
+_ULTRASOUND = {
+    **_SEED,
+    **_IMAGE_SIZE,
+    **_CASES,
+    "lesion_prevalence": Argument(float, "share of patients with a lesion"),
+    "malignant_share": Argument(float, "share of malignant lesions"),
+    "cyst_share": Argument(float, "share of cysts among the benign lesions"),
+    "malignant_cue": Argument(str, "what tells malignant from benign: margin_and_shadow, or margin alone"),
+    "lesion_radius_mm": Argument(float, "smallest and largest radius in mm", 2),
+    "contrast_db": Argument(float, "least and largest darkness of lesions in dB", 2),
+    "mimics": Argument(float, "mean number of spots that are no lesions"),
+    "labelled_share": Argument(float, "share of the training patients whose class is known"),
 }
 
 _HERE = "nnunet_mtl.datasets"
@@ -137,5 +153,12 @@ KINDS: Mapping[str, PhantomKind] = {
         options=f"{_HERE}.phantom_cases.PhantomOptions",
         writer=f"{_HERE}.phantom_dataset.write_phantom_dataset",
         arguments=_ORGANS,
+    ),
+    "ultrasound": PhantomKind(
+        summary="breast ultrasound in 2D, a lesion and its malignancy: ACSNet",
+        dataset="PhantomUltrasound",
+        options=f"{_HERE}.phantom_ultrasound.UltrasoundOptions",
+        writer=f"{_HERE}.phantom_ultrasound.write_ultrasound_dataset",
+        arguments=_ULTRASOUND,
     ),
 }

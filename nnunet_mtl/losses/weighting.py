@@ -6,16 +6,16 @@ in multi-task learning, arXiv 1805.06334, 2018. Liu, Johns, Davison: End-to-end 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import softplus
 
 from nnunet_mtl._messages import listed, shown, spelt
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.losses.partial import process_count
 
-WEIGHTINGS = ("equal", "fixed", "kendall", "liebel_koerner", "dwa")
 # Learned uncertainties are kept where exp(-s) is finite and small: a term that reaches 0 would send s to -infinity.
 LOG_VARIANCE_BOUND = 5.0
 # A Dice can exceed 1 by rounding, and 1 - Dice be that much below 0.
@@ -58,6 +58,35 @@ class LossWeighting(nn.Module):
     def weighted(self, values: Tensor) -> Tensor:
         """Return what each term adds to the total, (K,), of their values, (K,)."""
         raise NotImplementedError
+
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        present: Mapping[str, bool],
+        parameters: Iterable[nn.Parameter],
+        scale: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Compute the gradients of a step, and return the total, a scalar.
+
+        Args:
+            losses: As in `forward`.
+            present: As in `forward`.
+            parameters: What is trained; not read where gradients are those of the total.
+            scale: What a loss passes before its gradient is computed: that of a `GradScaler`.
+        """
+        total: Tensor = self(losses, present)
+        torch.autograd.backward(scale(total))
+        self._average_gradients()
+        return total
+
+    def _average_gradients(self) -> None:
+        """Average over ranks what DistributedDataParallel does not know of, before anything is unscaled or clipped."""
+        if process_count() > 1:
+            for parameter in self.parameters():
+                gradient = parameter.grad
+                if gradient is not None:
+                    distributed.all_reduce(gradient)
+                    gradient /= process_count()
 
     def weights(self) -> dict[str, float]:
         """Return by what factor the loss of each term enters the total now."""
@@ -199,7 +228,7 @@ class DynamicWeightAverage(LossWeighting):
     def __init__(self, terms: Sequence[str], temperature: float = 2.0) -> None:
         super().__init__(terms)
         self.temperature = temperature
-        self.register_buffer("history", torch.full((2, len(self.terms)), math.nan, dtype=torch.float64))
+        self.register_buffer("history", torch.full((2, len(self.terms)), math.nan))
         self.register_buffer("factors", torch.ones(len(self.terms)))
 
     def weighted(self, values: Tensor) -> Tensor:
@@ -215,9 +244,9 @@ class DynamicWeightAverage(LossWeighting):
         new = self.history.new_tensor([means[term] for term in self.terms])
         known = new.isfinite()
         self.history = torch.where(known, torch.stack([self.history[1], new]), self.history)
-        tiny = torch.finfo(torch.float32).tiny  # 0 / 0, a term that stays at 0, is no change
+        tiny = torch.finfo(new.dtype).tiny  # 0 / 0, a term that stays at 0, is no change
         ratio = ((self.history[1] + tiny) / (self.history[0] + tiny)).nan_to_num(nan=1.0)
-        self.factors = (len(self.terms) * torch.softmax(ratio / self.temperature, 0)).to(self.factors)
+        self.factors = len(self.terms) * torch.softmax(ratio / self.temperature, 0)
 
 
 def fixed_factors(text: str, terms: Sequence[str]) -> dict[str, float]:

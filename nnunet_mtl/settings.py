@@ -86,6 +86,14 @@ class Settings:
             or itself, as the paper reads ("alone").
         segmentation_aware: Whether a branch of its own segments; if not, the fusion of the levels does.
         classification_aware: Whether a branch of its own answers; if not, the means of the deepest two levels do.
+        mtan_form: `nnUNetTrainerMTAN` in the form of its paper's SegNet, with masks in the decoder, or of its ResNet,
+            with narrow masks in the encoder alone and a decoder for each task ("resnet").
+        attention_width: Channels inside the masks of `nnUNetTrainerMTAN` and `nnUNetTrainerCTAN`: all, or a quarter.
+        cross_encoder: Whether tasks of `nnUNetTrainerCTAN` exchange what they see of every encoder stage.
+        cross_bottleneck: Whether they exchange it at the bottleneck.
+        pair_attention: A mask for every ordered pair of tasks at every stage ("own"), or one for all pairs ("shared").
+        recompute: What trainers with a decoder or masks for each task compute anew in the backward pass instead of
+            keeping it: masks ("attention"), these and the stages of decoders ("all"), or nothing ("none").
     """
 
     epochs: int = 1000
@@ -136,6 +144,12 @@ class Settings:
     adaptive_output: Literal["product", "alone"] = "product"
     segmentation_aware: bool = True
     classification_aware: bool = True
+    mtan_form: Literal["segnet", "resnet"] = "segnet"
+    attention_width: Literal["full", "quarter"] = "full"
+    cross_encoder: bool = True
+    cross_bottleneck: bool = True
+    pair_attention: Literal["own", "shared"] = "own"
+    recompute: Literal["attention", "all", "none"] = "attention"
 
     def __post_init__(self) -> None:
         counts = ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k")

@@ -7,15 +7,19 @@ not. So this module only re-exports, by explicit imports: an editable install do
 
 from nnunet_mtl.trainers.nnUNetTrainerACSNet import nnUNetTrainerACSNet
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
+from nnunet_mtl.trainers.nnUNetTrainerCTAN import nnUNetTrainerCTAN
 from nnunet_mtl.trainers.nnUNetTrainerCondDec import nnUNetTrainerCondDec
 from nnunet_mtl.trainers.nnUNetTrainerCondInput import nnUNetTrainerCondInput
 from nnunet_mtl.trainers.nnUNetTrainerCondNO import nnUNetTrainerCondNO
 from nnunet_mtl.trainers.nnUNetTrainerDoDNet import nnUNetTrainerDoDNet
+from nnunet_mtl.trainers.nnUNetTrainerHPS import nnUNetTrainerHPS
 from nnunet_mtl.trainers.nnUNetTrainerMAMTLN import nnUNetTrainerMAMTLN
+from nnunet_mtl.trainers.nnUNetTrainerMTAN import nnUNetTrainerMTAN
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
 from nnunet_mtl.trainers.nnUNetTrainerMultiHead import nnUNetTrainerMultiHead
 from nnunet_mtl.trainers.nnUNetTrainerMultiTalent import nnUNetTrainerMultiTalent
+from nnunet_mtl.trainers.nnUNetTrainerOMNet import nnUNetTrainerOMNet
 from nnunet_mtl.trainers.nnUNetTrainerSTLCls import nnUNetTrainerSTLCls
 from nnunet_mtl.trainers.nnUNetTrainerStockSchedule import nnUNetTrainerStockSchedule
 from nnunet_mtl.trainers.nnUNetTrainerTAL import nnUNetTrainerTAL
@@ -29,15 +33,19 @@ from nnunet_mtl.trainers.nnUNetTrainerUniSeg import nnUNetTrainerUniSeg
 __all__ = [
     "nnUNetTrainerACSNet",
     "nnUNetTrainerCLIPDriven",
+    "nnUNetTrainerCTAN",
     "nnUNetTrainerCondDec",
     "nnUNetTrainerCondInput",
     "nnUNetTrainerCondNO",
     "nnUNetTrainerDoDNet",
+    "nnUNetTrainerHPS",
     "nnUNetTrainerMAMTLN",
+    "nnUNetTrainerMTAN",
     "nnUNetTrainerMTLAttention",
     "nnUNetTrainerMTLNoAttention",
     "nnUNetTrainerMultiHead",
     "nnUNetTrainerMultiTalent",
+    "nnUNetTrainerOMNet",
     "nnUNetTrainerSTLCls",
     "nnUNetTrainerStockSchedule",
     "nnUNetTrainerTAL",

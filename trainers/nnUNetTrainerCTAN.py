@@ -1,0 +1,37 @@
+"""CTAN-style: every task masks the shared features, and tasks exchange what they see.
+
+After Kim, Purdie, McIntosh, Cross-task attention network, 2023 (arXiv:2309.03837), whose abstract alone we
+know: the equations are ours.
+"""
+
+from typing import Any, ClassVar
+
+from nnunet_mtl.networks.architecture import STREAMED
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerCTAN(MultiTaskTrainer):
+    """Exchange in the encoder and at the bottleneck, each a setting; without either, the encoder of MTAN."""
+
+    family: ClassVar = STREAMED
+    task_losses: ClassVar = True
+    heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
+    class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
+    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0, "attention_width": "quarter"}
+    variants: ClassVar = {
+        "cross_encoder": {
+            True: {"streams": "nnunet_mtl.networks.ctan.CrossAttentionStreams"},
+            False: {"streams": "nnunet_mtl.networks.mtan.AttentionStreams"},
+        },
+        "cross_bottleneck": {
+            True: {"stream_bottleneck": "nnunet_mtl.networks.cross_attention.CrossTaskBottleneck"},
+            False: {},
+        },
+    }
+
+    @classmethod
+    def method_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the widths of the masks, which pairs have one, and what is recomputed in the backward pass."""
+        width, pairs = settings.attention_width, settings.pair_attention
+        return {"width": width, "pairs": pairs, "recompute": settings.recompute}

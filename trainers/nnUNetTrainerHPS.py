@@ -1,0 +1,24 @@
+"""HPS: hard parameter sharing, one encoder, and a decoder or a head for every task.
+
+After Caruana, Multitask learning, Machine Learning 28, 1997; the baseline of the joint methods.
+"""
+
+from typing import Any, ClassVar
+
+from nnunet_mtl.networks.architecture import STREAMED
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerHPS(MultiTaskTrainer):
+    """Nothing but the encoder is shared; a question reads the mean of the bottleneck before its normalisation."""
+
+    family: ClassVar = STREAMED
+    task_losses: ClassVar = True
+    heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
+    defaults: ClassVar = {"class_head": "bottleneck", "class_gradient": 1.0, "class_weight": 1.0}
+
+    @classmethod
+    def method_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return what is recomputed in the backward pass."""
+        return {"recompute": settings.recompute}

@@ -1,0 +1,34 @@
+"""MTAN: every task looks at the features of one network through masks of its own.
+
+After Liu, Johns, Davison, End-to-end multi-task learning with attention, CVPR 2019 (arXiv:1803.10704).
+"""
+
+from typing import Any, ClassVar
+
+from nnunet_mtl.networks.architecture import STREAMED
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+
+
+class nnUNetTrainerMTAN(MultiTaskTrainer):
+    """Masks in encoder and decoder; a question is answered from what it sees of the encoder's deepest stage."""
+
+    family: ClassVar = STREAMED
+    task_losses: ClassVar = True
+    heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
+    class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
+    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0}
+    variants: ClassVar = {
+        "mtan_form": {
+            "segnet": {
+                "streams": "nnunet_mtl.networks.mtan.AttentionStreams",
+                "decoders": "nnunet_mtl.networks.mtan_decoder.AttentionDecoders",
+            },
+            "resnet": {"streams": "nnunet_mtl.networks.mtan.ResidualAttentionStreams"},
+        }
+    }
+
+    @classmethod
+    def method_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the width of the masks and what is recomputed in the backward pass."""
+        return {"width": settings.attention_width, "recompute": settings.recompute}

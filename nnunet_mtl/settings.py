@@ -7,10 +7,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nnunet_mtl._messages import shown
 from nnunet_mtl.errors import UserError
+
+_SHARES = "a share between 0 and 1, or several such as 0.4,0.5"
 
 
 class SettingsError(UserError):
@@ -47,7 +50,12 @@ class Settings:
         loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its
             Dice ("published"); "published" is Jaccard and focal loss of `nnUNetTrainerMAMTLN`. Of trainers without a
             loss of their own.
-        loss_weighting: How the terms of the loss are weighted against each other.
+        loss_weighting: How the terms of the loss, one for every task and question, are weighted against each other:
+            "equal", "fixed" (`loss_weights`), by learned uncertainty ("kendall", "liebel_koerner"), by how fast they
+            fall ("dwa"), or by their gradients (the others, with the extra `aggregation`).
+        loss_weights: Weights of "fixed": "liver=1,malignancy=0.5", by the names of tasks and questions; 1 for others.
+        loss_weight_lr: Learning rate of learned uncertainties in that of the network.
+        dwa_temperature: Of "dwa"; the larger, the more equal.
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
         class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
@@ -77,6 +85,15 @@ class Settings:
         deformable_attention: Its attention at the decoder's deepest stages: with deformable convolutions, with ordinary
             ones ("plain"), or none.
         deformable_stages: How many of those stages have it, all of them if there are fewer.
+        nested_head: Heads of `nnUNetTrainerOMNet` for tasks inside another one: guided by it ("cga"), or as those of
+            the others with squeeze-and-excitation ("se") or without ("plain").
+        transfer: Whether its tasks learn from patches of other pools too, which show enough of the parent.
+        transfer_threshold: How much is enough: share of the patch that the parent's foreground fills; or several shares
+            with commas between, for tasks of one, two and more levels inside.
+        curriculum: Whether its tasks begin one after the other, the outermost ones first.
+        curriculum_start: Share of the epochs after which tasks one level inside begin.
+        curriculum_end: Share of the epochs after which the innermost begin.
+        curriculum_ramp: Epochs over which the loss of a task that begins rises to its weight.
         pyramid_width: Channels of every level of the pyramid of `nnUNetTrainerMAMTLN`.
         pyramid_levels: How many of the encoder's deepest stages are its levels; fewer where it has no more below full
             resolution.
@@ -115,7 +132,23 @@ class Settings:
     region_embedding_size: int = 512
     region_embedding_file: str = "none"
     loss: Literal["nnunet", "published"] = "nnunet"
-    loss_weighting: Literal["equal"] = "equal"
+    loss_weighting: Literal[
+        "equal",
+        "fixed",
+        "kendall",
+        "liebel_koerner",
+        "dwa",
+        "pcgrad",
+        "cagrad",
+        "nash_mtl",
+        "upgrad",
+        "mgda",
+        "imtl_g",
+        "aligned_mtl",
+    ] = "equal"
+    loss_weights: str = "none"
+    loss_weight_lr: float = 1.0
+    dwa_temperature: float = 2.0
     dice_weight: float = 1.0
     bce_weight: float = 1.0
     class_head: Literal["evidence", "bottleneck", "own"] = "evidence"
@@ -137,6 +170,13 @@ class Settings:
     gate_unit: Literal["published", "after_norm", "none"] = "published"
     deformable_attention: Literal["deformable", "plain", "none"] = "deformable"
     deformable_stages: int = 2
+    nested_head: Literal["cga", "se", "plain"] = "cga"
+    transfer: bool = True
+    transfer_threshold: str = "0.01"
+    curriculum: bool = True
+    curriculum_start: float = 0.33
+    curriculum_end: float = 0.67
+    curriculum_ramp: int = 5
     pyramid_width: int = 64
     pyramid_levels: int = 4
     visual_attention: bool = True
@@ -166,8 +206,28 @@ class Settings:
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         _require(0 <= self.class_dropout < 1, "class_dropout", self.class_dropout, "at least 0 and less than 1")
         _require(0 < self.half_evidence < math.inf, "half_evidence", self.half_evidence, "positive and finite")
-        _require(0 < self.initial_lr < math.inf, "initial_lr", self.initial_lr, "positive and finite")
+        for name in ("initial_lr", "loss_weight_lr", "dwa_temperature"):
+            _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "positive and finite")
+        fixed = self.loss_weighting == "fixed"
+        expected = "NAME=WEIGHT,NAME=WEIGHT" if fixed else "none"
+        expected += f" where loss_weighting={self.loss_weighting}"
+        _require((self.loss_weights != "none") == fixed, "loss_weights", self.loss_weights, expected)
         _require(self.dice_weight + self.bce_weight > 0, "dice_weight", 0.0, "positive where bce_weight is 0")
+
+        _require(0 <= self.curriculum_ramp <= 10**9, "curriculum_ramp", self.curriculum_ramp, "at least 0")
+        _require(0 <= self.curriculum_end <= 1, "curriculum_end", self.curriculum_end, "between 0 and 1")
+        start = self.curriculum_start
+        _require(0 <= start <= self.curriculum_end, "curriculum_start", start, "between 0 and curriculum_end")
+        _require(bool(self.transfer_thresholds), "transfer_threshold", self.transfer_threshold, _SHARES)
+
+    @property
+    def transfer_thresholds(self) -> tuple[Fraction, ...]:
+        """The shares of `transfer_threshold`, exact: 0.4 of 1000 voxels are 400; none if they are no shares."""
+        try:
+            shares = tuple(Fraction(share) for share in self.transfer_threshold.split(","))
+        except (ValueError, ZeroDivisionError):
+            return ()
+        return shares if all(0 <= share <= 1 for share in shares) else ()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> "Settings":

@@ -61,12 +61,15 @@ class LabelCriterion(nn.Module):
 
     Args:
         loss: What nnU-Net's trainer builds.
+        offset: Added to it. Its Dice term is -Dice, at least -1: with 1 the sum is not negative, as terms that are
+            weighted must be.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, *, offset: float = 0.0) -> None:
         super().__init__()
         self.loss = loss
+        self.offset = offset
 
     def forward(self, segmentation: Tensor | list[Tensor], target: Tensor | list[Tensor], annotated: Tensor) -> Tensor:
         """Loss of logits and label maps: a scalar; the mask is not read."""
-        return cast(Tensor, self.loss(segmentation, target))
+        return cast(Tensor, self.loss(segmentation, target) + self.offset)

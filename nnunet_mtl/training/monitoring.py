@@ -10,6 +10,8 @@ from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import distributed as dist
 
 from nnunet_mtl.evaluation.classification import QuestionScores
+from nnunet_mtl.losses.partial import process_count
+from nnunet_mtl.losses.weighting import LossWeighting
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.training import progress
 from nnunet_mtl.training.annotation import CaseAnnotations
@@ -31,6 +33,7 @@ class MonitoredTrainer(CheckpointingTrainer):
         cases: Looks annotations up by case identifier.
         image_level: The questions about whole images.
         regression: The values per voxel.
+        weighting: Of the terms of the loss.
     """
 
     segments: ClassVar[bool] = True
@@ -38,6 +41,7 @@ class MonitoredTrainer(CheckpointingTrainer):
     cases: CaseAnnotations
     image_level: ImageLevelTraining
     regression: RegressionTraining
+    weighting: LossWeighting
 
     @property
     def loss_terms(self) -> tuple[str, ...]:
@@ -45,7 +49,7 @@ class MonitoredTrainer(CheckpointingTrainer):
         raise NotImplementedError
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log the mean of each loss term over batches with annotation, and how many had none."""
+        """Log the mean of each loss term over the batches that taught it, its weight, and how many taught nothing."""
         collated = self._gathered(train_outputs)
         counts = collated["annotated"] > 0
         self.logger.log("train_losses", _mean(collated["loss"], counts), self.current_epoch)
@@ -53,6 +57,10 @@ class MonitoredTrainer(CheckpointingTrainer):
             mean = _mean(collated[f"loss/{term}"], collated[f"present/{term}"] > 0)
             self.logger.log(progress.term_key(term), mean, self.current_epoch)
         self.logger.log(progress.UNANNOTATED, int((~counts).sum()), self.current_epoch)
+        if self._weighted_terms:
+            for term, weight in self.weighting.weights().items():
+                self.logger.log(progress.weight_key(term), weight, self.current_epoch)
+        self.weighting.end_epoch({term: _taught_mean(collated, term) for term in self.loss_terms})
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Log validation loss and pseudo Dice; what was not annotated is not available, not zero."""
@@ -83,10 +91,19 @@ class MonitoredTrainer(CheckpointingTrainer):
         per_region = np.asarray(self.logger.get_value("dice_per_class_or_region", step=-1))
         texts = [f"{task} {value:.4f}" for task, value in self._task_dice(per_region).items()]
         self.print_to_log_file("Pseudo dice per task:", ", ".join(texts))
+        weights = {term: self.logger.get_value(progress.weight_key(term), step=-1) for term in self._weighted_terms}
+        if weights:
+            texts = [f"{term} {weight:.4f}" for term, weight in weights.items()]
+            self.print_to_log_file("Weights of the loss:", ", ".join(texts))
         super().on_epoch_end()
         if self.local_rank == 0:
             log = self.logger.local_logger.my_fantastic_logging
             progress.plot_progress(log, self.tasks, self.loss_terms, Path(self.output_folder))
+
+    @property
+    def _weighted_terms(self) -> tuple[str, ...]:
+        """Names of the terms whose weights are logged: none where all are 1."""
+        return () if self.settings.loss_weighting == "equal" else self.loss_terms
 
     # ---- answers
 
@@ -185,7 +202,7 @@ class MonitoredTrainer(CheckpointingTrainer):
 
     def _pad_log(self, n_epochs: int) -> None:
         log = self.logger.local_logger.my_fantastic_logging
-        progress.pad_log(log, progress.logged_keys(self.tasks, self.loss_terms), n_epochs)
+        progress.pad_log(log, progress.logged_keys(self.tasks, self.loss_terms, self._weighted_terms), n_epochs)
 
 
 def _over_ranks(key: str, values: list[Any]) -> Any:
@@ -196,6 +213,13 @@ def _over_ranks(key: str, values: list[Any]) -> Any:
 
 def _mean(values: Any, where: Any) -> float:
     return float(np.mean(values[where])) if where.any() else 0.0
+
+
+def _taught_mean(collated: Mapping[str, Any], term: str) -> float:
+    """Mean of a term over the batches, on all ranks, that taught it; NaN if none did."""
+    taught = collated[f"present/{term}"].sum()
+    # a rank whose batch did not teach it has a 0, which the mean over ranks holds too
+    return float(collated[f"loss/{term}"].sum() * process_count() / taught) if taught else float("nan")
 
 
 def _number(value: float | None) -> float:

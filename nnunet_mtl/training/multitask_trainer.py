@@ -20,7 +20,6 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mtl.inference.case_files import number_of_channels
-from nnunet_mtl.losses.weighting import EqualWeights
 from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
@@ -30,7 +29,10 @@ from nnunet_mtl.training.annotated_foreground import AnnotatedForeground
 from nnunet_mtl.training.annotation import CaseAnnotations
 from nnunet_mtl.training.criterion import LabelCriterion, LossMode, RegionCriterion, segmentation_loss
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader, evidence_labels
+from nnunet_mtl.training.gradient_aggregation import METHODS as AGGREGATES_GRADIENTS
+from nnunet_mtl.training.gradient_aggregation import refuse_processes
 from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining, questions_of
+from nnunet_mtl.training.loss_weighting import BODY, HEAD, build_weighting, clip_gradients, optimise_weights
 from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
@@ -42,9 +44,6 @@ from nnunet_mtl.training.scoped import swapped
 from nnunet_mtl.training.training_cases import refuse_unknown_foreground
 
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
-CLIP_GRADIENT_NORM = 12.0  # nnU-Net's
-# The classification head is clipped by itself: its gradient leaves nothing to add to or take from the others' norm.
-CLIP_HEAD_NORM = 1.0
 
 
 class MultiTaskTrainer(MonitoredTrainer):
@@ -108,8 +107,10 @@ class MultiTaskTrainer(MonitoredTrainer):
                 f"{source}: nnunet_mtl.classification: {type(self).__name__} needs at least one question"
             )
         self.image_level = ImageLevelTraining(cases, settings, with_evidence=self.segments)
-        self.weighting = EqualWeights()
         super().__init__(plans, configuration, fold, without_targets(dataset_json, stored), device)
+        if self.is_ddp and self.settings.loss_weighting in AGGREGATES_GRADIENTS:
+            refuse_processes(self.settings.loss_weighting)
+        self.weighting = build_weighting(self.settings, self.loss_terms).to(self.device)
         if self.output_folder_base is not None:
             refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)
         self._pad_log(0)
@@ -139,7 +140,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             parts=parts,
             family=cls.family,
             method_options=cls.method_options(settings),
-            regressions=[task.name for task in tasks.regressions],
+            regressions=[task.name for task in tasks.regressions if cls.family.regresses],
             head_options=_head_options(settings, tasks),
             gates=settings.gates,
             questions=questions_of(tasks, with_evidence=cls.segments),
@@ -175,15 +176,21 @@ class MultiTaskTrainer(MonitoredTrainer):
         return {**MultiTaskTrainer.heads, **cls.heads}[name]
 
     def configure_optimizers(self) -> tuple[Any, Any]:
-        """Return nnU-Net's optimiser and scheduler; the classification head has its own weight decay."""
-        optimizer, scheduler = super().configure_optimizers()
+        """Return nnU-Net's optimiser and schedule; classification head and loss weights are groups of their own."""
+        optimizer, schedule = super().configure_optimizers()
+        (group,) = optimizer.param_groups
+        group["name"] = BODY
         head = list(self.head_parameters())
         if head:
-            (group,) = optimizer.param_groups
             group["params"] = [value for value in group["params"] if all(value is not other for other in head)]
             options = {name: value for name, value in group.items() if name != "params"}
-            optimizer.add_param_group({**options, "params": head, "weight_decay": self.settings.class_weight_decay})
-        return optimizer, scheduler
+            changes = {"name": HEAD, "weight_decay": self.settings.class_weight_decay}
+            optimizer.add_param_group({**options, **changes, "params": head})
+        return optimizer, optimise_weights(optimizer, schedule, self.weighting, self.settings.loss_weight_lr)
+
+    def _do_i_compile(self) -> bool:
+        """Return whether nnU-Net would compile, unless a compiled backward pass would have to run once a term."""
+        return self.settings.loss_weighting not in AGGREGATES_GRADIENTS and bool(super()._do_i_compile())
 
     def initialize(self) -> None:
         """Build network, optimiser and loss as nnU-Net does, and say what is trained."""
@@ -195,11 +202,13 @@ class MultiTaskTrainer(MonitoredTrainer):
         self.print_to_log_file(f"nnunet_mtl: {len(self.tasks.tasks)} tasks, settings {self.settings}")
         if text := self.regression.describe(type(self).__name__):
             self.print_to_log_file(f"nnunet_mtl: {text}")
+        if self.settings.loss_weighting in AGGREGATES_GRADIENTS:
+            self.print_to_log_file("nnunet_mtl: a backward pass for every term of the loss, and no torch.compile")
 
     def _build_loss(self) -> nn.Module:
         stock = super()._build_loss()
         if not self.label_manager.has_regions:
-            return LabelCriterion(stock)
+            return LabelCriterion(stock, offset=float(self.settings.loss_weighting != "equal"))
         published = self.loss_mode == "masked" and self.settings.loss == "published"
         loss = segmentation_loss(
             self.published_loss if published else self.loss_mode,
@@ -247,11 +256,21 @@ class MultiTaskTrainer(MonitoredTrainer):
             )
             share, evidence = self.settings.evidence_crops, evidence_labels(self.cases.tasks)
             known = AnnotatedForeground(self.regression.with_targets(dataset, kwargs), self.cases.tasks)
-            return EvidenceCropLoader(known, *args, evidence=evidence, share=share, **kwargs)
+            return self.patch_loader(dataset, known, *args, evidence=evidence, share=share, **kwargs)
 
         with swapped(TrainerModule, "nnUNetDataLoader", loader):
             loaders: tuple[Any, Any] = super().get_dataloaders()
         return loaders
+
+    def patch_loader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loader of a data set; a hook for trainers.
+
+        Args:
+            dataset: nnU-Net's, one of those that `get_tr_and_val_datasets` returned.
+            *args: Of the loader; the first is the same data set as it is to be read.
+            **kwargs: The same by name.
+        """
+        return EvidenceCropLoader(*args, **kwargs)
 
     # ---- a step
 
@@ -362,24 +381,15 @@ class MultiTaskTrainer(MonitoredTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         _, _, known, losses = self._forward(batch, training=True)
         present = self.present(known)
-        total = self.weighting(losses, present)
-        if self.grad_scaler is not None:  # pragma: no cover - CUDA only
-            self.grad_scaler.scale(total).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-            self._clip_gradients()
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        else:
-            torch.autograd.backward(total)
-            self._clip_gradients()
-            self.optimizer.step()
+        # without a scaler one that is switched off, which scales by 1 and steps as the optimiser does
+        scaler = self.grad_scaler or torch.amp.GradScaler("cpu", enabled=False)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        total = self.weighting.backward(losses, present, parameters, scaler.scale)
+        scaler.unscale_(self.optimizer)
+        clip_gradients(self.optimizer)
+        scaler.step(self.optimizer)
+        scaler.update()
         return _numbers(total, losses, known, present)
-
-    def _clip_gradients(self) -> None:
-        body, *head = self.optimizer.param_groups
-        nn.utils.clip_grad_norm_(body["params"], CLIP_GRADIENT_NORM)
-        for group in head:
-            nn.utils.clip_grad_norm_(group["params"], CLIP_HEAD_NORM)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return loss terms and, over annotated regions only, the counts of the pseudo Dice."""
@@ -392,10 +402,11 @@ class MultiTaskTrainer(MonitoredTrainer):
             tp, fp, fn = region_counts(logits, target, known.annotated)
         else:
             tp, fp, fn = label_counts(logits, target, self.label_manager.ignore_label)
-        total = torch.stack(list(losses.values())).sum()
+        present = self.present(known)
+        total = self.weighting(losses, present)
         answers = self.image_level.numbers(output, known, conditioned=self.bare_network.conditioned)
         return {
-            **_numbers(total, losses, known, self.present(known)),
+            **_numbers(total, losses, known, present),
             **self.regression.numbers(output.regression, known.voxels),
             "tp_hard": tp,
             "fp_hard": fp,

@@ -17,7 +17,10 @@ OVERRIDES = (
         v2_8_1="0ae31d90095f",
     ),
     Override.of(
-        "configure_optimizers", "extended", "momentum; weight decay of the classification head", v2_8_1="48c2f8330a83"
+        "configure_optimizers",
+        "extended",
+        "momentum; groups of classification head and loss weights",
+        v2_8_1="48c2f8330a83",
     ),
     Override.of(
         "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
@@ -26,6 +29,12 @@ OVERRIDES = (
         v2_8_1="d97ac04b489d",
     ),
     Override.of("initialize", "extended", "says what runs", v2_8_1="5732dd44ffbb"),
+    Override.of(
+        "_do_i_compile",
+        "extended",
+        "not where the backward pass runs once for every term of the loss",
+        v2_8_1="37eb59cc2ddb",
+    ),
     Override.of(
         "_build_loss",
         "extended",
@@ -50,6 +59,12 @@ OVERRIDES = (
         "replaced",
         "the task goes into the network, the annotation mask into the loss",
         v2_8_1="c8993de84c8c",
+    ),
+    Override.of(
+        "on_train_epoch_start",
+        "extended",
+        "nested tasks: the pools of those that begin are opened",
+        v2_8_1="49f31d4c1608",
     ),
     Override.of(
         "on_train_epoch_end",

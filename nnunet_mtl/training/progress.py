@@ -27,17 +27,23 @@ def term_key(term: str) -> str:
     return f"loss/{term}"
 
 
+def weight_key(term: str) -> str:
+    """Name under which the weight of a term is logged, where terms are weighted."""
+    return f"weight/{term}"
+
+
 def class_key(question: str, metric: str) -> str:
     """Name under which a metric of a question is logged; the metrics are `CLASS_METRICS`."""
     return f"class/{question}/{metric}"
 
 
-def logged_keys(tasks: TaskSet, terms: Sequence[str]) -> list[str]:
-    """Every key that is logged once per epoch on top of nnU-Net's own."""
+def logged_keys(tasks: TaskSet, terms: Sequence[str], weighted: Sequence[str] = ()) -> list[str]:
+    """Every key that is logged once per epoch on top of nnU-Net's own; `weighted` are the terms that have a weight."""
     dice = [task_key(task.name) for task in tasks.tasks]
     answers = [class_key(question.name, metric) for question in tasks.classification for metric in CLASS_METRICS]
     errors = [mae_key(task.name) for task in tasks.regressions]
-    return [*dice, *(term_key(term) for term in terms), UNANNOTATED, *errors, *answers]
+    weights = [weight_key(term) for term in weighted]
+    return [*dice, *(term_key(term) for term in terms), *weights, UNANNOTATED, *errors, *answers]
 
 
 def dice_per_task(tasks: TaskSet, dice_per_region: FloatArray) -> dict[str, float]:
@@ -55,18 +61,19 @@ def pad_log(log: dict[str, list[Any]], keys: Sequence[str], n_epochs: int) -> No
 
 
 def plot_progress(log: Mapping[str, Sequence[float]], tasks: TaskSet, terms: Sequence[str], folder: Path) -> None:
-    """Draw `progress_mtl.png` over epochs: pseudo Dice of each task, loss terms, and below them the questions.
+    """Draw `progress_mtl.png` over epochs: pseudo Dice of each task, loss terms, their weights, and the questions.
 
     Args:
-        log: nnU-Net's local log with our keys.
+        log: nnU-Net's local log with our keys; weights are drawn if it has some.
         tasks: Whose names are the curves.
         terms: Names of the loss terms.
         folder: Where the figure goes.
     """
     questions = tasks.classification
-    n_panels = 3 if questions else 2
+    weighted = [term for term in terms if weight_key(term) in log]
+    n_panels = 2 + bool(weighted) + bool(questions)
     figure = Figure(figsize=(10, 5 * n_panels), layout="constrained")
-    upper, lower, *answers = panels = figure.subplots(n_panels, 1, sharex=True)
+    upper, lower, *others = panels = figure.subplots(n_panels, 1, sharex=True)
     for task in tasks.tasks:
         upper.plot(log[task_key(task.name)], label=task.name)
     upper.set(ylabel="pseudo Dice", ylim=(0, 1))
@@ -74,7 +81,11 @@ def plot_progress(log: Mapping[str, Sequence[float]], tasks: TaskSet, terms: Seq
         lower.plot(log[term_key(term)], label=f"{term} (training)")
     lower.plot(log["val_losses"], label="total (validation)", linestyle="--")
     lower.set(ylabel="loss")
-    for axes in answers:
+    for axes in others[: bool(weighted)]:
+        for term in weighted:
+            axes.plot(log[weight_key(term)], label=term)
+        axes.set(ylabel="weight of the loss term")
+    for axes in others[bool(weighted) :]:
         for question in questions:
             _plot_question(axes, log, question.name)
         axes.set(ylabel="answers", ylim=(0, 1))

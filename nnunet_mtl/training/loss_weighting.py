@@ -1,0 +1,120 @@
+"""The weights of the loss terms in a training run: built from the settings, optimised, saved and restored."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from nnunet_mtl.losses.weighting import (
+    DynamicWeightAverage,
+    EqualWeights,
+    FixedWeights,
+    KendallWeights,
+    LiebelKoernerWeights,
+    LossWeighting,
+    fixed_factors,
+)
+from nnunet_mtl.settings import Settings
+from nnunet_mtl.training.gradient_aggregation import METHODS, GradientAggregation
+
+STATE = "nnunet_mtl_loss_weighting"
+BODY, HEAD, WEIGHTS = "body", "classification head", "loss weights"
+# Largest gradient norm by group of parameters: nnU-Net's, and 1 for what its norm is not to mix with. The gradient of a
+# classification head leaves nothing to add to or take from the others' norm, and a weight must not brake the network.
+CLIP_GRADIENT_NORM = {BODY: 12.0, HEAD: 1.0, WEIGHTS: 1.0}
+
+
+def build_weighting(settings: Settings, terms: Sequence[str]) -> LossWeighting:
+    """Return the weighting that the settings name.
+
+    Args:
+        settings: Of the run.
+        terms: Names of the terms of its loss.
+
+    Raises:
+        LossWeightingError: If fixed weights are not those of the terms.
+        GradientAggregationError: If a package that aggregates gradients is not installed.
+    """
+    if settings.loss_weighting in METHODS:
+        return GradientAggregation(terms, settings.loss_weighting)
+    if settings.loss_weighting == "fixed":
+        return FixedWeights(terms, fixed_factors(settings.loss_weights, terms))
+    if settings.loss_weighting == "dwa":
+        return DynamicWeightAverage(terms, settings.dwa_temperature)
+    if settings.loss_weighting == "kendall":
+        return KendallWeights(terms)
+    if settings.loss_weighting == "liebel_koerner":
+        return LiebelKoernerWeights(terms)
+    return EqualWeights(terms)
+
+
+def optimise_weights(optimizer: Any, schedule: Any, weighting: LossWeighting, lr_factor: float) -> Any:
+    """Add the weights to the optimiser as a group of their own, and let their state travel in its state.
+
+    The group has no weight decay, which would pull the weights towards 1, and no momentum: with nnU-Net's 0.99 a weight
+    swings about its optimum for hundreds of steps.
+
+    Args:
+        optimizer: nnU-Net's, whose first group is the network.
+        schedule: nnU-Net's learning rate schedule, which sets the same learning rate for every group.
+        weighting: What is to be learned, and what is to be kept.
+        lr_factor: Learning rate of the weights in that of the network.
+
+    Returns:
+        The schedule, which now respects the factor.
+    """
+    _keep_with(optimizer, weighting)
+    learned = list(weighting.parameters())
+    if not learned:
+        return schedule
+    options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+    changes = {"name": WEIGHTS, "weight_decay": 0.0, "momentum": 0.0, "lr_factor": lr_factor}
+    optimizer.add_param_group({**options, **changes, "params": learned})
+    return FactoredSchedule(schedule)
+
+
+class FactoredSchedule:
+    """A schedule of nnU-Net's, then every group's learning rate times its `lr_factor`, if it has one.
+
+    Args:
+        schedule: What sets the learning rate of all groups.
+    """
+
+    def __init__(self, schedule: Any) -> None:
+        self.schedule = schedule
+
+    def step(self, current_step: int | None = None) -> None:
+        """Set the learning rates of an epoch, counted from 0."""
+        self.schedule.step(current_step)
+        for group in self.schedule.optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
+
+
+def clip_gradients(optimizer: Any) -> None:
+    """Clip every group of parameters by its own norm, see `CLIP_GRADIENT_NORM`."""
+    for group in optimizer.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], CLIP_GRADIENT_NORM[group["name"]])
+
+
+def _keep_with(optimizer: Any, weighting: LossWeighting) -> None:
+    """Write the weighting's state into the optimiser's, which nnU-Net saves and restores, and read it from there.
+
+    The values of parameters and the losses of past epochs are in no optimiser's state, and not in the network's.
+    """
+
+    def write(_: Any, state: dict[str, Any]) -> None:
+        if values := dict(weighting.state_dict()):
+            state[STATE] = {name: value.detach().cpu().clone() for name, value in values.items()}
+
+    def read(optimizer: Any, state: dict[str, Any]) -> None:
+        if STATE in state:
+            weighting.load_state_dict(state[STATE])
+        # groups of checkpoints that are older than names
+        names = [group["name"] for group in optimizer.param_groups]
+        if len(names) == len(state["param_groups"]):
+            state["param_groups"] = [
+                {"name": name, **group} for name, group in zip(names, state["param_groups"], strict=True)
+            ]
+
+    optimizer.register_state_dict_post_hook(write)
+    optimizer.register_load_state_dict_pre_hook(read)

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.answers import read_case_answers
 from nnunet_mtl.inference.integrity import file_problem
+from nnunet_mtl.inference.regression import FOLDER
 from nnunet_mtl.inference.stages import Model
 from nnunet_mtl.inference.workers import Failure, attempt
 from nnunet_mtl.task_maps import LabelMap
@@ -50,10 +51,12 @@ def unfinished(
     save_probabilities: bool,
     task_maps: tuple[LabelMap, ...],
     questions: tuple[ClassificationTask, ...],
+    values: Iterable[str] = (),
 ) -> str:
     """Say why a case is to be predicted (again), in words; empty if everything of it is there and whole."""
     ending = str(model.dataset_json["file_ending"])
-    maps = [folder / f"{case}{ending}", *(folder / task.name / f"{case}{ending}" for task in task_maps)]
+    folders = [folder, *(folder / task.name for task in task_maps), *(folder / FOLDER / task for task in values)]
+    maps = [place / f"{case}{ending}" for place in folders]
     others = [folder / f"{case}{extra}" for extra in (".npz", ".pkl")] if save_probabilities else []
     missing = [path.name for path in (*maps, *others) if not path.is_file()]
     if missing:

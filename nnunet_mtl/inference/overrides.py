@@ -59,16 +59,23 @@ OVERRIDES = (
     Override.of(
         "manual_initialization", "extended", "tasks, questions and settings of the model", v2_8_1="2d91a136e0e9"
     ),
-    Override.of("predict_logits_from_preprocessed_data", "extended", "answers of each fold", v2_8_1="0511306e59b4"),
-    Override.of("predict_sliding_window_return_logits", "extended", "answers of a network", v2_8_1="aedfd07402fc"),
+    Override.of(
+        "predict_logits_from_preprocessed_data", "extended", "answers and values of each fold", v2_8_1="0511306e59b4"
+    ),
+    Override.of(
+        "predict_sliding_window_return_logits", "extended", "answers and values of a network", v2_8_1="aedfd07402fc"
+    ),
     Override.of(
         "_internal_predict_sliding_window_return_logits",
         "extended",
-        "a sliding window that is tried again answers once",
+        "a sliding window that is tried again answers once; channels for the values per voxel",
         v2_8_1="c22b59e40406",
     ),
     Override.of(
-        "_internal_maybe_mirror_and_predict", "extended", "answers of a patch and its mirrors", v2_8_1="220a7ee99a71"
+        "_internal_maybe_mirror_and_predict",
+        "extended",
+        "answers and values of a patch and its mirrors",
+        v2_8_1="220a7ee99a71",
     ),
 )
 

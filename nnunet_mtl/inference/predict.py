@@ -26,6 +26,7 @@ from nnunet_mtl.inference.answers import CSV_NAME, CaseAnswer, forget_answers, w
 from nnunet_mtl.inference.case_files import CaseFiles, find_cases
 from nnunet_mtl.inference.done import ARGUMENTS, refuse_other_predictions, unfinished
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
+from nnunet_mtl.inference.regression import FOLDER, refuse_unwritable
 from nnunet_mtl.inference.request import PredictError, PredictOptions, device_to_use
 from nnunet_mtl.inference.stages import Export, Model, Prepared, export, prepare
 from nnunet_mtl.inference.workers import Failure, Job, Workers, ahead, attempt
@@ -105,9 +106,13 @@ class _Run:
         tasks = predictor.tasks or TaskSet.from_dataset_json(dataset_json)
         self.ending = str(dataset_json["file_ending"])
         self.tasks = tuple(task.name for task in tasks.tasks)
+        self.values = tuple(task.name for task in predictor.regressions)
         if options.tasks:
-            predictor.select_tasks(options.tasks)
-            self.tasks = tuple(name for name in self.tasks if name in options.tasks)
+            predictor.select_tasks([name for name in options.tasks if name not in self.values])
+            self.tasks, self.values = (
+                tuple(name for name in names if name in options.tasks) for names in (self.tasks, self.values)
+            )
+        refuse_unwritable(predictor.plans_manager.image_reader_writer_class, predictor.regressions)
         self.task_maps = task_maps(tasks, self.tasks, dataset_json) if options.save_per_task else ()
         self.questions = _asked(predictor, tasks, self.tasks)
         self.evidence = {
@@ -146,6 +151,8 @@ class _Run:
             "step_size": options.step_size,
             "mirroring": not options.disable_tta,
         }
+        if self.values:
+            made_by["values"] = list(self.values)
         if options.continue_prediction:
             refuse_other_predictions(folder, made_by)
         try:
@@ -158,6 +165,8 @@ class _Run:
             for task in self.task_maps:
                 (folder / task.name).mkdir(exist_ok=True)
                 write_json(folder / task.name / "dataset.json", task.dataset_json)
+            for name in self.values:
+                (folder / FOLDER / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PredictError(f"{folder}: cannot be written to ({error.strerror}); give another -o") from None
 
@@ -169,6 +178,7 @@ class _Run:
             save_probabilities=self.options.save_probabilities,
             task_maps=self.task_maps,
             questions=self.questions,
+            values=self.values,
         )
         if not problem:
             self.report.kept.append(case)
@@ -188,9 +198,15 @@ class _Run:
                 if isinstance(predicted, Failure):
                     self._finish(case.name, predicted, bar)
                     continue
-                logits, answers = predicted
+                logits, answers, values = predicted
                 job = Export(
-                    case.name, options.output, options.save_probabilities, self.task_maps, answers, self.evidence
+                    case.name,
+                    options.output,
+                    options.save_probabilities,
+                    self.task_maps,
+                    answers,
+                    self.evidence,
+                    values,
                 )
                 writing.append((case.name, writers.submit(export, self.model, logits, prepared.properties, job)))
                 if len(writing) > writers.number:
@@ -199,8 +215,10 @@ class _Run:
             for name, written in writing:
                 self._finish(name, written.result(), bar)
 
-    def _predict(self, prepared: Prepared) -> tuple[npt.NDArray[np.floating[Any]], dict[str, CaseAnswer]]:
-        """Return the logits of a case, (R, *spatial), and the answers to the questions."""
+    def _predict(
+        self, prepared: Prepared
+    ) -> tuple[npt.NDArray[np.floating[Any]], dict[str, CaseAnswer], dict[str, npt.NDArray[np.float32]]]:
+        """Return the logits of a case, (R, *spatial), the answers to the questions, and the values per voxel."""
         logits = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(prepared.data)).cpu()
         if not all(bool(torch.isfinite(region).all()) for region in logits):
             raise PredictError("the network's output is not finite; look for NaN in the image and in the training log")
@@ -212,7 +230,11 @@ class _Run:
                 raise PredictError(f"the network's answer to {question.name!r} is not finite")
             by_class = dict(zip(question.classes, of_classes, strict=True))
             answers[question.name] = CaseAnswer(by_class, classes[question.name])
-        return logits.numpy(), answers
+        values = {name: self.predictor.values[name].numpy() for name in self.values}
+        for name, of_voxels in values.items():
+            if not np.isfinite(of_voxels).all():
+                raise PredictError(f"the network's values of {name!r} are not finite; look for NaN in the image")
+        return logits.numpy(), answers, values
 
     def _finish(self, case: str, outcome: Any, bar: Any) -> None:
         if isinstance(outcome, Failure):

@@ -4,9 +4,10 @@ Segmentations are nnU-Net's own, bit by bit: each of its methods is extended and
 models, see `nnunet_mtl.inference.overrides`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.calibration import Calibration, answer, read_calibrations
 from nnunet_mtl.inference.combination import Combination, PatchAnswers, combine
 from nnunet_mtl.inference.model_folder import Fold, build_network, read_model
+from nnunet_mtl.inference.regression import beside_logits, more_heads, regressions_of
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.settings import Settings
-from nnunet_mtl.tasks import ClassificationTask, TaskSet
+from nnunet_mtl.tasks import ClassificationTask, RegressionTask, TaskSet
 
 
 class PredictionError(UserError):
@@ -41,15 +43,21 @@ class MultiTaskPredictor(nnUNetPredictor):
         calibrations: For each fold, the calibration of each question; empty for a network that was handed over.
         answers: Of the case last predicted: for each fold the answers for each patch. Empty if the model has no
             questions, or predicting the case failed.
+        regressions: What the network predicts as a value per voxel, with the scale of each.
+        values: Of the case last predicted, like `answers`: the values of each regression task in the unit of its
+            target, (*spatial) float32 on the CPU, the mean over the folds.
     """
 
     tasks: TaskSet | None = None
     calibrations: Sequence[dict[str, Calibration]] = ()
     answers: Sequence[Sequence[PatchAnswers]] = ()
+    regressions: tuple[RegressionTask, ...] = ()
+    values: Mapping[str, Tensor] = MappingProxyType({})
     network: Any
     _combination: Combination
     _folds: list[list[PatchAnswers]] | None = None  # of a case whose folds are predicted just now
     _window: list[PatchAnswers]  # of the sliding window that runs just now
+    _values: Tensor | None = None  # the sum over the folds that are done of such a case, (D, *spatial)
 
     def initialize_from_trained_model_folder(
         self,
@@ -103,7 +111,8 @@ class MultiTaskPredictor(nnUNetPredictor):
         settings = block.get("settings", {}) if ours else {}
         source = "plans.json: nnunet_mtl.settings"
         self._combination = Combination.from_settings(Settings.from_mapping(settings, source))
-        self.calibrations, self.answers = (), ()
+        self.calibrations, self.answers, self.values = (), (), {}
+        self.regressions = regressions_of(configuration_manager.network_arch_init_kwargs, block) if ours else ()
 
     @property
     def questions(self) -> tuple[ClassificationTask, ...]:
@@ -167,27 +176,40 @@ class MultiTaskPredictor(nnUNetPredictor):
         Args:
             data: Preprocessed image, (C, *spatial).
         """
-        self.answers = ()
-        self._folds = []
+        self.answers, self.values = (), {}
+        self._folds, self._values = [], None
         try:
             logits: Tensor = super().predict_logits_from_preprocessed_data(data)
             self.answers = self._folds if any(self._folds) else ()
+            self.values = self._in_units(self._values, n_folds=len(self._folds))
         finally:
-            self._folds = None
+            self._folds, self._values = None, None
         return logits
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
         """Run one network over an image as nnU-Net does, (R, *spatial), and keep what it says of each patch."""
         if self._folds is None:
-            self.answers = ()
-        logits: Tensor = super().predict_sliding_window_return_logits(input_image)
+            self.answers, self.values = (), {}
+        both: Tensor = super().predict_sliding_window_return_logits(input_image)
+        n_logits = len(both) - len(self.regressions)
+        values = both[n_logits:].float().cpu()  # half precision would round the sum over the folds
         fold = [patch.cpu() for patch in self._window]
         if self._folds is not None:
             self._folds.append(fold)
-        elif fold:
-            self.answers = (fold,)
-        return logits
+            self._values = values if self._values is None else self._values + values
+        else:
+            self.answers = (fold,) if fold else ()
+            self.values = self._in_units(values, n_folds=1)
+        return both[:n_logits] if self.regressions else both
+
+    def _in_units(self, values: Tensor | None, *, n_folds: int) -> dict[str, Tensor]:
+        if values is None:
+            return {}
+        return {
+            task.name: of_task * ((task.scale or 1.0) / n_folds)
+            for task, of_task in zip(self.regressions, values, strict=True)
+        }
 
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(
@@ -195,7 +217,8 @@ class MultiTaskPredictor(nnUNetPredictor):
     ) -> Tensor:
         # nnU-Net runs this again where the device had too little memory: what was said until then does not count
         self._window = []
-        logits: Tensor = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
+        with more_heads(self, len(self.regressions)):
+            logits: Tensor = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
         return logits
 
     @torch.inference_mode()
@@ -205,10 +228,10 @@ class MultiTaskPredictor(nnUNetPredictor):
 
         def listening(view: Tensor) -> Any:
             output: MultiTaskOutput = network(view, full_output=True)
-            views.append(replace(output, segmentation=[]))  # the voxels would fill the memory
-            return output.segmentation
+            views.append(replace(output, segmentation=[], regression={}))  # the voxels would fill the memory
+            return beside_logits(output, self.regressions) if self.regressions else output.segmentation
 
-        if self.questions:
+        if self.questions or self.regressions:
             self.network = listening
         try:
             logits: Tensor = super()._internal_maybe_mirror_and_predict(x)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunet_mtl.evaluation.spacing import with_thickness
 from nnunet_mtl.inference.answers import CaseAnswer, write_case_answers
 from nnunet_mtl.inference.case_files import CaseFiles, number_of_channels
+from nnunet_mtl.inference.regression import FOLDER, on_original_grid, write_values
 from nnunet_mtl.task_maps import LabelMap, region_map
 
 
@@ -49,6 +50,7 @@ class Export:
         task_maps: The maps of single tasks, each into a folder of the task's name.
         answers: By question; the evidence volume is filled in here.
         evidence: Channel of the evidence region, of those questions that have one.
+        values: By regression task, the values per voxel at the network's spacing, in the unit of the target.
     """
 
     case: str
@@ -57,6 +59,7 @@ class Export:
     task_maps: tuple[LabelMap, ...]
     answers: Mapping[str, CaseAnswer]
     evidence: Mapping[str, int]
+    values: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 def prepare(model: Model, verbose: bool, case: CaseFiles) -> Prepared:
@@ -97,6 +100,7 @@ def export(model: Model, logits: npt.NDArray[np.floating[Any]], properties: dict
         for task in job.task_maps:
             (aside / task.name).mkdir()
             _export(model, logits[list(task.channels)], properties, task.dataset_json, aside / task.name / job.case)
+        _export_values(model, properties, job, aside)
         volumes = {channel: _volume(model, logits, properties, channel) for channel in set(job.evidence.values())}
         answers = {
             name: replace(answer, evidence_volume_mm3=volumes[job.evidence[name]]) if name in job.evidence else answer
@@ -126,6 +130,14 @@ def _export(
     )
 
 
+def _export_values(model: Model, properties: Any, job: Export, aside: Path) -> None:
+    ending = str(model.dataset_json["file_ending"])
+    for task, values in job.values.items():
+        (aside / FOLDER / task).mkdir(parents=True)
+        (whole,) = on_original_grid(values[None], model.plans_manager, model.configuration_manager, properties)
+        write_values(whole, aside / FOLDER / task / f"{job.case}{ending}", aside / f"{job.case}{ending}")
+
+
 def _volume(model: Model, logits: Any, properties: Any, channel: int) -> float:
     """Return the volume of a predicted region in mm3."""
     description = region_map(channel)
@@ -149,8 +161,9 @@ def voxel_volume(spacing_mm: Sequence[float]) -> float:
 
 
 def _publish(aside: Path, job: Export, ending: str, answers: Mapping[str, CaseAnswer]) -> None:
-    for path in aside.glob("*/*"):
-        path.replace(job.folder / path.parent.name / path.name)
+    for path in [*aside.glob("*/*"), *aside.glob("*/*/*")]:
+        if path.is_file():
+            path.replace(job.folder / path.relative_to(aside))
     for extra in (".npz", ".pkl"):
         if job.save_probabilities:
             (aside / f"{job.case}{extra}").replace(job.folder / f"{job.case}{extra}")

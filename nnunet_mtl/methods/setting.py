@@ -118,8 +118,8 @@ def setting_of(path: Path, configuration: str) -> Setting:
         f"{path.stem}, {configuration} of {folder.name}",
         resolved.configuration["architecture"],
         tuple(resolved.patch_size),
-        determine_num_input_channels(manager, resolved, dataset_json),
-        replace(tasks, classification=()),
+        determine_num_input_channels(manager, resolved, dataset_json) - len(tasks.regressions),
+        replace(tasks, classification=(), regressions=()),
         plans.get("nnunet_mtl", {}),
     )
 

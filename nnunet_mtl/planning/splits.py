@@ -43,8 +43,9 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
     tasks = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
     cases = _training_cases(raw, dataset_json)
     tasks.require_cases(cases)
-    annotated = np.array([tasks.annotated(case) for case in cases], dtype=bool)
-    folds = assign_folds(annotated, _patients(tasks, cases), tasks.regions, n_folds, seed)
+    names = (*tasks.regions, *(task.name for task in tasks.regressions))
+    annotated = np.array([(*tasks.annotated(case), *tasks.regressed(case)) for case in cases], dtype=bool)
+    folds = assign_folds(annotated, _patients(tasks, cases), names, n_folds, seed)
     splits = [
         {
             "train": [case for case, held_out in zip(cases, folds != fold, strict=True) if held_out],
@@ -56,7 +57,7 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
     if not overwrite:
         _refuse_other(target, splits, "runs may already use it; --overwrite replaces it")
     write_json(target, splits)
-    return f"{target}\n{_table(annotated, folds, tasks.regions)}"
+    return f"{target}\n{_table(annotated, folds, names)}"
 
 
 def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:

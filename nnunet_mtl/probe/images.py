@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_mtl._messages import listed
+from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.inference.model_folder import TrainedModel
 from nnunet_mtl.probe.folds import ProbeError
 
@@ -38,6 +39,7 @@ class Images:
                 f"{folder}: {len(missing)} of {len(cases)} labelled cases are not preprocessed: {listed(missing)}; run "
                 f"nnUNetv2_preprocess -d {preprocessed.name} -plans_name {manager.plans_name} -c {model.configuration}"
             )
+        self._n_channels = number_of_channels(model.dataset_json)
         self._foreground = manager.get_label_manager(model.dataset_json).foreground_labels
         previous = configuration.previous_stage_name
         predicted = None
@@ -58,7 +60,7 @@ class Images:
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for case in self.cases:
             data, _, previous, _ = self._data.load_case(case)
-            image = np.array(data[:])
+            image = np.array(data[: self._n_channels])  # regression targets lie behind the image
             if previous is not None:
                 one_hot = convert_labelmap_to_one_hot(previous[:], self._foreground, output_dtype=image.dtype)
                 image = np.vstack((image, one_hot))

@@ -7,9 +7,25 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, nn
 
+from nnunet_mtl.networks.cross_attention import CrossTaskBottleneck
+from nnunet_mtl.networks.ctan import CrossAttentionStreams
+from nnunet_mtl.networks.mtan import AttentionStreams, ResidualAttentionStreams
+from nnunet_mtl.networks.mtan_decoder import AttentionDecoders
+from nnunet_mtl.networks.pyramid_unet import PyramidPlainConvUNet, PyramidResidualEncoderUNet
+from nnunet_mtl.networks.streamed_unet import StreamedPlainConvUNet, StreamedResidualEncoderUNet
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
 
 OURS = {"plain": TaskGuidedPlainConvUNet, "residual": TaskGuidedResidualEncoderUNet}
+PYRAMIDS = {"plain": PyramidPlainConvUNet, "residual": PyramidResidualEncoderUNet}
+STREAMED = {"plain": StreamedPlainConvUNet, "residual": StreamedResidualEncoderUNet}
+STREAMS: dict[str, dict[str, Any]] = {
+    "hps": {},
+    "mtan": {"streams": AttentionStreams, "decoders": AttentionDecoders},
+    "mtan_resnet": {"streams": ResidualAttentionStreams},
+    "ctan_encoder": {"streams": CrossAttentionStreams},
+    "ctan_bottleneck": {"streams": AttentionStreams, "stream_bottleneck": CrossTaskBottleneck},
+    "ctan": {"streams": CrossAttentionStreams, "stream_bottleneck": CrossTaskBottleneck},
+}
 STOCK = {"plain": PlainConvUNet, "residual": ResidualEncoderUNet}
 
 
@@ -61,6 +77,57 @@ def build() -> Callable[..., nn.Module]:
         return network
 
     return build
+
+
+@pytest.fixture
+def build_pyramid() -> Callable[..., nn.Module]:
+    """Builds a seeded tiny network with a pyramid of eight channels; five regions of three tasks by default."""
+
+    def build_pyramid(
+        kind: str = "plain",
+        *,
+        dimensions: int = 2,
+        features: Sequence[int] = (4, 6, 8, 8, 8),
+        strides: Sequence[Any] = (),
+        kernels: Sequence[Any] = (),
+        options: dict[str, Any] | None = None,
+        **own: Any,
+    ) -> nn.Module:
+        torch.manual_seed(0)
+        own.setdefault("task_of_region", [0, 0, 1, 2, 2])
+        own.setdefault("num_classes", len(own["task_of_region"]))
+        own["method_options"] = {"width": 8, "levels": 4, "adaptive_output": "product"} | (options or {})
+        network = PYRAMIDS[kind](**(architecture_kwargs(kind, dimensions, features, strides, kernels, 1) | own))
+        network.apply(network.initialize)
+        return network
+
+    return build_pyramid
+
+
+@pytest.fixture
+def build_streamed() -> Callable[..., nn.Module]:
+    """Builds a seeded tiny network with task streams; five regions of three tasks unless told otherwise."""
+
+    def build_streamed(
+        method: str = "hps",
+        kind: str = "plain",
+        *,
+        dimensions: int = 2,
+        features: Sequence[int] = (4, 6, 8),
+        strides: Sequence[Any] = (),
+        kernels: Sequence[Any] = (),
+        convs: int = 2,
+        **own: Any,
+    ) -> nn.Module:
+        torch.manual_seed(0)
+        own.setdefault("task_of_region", [0, 2, 1, 0, 2])
+        own.setdefault("num_classes", len(own["task_of_region"]))
+        kwargs = architecture_kwargs(kind, dimensions, features, strides, kernels, convs)
+        network = STREAMED[kind](**(kwargs | STREAMS[method] | own))
+        network.apply(network.initialize)
+        return network
+
+    return build_streamed
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ not. So this module only re-exports, by explicit imports: an editable install do
 
 from nnunet_mtl.trainers.nnUNetTrainerACSNet import nnUNetTrainerACSNet
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
-from nnunet_mtl.trainers.nnUNetTrainerCTAN import nnUNetTrainerCTAN
 from nnunet_mtl.trainers.nnUNetTrainerCondDec import nnUNetTrainerCondDec
 from nnunet_mtl.trainers.nnUNetTrainerCondInput import nnUNetTrainerCondInput
 from nnunet_mtl.trainers.nnUNetTrainerCondNO import nnUNetTrainerCondNO
+from nnunet_mtl.trainers.nnUNetTrainerCTAN import nnUNetTrainerCTAN
 from nnunet_mtl.trainers.nnUNetTrainerDoDNet import nnUNetTrainerDoDNet
 from nnunet_mtl.trainers.nnUNetTrainerHPS import nnUNetTrainerHPS
 from nnunet_mtl.trainers.nnUNetTrainerMAMTLN import nnUNetTrainerMAMTLN

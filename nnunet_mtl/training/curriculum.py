@@ -10,7 +10,7 @@ class Curriculum:
     """The weight of every task's loss in every epoch.
 
     Tasks one level inside begin at `start`, the innermost at `end`, those between at equal distances. A task that
-    begins rises to its full weight over `ramp` epochs.
+    begins rises to its full weight over `ramp` epochs; one that begins with the run has it at once.
 
     Args:
         levels: How many tasks each task lies in; 0 for the outermost.
@@ -25,7 +25,8 @@ class Curriculum:
         steps = max(1, deepest - 1)
         shares = [start + (level - 1) / steps * (end - start) if level else 0.0 for level in levels]
         self.begins = tuple(round(share * epochs) for share in shares)
-        self._rises = tuple(max(1, ramp) if level else 1 for level in levels)
+        # a short run is at full weight in its last epoch
+        self._rises = tuple(max(1, min(ramp, epochs - begins)) if begins else 1 for begins in self.begins)
 
     def weights(self, epoch: int) -> tuple[float, ...]:
         """Return every task's weight in an epoch, counted from 0: 0 before it begins, at most 1."""

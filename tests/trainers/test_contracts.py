@@ -195,6 +195,6 @@ def test_every_parameter_gets_a_gradient(trainer_class: Any, prepared: Any, resu
     unused = {name for name, _ in trainer.network.named_parameters() if ".seg_layers.0." in name}
     trainer.on_train_epoch_start()
     trainer.train_step(batch_of(trainer, ["liver_000", "kidney_001"]))
-    assert 2 <= len(unused) <= 6  # of every decoder
+    assert len(unused) >= 2  # of every decoder
     missing = {name for name, value in trainer.network.named_parameters() if value.grad is None}
     assert missing <= unused

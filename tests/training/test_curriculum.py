@@ -33,5 +33,17 @@ def test_tasks_that_are_all_outermost_have_nothing_to_wait_for() -> None:
     assert Curriculum((0, 0), 10, start=0.5, end=0.9, ramp=5).weights(0) == (1, 1)
 
 
+def test_a_short_run_ends_with_every_task_at_its_full_weight() -> None:
+    curriculum = Curriculum((0, 1, 2), 4, start=0.33, end=0.67, ramp=5)
+    assert curriculum.begins == (0, 1, 3)
+    assert [curriculum.weights(epoch)[1] for epoch in range(4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert [curriculum.weights(epoch)[2] for epoch in range(4)] == [0, 0, 0, 1]
+    assert Curriculum((0, 1), 4, start=1.0, end=1.0, ramp=5).weights(3) == (1, 0)  # as asked: never
+
+
+def test_what_begins_with_the_run_has_no_ramp() -> None:
+    assert Curriculum((0, 1), 10, start=0.0, end=0.5, ramp=5).weights(0) == (1, 1)
+
+
 def test_off_is_every_task_from_the_first_epoch() -> None:
     assert AllAtOnce(3).weights(0) == (1, 1, 1)

@@ -7,10 +7,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_mtl.training.checkpoints import CheckpointingTrainer
 from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.nested_trainer import NestedTrainer
 from nnunet_mtl.training.overrides import OVERRIDES, changed, upstream_hash
 from nnunet_mtl.training.schedule import ScheduledTrainer
 
-TRAINERS = (ScheduledTrainer, CheckpointingTrainer, MonitoredTrainer, MultiTaskTrainer)
+TRAINERS = (ScheduledTrainer, CheckpointingTrainer, MonitoredTrainer, MultiTaskTrainer, NestedTrainer)
 
 
 def test_the_list_names_every_overridden_method_and_no_other() -> None:

@@ -144,6 +144,20 @@ _ULTRASOUND = {
     "labelled_share": Argument(float, "share of the training patients whose class is known"),
 }
 
+_NESTED = {
+    **_SEED,
+    **_DIMENSION,
+    **_IMAGE_SIZE,
+    **_CASES,
+    "tumour_radius_mm": Argument(float, "smallest and largest radius in mm", 2),
+    "enhancing_prevalence": Argument(float, "share of the tumours that enhance"),
+    "mimics": Argument(float, "mean number of old lesions, and of vessels, that look like parts of a tumour"),
+    "noise": Argument(float, "standard deviation of the noise over the intensity of white matter"),
+    "bias": Argument(float, "standard deviation of the logarithm of the bias field"),
+    "whole_only_share": Argument(float, "share of the training patients in whom only the whole tumour is annotated"),
+    "without_block": Argument(bool, "leave the nnunet_mtl block out: a region data set of stock nnU-Net"),
+}
+
 _HERE = "nnunet_mtl.datasets"
 
 KINDS: Mapping[str, PhantomKind] = {
@@ -160,5 +174,12 @@ KINDS: Mapping[str, PhantomKind] = {
         options=f"{_HERE}.phantom_ultrasound.UltrasoundOptions",
         writer=f"{_HERE}.phantom_ultrasound.write_ultrasound_dataset",
         arguments=_ULTRASOUND,
+    ),
+    "nested": PhantomKind(
+        summary="brain MR in four sequences, whole tumour around core around enhancing: OM-Net",
+        dataset="PhantomNested",
+        options=f"{_HERE}.phantom_nested.NestedOptions",
+        writer=f"{_HERE}.phantom_nested.write_nested_dataset",
+        arguments=_NESTED,
     ),
 }

@@ -100,6 +100,6 @@ def _refuse_other_grid(path: Path, image: Any, other: Any) -> None:
     same_size = image.GetSize() == other.GetSize()
     if not same_size or not np.allclose(image.GetSpacing(), other.GetSpacing(), atol=1e-4):
         raise RegressionEvaluationError(
-            f"{path}: is on another grid, {image.GetSize()} voxels of {image.GetSpacing()} mm, than what it is compared "
-            f"with, {other.GetSize()} of {other.GetSpacing()}"
+            f"{path}: is on another grid than what it is compared with: {image.GetSize()} voxels of "
+            f"{image.GetSpacing()} mm against {other.GetSize()} of {other.GetSpacing()}; resample it first"
         )

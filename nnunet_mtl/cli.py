@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add(commands)
     for add in (_plan_published, _postprocess):  # as the papers did
         add(commands)
-    for add in (_extract, _merge_predictions, _complete_labels):  # one network per task
+    for add in (_extract, _merge_predictions, _complete_labels, _cascade_predict):  # one network per task
         add(commands)
     _methods(commands)
     options = parser.parse_args(arguments)
@@ -377,10 +377,16 @@ def _postprocess(commands: Subparsers) -> None:
 def _extract(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
         from nnunet_mtl.datasets.extract import extract
+        from nnunet_mtl.datasets.extract_inside import extract_inside
         from nnunet_mtl.planning.folders import raw_folder
 
-        words = {"questions": options.questions, "with_block": options.with_block}
-        print(extract(raw_folder(options.dataset), options.tasks, options.target, options.name, **words))
+        what = (raw_folder(options.dataset), options.tasks, options.target, options.name)
+        if options.inside_parent is None:
+            print(extract(*what, questions=options.questions, with_block=options.with_block))
+        elif options.questions:
+            raise UserError("-q: a question is about the whole image; leave it or --inside_parent out")
+        else:
+            print(extract_inside(*what, margin_mm=options.inside_parent, with_block=options.with_block))
 
     summary = "Make a data set of single tasks, for a network of its own. See docs/multi_nets.md, docs/stl.md."
     parser = _command(commands, "extract", summary, run)
@@ -390,6 +396,8 @@ def _extract(commands: Subparsers) -> None:
     parser.add_argument("-q", "--questions", metavar="NAME", **words, help="image-level questions, with the block")
     text = "keep the nnunet_mtl block, so that the trainers of this package learn it"
     parser.add_argument("--with_block", action="store_true", help=text)
+    text = "crops around the task's parent and MM more (10), for a network of a cascade; see docs/cascade.md"
+    parser.add_argument("--inside_parent", type=float, nargs="?", const=10.0, metavar="MM", help=text)
     _new_dataset_arguments(parser)
 
 
@@ -422,6 +430,36 @@ def _complete_labels(commands: Subparsers) -> None:
     _new_dataset_arguments(parser)
     text = "a region of a case whose mean probability is smaller becomes nnU-Net's ignore label"
     parser.add_argument("--least_confidence", type=float, default=0.0, metavar="P", help=text)
+
+
+def _cascade_predict(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from nnunet_mtl.inference.cascade import predict_cascade
+        from nnunet_mtl.inference.cascade_request import CascadeOptions
+        from nnunet_mtl.planning.folders import raw_folder
+
+        _find_own_trainers()
+        report = predict_cascade(raw_folder(options.dataset), CascadeOptions.from_namespace(options))
+        print(report)
+        return int(bool(report.failed))
+
+    summary = "Predict nested tasks with a network each, every one inside its parent's box. See docs/cascade.md."
+    parser = _command(commands, "cascade-predict", summary, run)
+    parser.formatter_class = argparse.HelpFormatter  # what is not given is left to the one who reads the options
+    _dataset_argument(parser)
+    given: dict[str, Any] = {"default": argparse.SUPPRESS}
+    parser.add_argument("-i", dest="images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder of the label maps")
+    text = "model folder of each task, stock or of this package"
+    parser.add_argument("-m", dest="models", nargs="+", required=True, metavar="TASK=FOLDER", help=text)
+    parser.add_argument("-f", dest="folds", nargs="+", **given, help="folds (all numbered ones of a model), or all")
+    for word in ("-chk", "-step_size", "-device"):
+        name, kind, text = _PREDICT_OPTIONS[word]
+        parser.add_argument(word, dest=name, type=kind, **given, help=text)
+    for word in ("--disable_tta", "--verbose", "--continue_prediction", "--disable_progress_bar"):
+        parser.add_argument(word, action="store_true", help=_PREDICT_FLAGS[word])
+    text = "around the parent, in mm, for models not trained on crops (10); the others know theirs"
+    parser.add_argument("--margin", type=float, metavar="MM", **given, help=text)
 
 
 def _new_dataset_arguments(parser: argparse.ArgumentParser) -> None:

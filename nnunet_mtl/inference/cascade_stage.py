@@ -1,0 +1,168 @@
+"""One network of a model cascade, which predicts a task inside the box around its parent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+from nnunet_mtl._messages import listed, shown
+from nnunet_mtl.datasets.extracted_labels import regions_of
+from nnunet_mtl.datasets.label_maps import Table, membership
+from nnunet_mtl.datasets.parent_box import CASCADE_KEY, DEFAULT_MARGIN_MM, Box
+from nnunet_mtl.inference.case_files import number_of_channels
+from nnunet_mtl.inference.predictor import MultiTaskPredictor
+from nnunet_mtl.inference.request import PredictError
+from nnunet_mtl.tasks import TaskSet
+
+Regions = npt.NDArray[np.bool_]
+
+
+@dataclass
+class Stage:
+    """A network of the cascade.
+
+    Attributes:
+        task: What it predicts.
+        parent: The task in whose box; None for the whole image.
+        regions: Numbers of the task's regions in the data set.
+        parent_regions: Of the parent's.
+        margin_mm: Around the parent.
+        folder: Of the model.
+        predictor: nnU-Net's, with the model.
+        values: Which of the values of the model's maps lie in which of `regions`, (V, len(regions)).
+        passes: How often the network ran since the cascade began, mirrored tiles and folds included.
+    """
+
+    task: str
+    parent: str | None
+    regions: tuple[int, ...]
+    parent_regions: tuple[int, ...]
+    margin_mm: float
+    folder: Path
+    predictor: MultiTaskPredictor
+    values: Table
+    passes: int = 0
+
+    @classmethod
+    def open(
+        cls, taskset: TaskSet, task: str, predictor: MultiTaskPredictor, folder: Path, margin_mm: float | None
+    ) -> "Stage":
+        """Match a loaded model with a task.
+
+        Args:
+            taskset: Of the data set whose labels are written.
+            task: Name of the task.
+            predictor: Has the model.
+            folder: Of the model, for messages.
+            margin_mm: For a model that was not trained on crops, or does not say by how much; None for the default.
+
+        Raises:
+            PredictError: If the model does not predict the task, or was trained to do so inside something else.
+        """
+        parent = {one.name: one.parent for one in taskset.tasks}[task]
+        place = f"-m {task}={folder}"
+        if predictor.configuration_manager.previous_stage_name is not None:
+            raise PredictError(f"{place}: is the second stage of nnU-Net's own cascade; give a model of one stage")
+        trained = predictor.dataset_json.get(CASCADE_KEY)
+        if trained is not None and (trained.get("task"), trained.get("parent")) != (task, parent):
+            crops = f"{shown(trained.get('task'))} inside {shown(trained.get('parent'))}"
+            here = "in the whole image" if parent is None else f"inside {parent}"
+            raise PredictError(f"{place}: was trained on crops for {crops}, and is to predict {task} {here}")
+        margin = DEFAULT_MARGIN_MM if margin_mm is None else margin_mm
+        regions = regions_of(taskset, [task])
+        stage = cls(
+            task=task,
+            parent=parent,
+            regions=regions,
+            parent_regions=() if parent is None else regions_of(taskset, [parent]),
+            margin_mm=margin if trained is None else float(trained["margin_mm"]),
+            folder=folder,
+            predictor=predictor,
+            values=_values(predictor.dataset_json, [taskset.regions[region] for region in regions], place),
+        )
+        predictor.network.register_forward_pre_hook(stage._count)
+        return stage
+
+    def _count(self, *_: Any) -> None:
+        self.passes += 1
+
+    def place(self, there: Regions) -> Regions:
+        """Return where the task can be: in its parent, or everywhere.
+
+        Args:
+            there: What is known of every region of the data set, (R, Z, Y, X).
+        """
+        place = np.full(there.shape[1:], self.parent is None)
+        for region in self.parent_regions:
+            place |= there[region]
+        return place
+
+    def predict(self, image: npt.NDArray[np.float32], properties: Mapping[str, Any], box: Box) -> Regions:
+        """Predict inside a box as nnU-Net predicts an image.
+
+        Args:
+            image: As nnU-Net reads it, (C, Z, Y, X).
+            properties: Of the image.
+            box: The part to look at.
+
+        Returns:
+            The task's regions in the box, (regions, *box).
+
+        Raises:
+            PredictError: If the network's output is not finite.
+        """
+        predictor = self.predictor
+        plans, configuration = predictor.plans_manager, predictor.configuration_manager
+        preprocessor = configuration.preprocessor_class(verbose=predictor.verbose_preprocessing)
+        data, _, own = preprocessor.run_case_npy(
+            image[(slice(None), *box)], None, dict(properties), plans, configuration, predictor.dataset_json
+        )
+        prepared = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+        logits = predictor.predict_logits_from_preprocessed_data(prepared).cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise PredictError(f"{self.task}: the network's output is not finite; look for NaN in image and training")
+        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits, plans, configuration, plans.get_label_manager(predictor.dataset_json), own
+        )
+        found: Regions = np.moveaxis(self.values[labels], -1, 0)
+        return found
+
+
+def _values(dataset_json: Mapping[str, Any], regions: Sequence[str], place: str) -> Table:
+    predicted = TaskSet.from_dataset_json(dataset_json, f"{place}: dataset.json")
+    missing = [region for region in regions if region not in predicted.regions]
+    if missing:
+        raise PredictError(f"{place}: does not predict {listed(missing)}; its labels are {listed(predicted.regions)}")
+    n_values = 1 + max(label for labels in predicted.region_labels for label in labels)
+    labels = [predicted.region_labels[predicted.regions.index(region)] for region in regions]
+    return membership(labels, n_values)
+
+
+def refuse_unlike(stages: Sequence[Stage], file_ending: str) -> None:
+    """Refuse models that do not read the same images in the same way.
+
+    Raises:
+        PredictError: Naming the first that differs.
+    """
+    first = stages[0].predictor
+    for stage in stages:
+        place = f"-m {stage.task}={stage.folder}"
+        of_model = stage.predictor.dataset_json
+        if of_model.get("file_ending") != file_ending:
+            raise PredictError(f"{place}: reads {of_model.get('file_ending')} files, the data set's are {file_ending}")
+        numbers = [number_of_channels(json) for json in (first.dataset_json, of_model)]
+        if numbers[0] != numbers[1]:
+            raise PredictError(
+                f"{place}: reads {numbers[1]} channel(s), the model of {stages[0].task} {numbers[0]}; "
+                "train all on the same images"
+            )
+        readers = [one.plans_manager.image_reader_writer_class.__name__ for one in (first, stage.predictor)]
+        if readers[0] != readers[1]:
+            raise PredictError(
+                f"{place}: was trained with {readers[1]}, the model of {stages[0].task} with {readers[0]}"
+            )

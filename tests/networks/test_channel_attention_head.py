@@ -102,7 +102,7 @@ def test_questions_share_all_but_the_last_layer() -> None:
 
 
 def test_a_network_without_attention_in_the_decoder_is_refused() -> None:
-    with pytest.raises(ArchitectureError, match="plans: this network has no attention .* --set class_head=evidence"):
+    with pytest.raises(ArchitectureError, match=r"plans: this network has no attention .* --set class_head=evidence"):
         head()(0, features((5, 4))._replace(attended=None), None)
 
 

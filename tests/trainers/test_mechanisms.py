@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_mtl.networks.architecture import OFF_PARTS
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet
@@ -83,7 +82,7 @@ def network(name: str, kind: str = "Plain", off: tuple[str, ...] = (), head: str
     of = trainer(name)
     settings = Settings.from_mapping({**of.defaults, **changed}, name)
     block = of.architecture(stock(kind), [16, 16], TASKS, settings)
-    block["arch_kwargs"] |= {part: OFF_PARTS[part] for part in off}
+    block["arch_kwargs"] |= {part: of.family.points[part] for part in off}
     if head is not None:
         block["arch_kwargs"] |= {"segmentation_head": head, "head_options": {}}
     block = json.loads(json.dumps(block))
@@ -151,6 +150,30 @@ def a_region_follows_its_embedding(net: Any) -> bool:
     return torch.allclose(after[:, [3, 1, 2, 0, 4]], before, atol=1e-4) and not torch.allclose(after, before, atol=1e-3)
 
 
+def levels_are_gated_on_their_way_down(net: Any) -> bool:
+    with torch.no_grad():
+        x = torch.randn(2, 64, 4, 4)
+        return not any(torch.equal(attention(x), x) for attention in net.decoder.pyramid.visual_attention)
+
+
+def logits_follow(net: Any, module: nn.Module) -> bool:
+    """Whether they change with what a module makes."""
+    with torch.no_grad():
+        before = net(IMAGE)
+        handle = module.register_forward_hook(lambda _, __, made: made + torch.randn_like(made))
+        after = net(IMAGE)
+        handle.remove()
+    return not torch.equal(before, after)
+
+
+def levels_hear_of_their_fusion(net: Any) -> bool:
+    return logits_follow(net, net.decoder.fuse0)
+
+
+def what_segments_is_not_what_the_second_path_is_supervised_on(net: Any) -> bool:
+    return not logits_follow(net, net.decoder.fuse1)
+
+
 @dataclass(frozen=True)
 class Mechanism:
     """A property, and what is put in the mechanism's place."""
@@ -174,6 +197,9 @@ MECHANISMS = [
     Mechanism("MultiHead", only_the_decoder_knows_the_task, off=("decoders",)),
     Mechanism("UniSeg", the_bottleneck_comes_with_a_prompt, off=("bottleneck_conditioning",)),
     Mechanism("CLIPDriven", a_region_follows_its_embedding, head=REGIONS["head"]),
+    Mechanism("MAMTLN", levels_are_gated_on_their_way_down, off=("visual_attention",)),
+    Mechanism("MAMTLN", levels_hear_of_their_fusion, off=("adaptive_attention",)),
+    Mechanism("MAMTLN", what_segments_is_not_what_the_second_path_is_supervised_on, off=("segmentation_aware",)),
 ]
 
 

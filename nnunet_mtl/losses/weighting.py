@@ -151,8 +151,8 @@ class UncertaintyWeights(LossWeighting):
 
     def weighted(self, values: Tensor) -> Tensor:
         """Return the weighted terms and their regularisers, (K,)."""
-        with torch.no_grad():
-            self.log_variance.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
+        # by `data`: the graph of an earlier call stays valid, for which the value was moved back already
+        self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         return self.factors(self.log_variance) * values + self.regulariser(self.log_variance)
 
     def weights(self) -> dict[str, float]:

@@ -15,7 +15,8 @@ ATTENTION = {
     "plain": f"{NETWORKS}.deformable_attention.PlainAttention",
 }
 BRANCH = f"{NETWORKS}.channel_attention_head.ChannelAttentionHead"
-OF_BRANCH = {"class_warmup": 0.0, "class_dropout": 0.0}
+# no dropout, and answers that weigh in full from the first epoch
+PUBLISHED = {"class_warmup": 0.0, "class_dropout": 0.0, "loss_weighting": "liebel_koerner"}
 
 
 class nnUNetTrainerACSNet(MultiTaskTrainer):
@@ -23,8 +24,7 @@ class nnUNetTrainerACSNet(MultiTaskTrainer):
 
     task_losses: ClassVar = True
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": BRANCH}
-    # as published: no dropout, and answers that weigh in full from the first epoch
-    defaults: ClassVar = {"class_head": "own", "class_weight": 1.0, "class_gradient": 1.0, **OF_BRANCH}
+    defaults: ClassVar = {"class_head": "own", "class_weight": 1.0, "class_gradient": 1.0, **PUBLISHED}
     variants: ClassVar = {
         "gate_unit": {"none": {}, **{name: {"encoder_attention": part} for name, part in GATES.items()}},
         "deformable_attention": {"none": {}, **{name: {"decoder_attention": part} for name, part in ATTENTION.items()}},

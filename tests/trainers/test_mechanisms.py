@@ -174,6 +174,27 @@ def what_segments_is_not_what_the_second_path_is_supervised_on(net: Any) -> bool
     return not logits_follow(net, net.decoder.fuse1)
 
 
+def logits_follow_parameters(net: Any, *ends: str) -> bool:
+    """Whether they change with the parameters whose names end so, all else equal."""
+    with torch.no_grad():
+        before = net(IMAGE)
+        for name, parameter in net.named_parameters():
+            if name.endswith(ends):
+                parameter.add_(3 * torch.randn_like(parameter))
+        after = net(IMAGE)
+    return not torch.allclose(before, after, atol=1e-3)
+
+
+def gates_tell_on_the_logits(net: Any) -> bool:
+    # through the bias of the convolution behind the factor, which training moves away from nnU-Net's zero
+    logits_follow_parameters(net, "refine.bias")
+    return logits_follow_parameters(net, "scores.3.bias")
+
+
+def the_decoder_reads_where_offsets_say(net: Any) -> bool:
+    return logits_follow_parameters(net, "predict.bias")
+
+
 @dataclass(frozen=True)
 class Mechanism:
     """A property, and what is put in the mechanism's place."""
@@ -197,6 +218,8 @@ MECHANISMS = [
     Mechanism("MultiHead", only_the_decoder_knows_the_task, off=("decoders",)),
     Mechanism("UniSeg", the_bottleneck_comes_with_a_prompt, off=("bottleneck_conditioning",)),
     Mechanism("CLIPDriven", a_region_follows_its_embedding, head=REGIONS["head"]),
+    Mechanism("ACSNet", gates_tell_on_the_logits, off=("encoder_attention",)),
+    Mechanism("ACSNet", the_decoder_reads_where_offsets_say, off=("decoder_attention",)),
     Mechanism("MAMTLN", levels_are_gated_on_their_way_down, off=("visual_attention",)),
     Mechanism("MAMTLN", levels_hear_of_their_fusion, off=("adaptive_attention",)),
     Mechanism("MAMTLN", what_segments_is_not_what_the_second_path_is_supervised_on, off=("segmentation_aware",)),

@@ -24,14 +24,15 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
     task_losses: ClassVar = True
     published_loss: ClassVar = "jaccard_focal"
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.aware_branches.AwareHead"}
-    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0}
+    defaults: ClassVar = {
+        "class_head": "own",
+        "class_gradient": 1.0,
+        "class_weight": 1.0,
+        "loss_weighting": "liebel_koerner",
+    }
     variants: ClassVar = {point: {True: {point: part}, False: {}} for point, part in PARTS.items()}
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
         """Return the numbers of the pyramid."""
-        return {
-            "width": settings.pyramid_width,
-            "levels": settings.pyramid_levels,
-            "adaptive_output": settings.adaptive_output,
-        }
+        return {"width": settings.pyramid_width, "levels": settings.pyramid_levels, "output": settings.adaptive_output}

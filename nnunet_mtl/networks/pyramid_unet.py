@@ -32,7 +32,7 @@ from nnunet_mtl.networks.pyramid_decoder import PyramidDecoder
 from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
 from nnunet_mtl.networks.visual_attention import VisualAttention
 
-_OPTIONS: Mapping[str, Any] = {"width": 64, "levels": 4, "adaptive_output": "product"}
+_OPTIONS: Mapping[str, Any] = {"width": 64, "levels": 4, "output": "product"}
 
 
 class _Encoded(NamedTuple):
@@ -59,7 +59,7 @@ class _PyramidUNet(TaskGuidedNetwork):
         segmentation_aware: Class of the branch that segments.
         classification_aware: Class of the branch that describes the patch to the method's own head; without that head
             there is none.
-        method_options: "width" and number of "levels" of the pyramid, and the "adaptive_output".
+        method_options: "width" and number of "levels" of the pyramid, and the "output" of the adaptive attention.
         others: Of `TaskGuidedNetwork`, and the stock class's own.
 
     Raises:
@@ -81,7 +81,7 @@ class _PyramidUNet(TaskGuidedNetwork):
         channels, shape = list(self.encoder.output_channels), _shape(self.encoder, own["prompt_size"], options)
         supervised = self.decoder.deep_supervision
         self.n_levels = len(shape.levels)
-        self.decoder = PyramidDecoder(shape, channels[-self.n_levels :], outputs, own, options["adaptive_output"])
+        self.decoder = PyramidDecoder(shape, channels[-self.n_levels :], outputs, own, options["output"])
         self.decoder.deep_supervision = supervised
         reads = getattr(own["classification"], "reads_attended", False)
         self.classification_aware = (own["classification_aware"] if reads else NoClassificationAwareness)(shape)

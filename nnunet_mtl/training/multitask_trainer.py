@@ -207,8 +207,11 @@ class MultiTaskTrainer(MonitoredTrainer):
 
     def _build_loss(self) -> nn.Module:
         stock = super()._build_loss()
+        if self.enable_deep_supervision and self.family.outputs:
+            stock.weight_factors = tuple(output.weight for output in self.family.outputs)
         if not self.label_manager.has_regions:
-            return LabelCriterion(stock, offset=float(self.settings.loss_weighting != "equal"))
+            least_dice = sum(stock.weight_factors) if self.enable_deep_supervision else 1.0
+            return LabelCriterion(stock, offset=least_dice if self.settings.loss_weighting != "equal" else 0.0)
         published = self.loss_mode == "masked" and self.settings.loss == "published"
         loss = segmentation_loss(
             self.published_loss if published else self.loss_mode,
@@ -219,8 +222,7 @@ class MultiTaskTrainer(MonitoredTrainer):
             bce_weight=self.settings.bce_weight,
         )
         if self.enable_deep_supervision:
-            weights = [output.weight for output in self.family.outputs]
-            loss = DeepSupervisionWrapper(loss, weights or stock.weight_factors)
+            loss = DeepSupervisionWrapper(loss, stock.weight_factors)
         return RegionCriterion(loss)
 
     def _get_deep_supervision_scales(self) -> Any:

@@ -187,7 +187,7 @@ class Recompute:
 
     def __init__(self, *modules: nn.Module, wanted: bool) -> None:
         parts = [part for module in modules for part in module.modules()]
-        self.on = wanted and not any(isinstance(part, _DropoutNd) or any(part.buffers(recurse=False)) for part in parts)
+        self.on = wanted and not any(isinstance(part, _DropoutNd) or [*part.buffers(recurse=False)] for part in parts)
 
     def __call__(self, part: Callable[..., _Made], *tensors: Tensor) -> _Made:
         """Return what a part makes of tensors."""

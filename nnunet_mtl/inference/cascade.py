@@ -139,6 +139,7 @@ def _open(taskset: TaskSet, task: str, options: CascadeOptions, device: torch.de
     predictor = MultiTaskPredictor(
         tile_step_size=options.step_size,
         use_mirroring=not options.disable_tta,
+        perform_everything_on_device=device.type == "cuda",
         device=device,
         verbose=options.verbose,
         verbose_preprocessing=options.verbose,

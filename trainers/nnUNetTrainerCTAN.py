@@ -18,7 +18,13 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
-    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0, "attention_width": "quarter"}
+    defaults: ClassVar = {
+        "class_head": "own",
+        "class_gradient": 1.0,
+        "class_weight": 1.0,
+        "loss_weighting": "dwa",
+        "attention_width": "quarter",
+    }
     variants: ClassVar = {
         "cross_encoder": {
             True: {"streams": "nnunet_mtl.networks.ctan.CrossAttentionStreams"},

@@ -17,7 +17,7 @@ class nnUNetTrainerMTAN(MultiTaskTrainer):
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
-    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0}
+    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0, "loss_weighting": "dwa"}
     variants: ClassVar = {
         "mtan_form": {
             "segnet": {

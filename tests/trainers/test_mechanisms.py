@@ -195,6 +195,47 @@ def the_decoder_reads_where_offsets_say(net: Any) -> bool:
     return logits_follow_parameters(net, "predict.bias")
 
 
+def seen_by_tasks(net: Any) -> list[list[Tensor]]:
+    """What every pixel-level task sees of the encoder's stages."""
+    encoded = net._encode(IMAGE, keep_features=False).stages
+    shared = net.streams(encoded)
+    return [net.streams.of_task(index, shared) for index in range(3)]
+
+
+def tasks_see_different_features(net: Any) -> bool:
+    with torch.no_grad():
+        first, *others = seen_by_tasks(net)
+    return all(not torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
+def weights_moved_by(net: Any, regions: list[int]) -> set[str]:
+    net.zero_grad()
+    net(IMAGE)[:, regions].square().sum().backward()
+    return {name for name, value in net.named_parameters() if value.grad is not None and bool(value.grad.any())}
+
+
+def every_task_teaches_the_decoder(net: Any) -> bool:
+    return all("decoder.stages.0.convs.0.conv.weight" in weights_moved_by(net, regions) for regions in ([0, 1], [3, 4]))
+
+
+def a_task_sees_what_another_masked(net: Any) -> bool:
+    """At full resolution, before any bottleneck."""
+    with torch.no_grad():
+        before = seen_by_tasks(net)[0][0]
+        for name, parameter in net.named_parameters():
+            if name.startswith("streams.masks.2.0."):
+                parameter.add_(torch.randn_like(parameter))
+        after = seen_by_tasks(net)[0][0]
+    return not torch.allclose(before, after, atol=1e-3)
+
+
+def tasks_meet_at_the_bottleneck(net: Any) -> bool:
+    deepest = [torch.randn(2, 16, 4, 4) for _ in range(3)]
+    other = [deepest[0], deepest[1], torch.randn(2, 16, 4, 4)]
+    with torch.no_grad():
+        return not torch.allclose(net.stream_bottleneck(deepest)[0], net.stream_bottleneck(other)[0], atol=1e-4)
+
+
 @dataclass(frozen=True)
 class Mechanism:
     """A property, and what is put in the mechanism's place."""
@@ -220,6 +261,10 @@ MECHANISMS = [
     Mechanism("CLIPDriven", a_region_follows_its_embedding, head=REGIONS["head"]),
     Mechanism("ACSNet", gates_tell_on_the_logits, off=("encoder_attention",)),
     Mechanism("ACSNet", the_decoder_reads_where_offsets_say, off=("decoder_attention",)),
+    Mechanism("MTAN", tasks_see_different_features, off=("streams",)),
+    Mechanism("MTAN", every_task_teaches_the_decoder, off=("decoders",)),
+    Mechanism("CTAN", a_task_sees_what_another_masked, off=("streams",)),
+    Mechanism("CTAN", tasks_meet_at_the_bottleneck, off=("stream_bottleneck",)),
     Mechanism("MAMTLN", levels_are_gated_on_their_way_down, off=("visual_attention",)),
     Mechanism("MAMTLN", levels_hear_of_their_fusion, off=("adaptive_attention",)),
     Mechanism("MAMTLN", what_segments_is_not_what_the_second_path_is_supervised_on, off=("segmentation_aware",)),
@@ -231,6 +276,37 @@ MECHANISMS = [
 def test_a_method_is_what_its_paper_says_and_without_its_mechanism_it_is_not(mechanism: Mechanism, kind: str) -> None:
     assert mechanism.holds(network(mechanism.trainer, kind))
     assert not mechanism.holds(network(mechanism.trainer, kind, mechanism.off, mechanism.head))
+
+
+@pytest.mark.parametrize("kind", ["Plain", "Residual"])
+def test_in_hard_parameter_sharing_tasks_share_the_encoder_and_nothing_else(kind: str) -> None:
+    def shared(net: Any) -> set[str]:
+        """The parts of a network that both the first and the last task teach."""
+        both = weights_moved_by(net, [0, 1]) & weights_moved_by(net, [3, 4])
+        return {name.partition(".")[0] for name in both}
+
+    assert shared(network("HPS", kind)) == {"encoder"}
+    assert shared(network("MTLNoAttention", kind)) == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("kind", ["Plain", "Residual"])
+def test_parts_of_the_joint_methods_are_exchanged_by_settings(kind: str) -> None:
+    assert not a_task_sees_what_another_masked(network("CTAN", kind, cross_encoder=False))
+    assert tasks_see_different_features(network("CTAN", kind, cross_encoder=False, cross_bottleneck=False))
+    assert not tasks_meet_at_the_bottleneck(network("CTAN", kind, cross_bottleneck=False))
+    assert tasks_see_different_features(network("MTAN", kind, mtan_form="resnet"))
+    assert not every_task_teaches_the_decoder(network("MTAN", kind, mtan_form="resnet"))
+
+    def size(name: str, **changed: Any) -> int:
+        return sum(parameter.numel() for parameter in network(name, kind, **changed).streams.parameters())
+
+    assert size("CTAN", pair_attention="shared") < size("CTAN")
+    assert size("MTAN", attention_width="quarter") == size("CTAN", cross_encoder=False)
+    net = network("HPS", kind, recompute="all")
+    assert net.decoders.recompute.on
+    assert not network("HPS", kind).decoders.recompute.on
+    assert network("CTAN", kind).streams.recompute.on
+    assert not network("CTAN", kind, recompute="none").streams.recompute.on
 
 
 @pytest.mark.parametrize("kind", ["Plain", "Residual"])
@@ -298,4 +374,4 @@ def test_what_the_losses_of_multitalent_and_tal_are_about() -> None:
 def test_every_published_method_has_its_property_here() -> None:
     names = {path.stem.removeprefix("nnUNetTrainer") for path in Path(__file__).parents[2].glob("trainers/nnUNet*.py")}
     ours = {"MTLAttention", "MTLNoAttention", "STLCls", "StockSchedule"}
-    assert names - ours == {each.trainer for each in MECHANISMS} | {"CondNO", "MultiTalent", "TAL"}
+    assert names - ours == {each.trainer for each in MECHANISMS} | {"CondNO", "MultiTalent", "TAL", "HPS"}

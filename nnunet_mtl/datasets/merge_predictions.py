@@ -12,6 +12,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from nnunet_mtl._messages import listed
 from nnunet_mtl.datasets.label_maps import LabelMap, LabelMapError, LabelMapReader, Table, combinations, painted, refuse
+from nnunet_mtl.datasets.merged_answers import merge_answers
 from nnunet_mtl.datasets.prediction_folders import PredictionFolder, open_folders
 from nnunet_mtl.datasets.raw_dataset import RawDataset, written_whole
 from nnunet_mtl.task_maps import task_maps
@@ -24,8 +25,8 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
     Args:
         source: Folder of the data set in `nnUNet_raw`.
         folders: What `nnUNetv2_predict` wrote with networks trained on extracts of it.
-        output: Gets the maps of all tasks, a folder of maps for each task, and `dataset.json`, as
-            `nnunet_mtl evaluate` reads them.
+        output: Gets the maps of all tasks, a folder of maps for each task, `dataset.json`, and the answers to
+            image-level questions, as `nnunet_mtl evaluate` reads them.
 
     Returns:
         Text for the user: the regions that nobody predicts, if any, and what was made.
@@ -44,12 +45,18 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
         for case in tqdm(cases, desc="merge", unit="case"):
             merge.write(case, folder)
         refuse(problems)
-    text = f"merged {len(cases)} cases of {len(opened)} folders: {output}; next: nnunet_mtl evaluate -pred {output}"
+        answered = merge_answers(folders, [question.name for question in raw.taskset.classification], folder)
+    text = f"merged {len(cases)} cases of {len(opened)} folders{_with(answered)}: {output}; "
+    text += f"next: nnunet_mtl evaluate -pred {output}"
     text += f" -ref FOLDER -d {source.name}"
     missing = [name for name, there in zip(raw.taskset.regions, merge.predicted, strict=True) if not there]
     if missing:
         text = f"no folder predicts {listed(missing)}: background in every map, so their scores say nothing\n{text}"
     return text
+
+
+def _with(answered: Sequence[str]) -> str:
+    return f", with the answers to {listed(answered)}" if answered else ""
 
 
 class _Merge:

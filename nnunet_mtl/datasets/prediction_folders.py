@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_mtl._messages import listed
+from nnunet_mtl.datasets.extracted_labels import NOTHING
 from nnunet_mtl.datasets.label_maps import Table, Values, membership
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
@@ -91,7 +92,9 @@ def _open(folder: Path, taskset: TaskSet, file_ending: str, problems: list[str])
             "give predictions of data sets made by `nnunet_mtl extract`"
         )
         return None
-    named = {region: channel for channel, region in enumerate(predicted.regions) if region != "background"}
+    named = {
+        region: channel for channel, region in enumerate(predicted.regions) if region not in ("background", NOTHING)
+    }
     unknown = [region for region in named if region not in taskset.regions]
     if unknown:
         problems.append(

@@ -364,14 +364,18 @@ def _postprocess(commands: Subparsers) -> None:
         from nnunet_mtl.datasets.postprocess import postprocess
         from nnunet_mtl.planning.folders import raw_folder
 
-        print(postprocess(raw_folder(options.dataset), options.folder, options.output, options.rules))
+        source = raw_folder(options.dataset)
+        print(postprocess(source, options.folder, options.output, options.rules, options.smallest))
 
     summary = "Keep or drop connected components of predictions, region by region. See docs/postprocessing.md."
     parser = _command(commands, "postprocess", summary, run)
     _dataset_argument(parser)
     parser.add_argument("-i", dest="folder", type=Path, required=True, metavar="DIR", help="folder of predictions")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder of the new maps")
-    parser.add_argument("--rules", default="published", metavar="FILE", help="rules.json, or those DoDNet published")
+    rules = "rules.json; or `published`, those of DoDNet; or `components`: small ones are dropped, in every region"
+    parser.add_argument("--rules", default="published", metavar="FILE", help=rules)
+    help_text = "with `--rules components`: the share of the largest component that is not small"
+    parser.add_argument("--smallest", type=float, default=0.1, metavar="SHARE", help=help_text)
 
 
 def _extract(commands: Subparsers) -> None:

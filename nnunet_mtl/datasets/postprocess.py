@@ -17,11 +17,12 @@ from nnunet_mtl.evaluation.component_rules import (
     apply_rules,
     published_rules,
     read_rules,
+    share_rules,
 )
 from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
 
 
-def postprocess(source: Path, folder: Path, output: Path, rules: str = "published") -> str:
+def postprocess(source: Path, folder: Path, output: Path, rules: str = "published", smallest: float = 0.1) -> str:
     """Apply rules to a folder of predictions, and to the maps of single tasks inside it.
 
     Args:
@@ -29,7 +30,9 @@ def postprocess(source: Path, folder: Path, output: Path, rules: str = "publishe
         folder: Label maps and the `dataset.json` that nnU-Net puts beside them; folders named after tasks hold that
             task's own maps (`nnunet_mtl predict --save-per-task`).
         output: Gets maps of the same names, and each `dataset.json`.
-        rules: "published", or the path of a JSON file.
+        rules: "published"; "components": those of less than a share of the largest are dropped, in every region; or the
+            path of a JSON file.
+        smallest: That share.
 
     Returns:
         Text for the user: the regions without a rule, and what was made.
@@ -38,7 +41,7 @@ def postprocess(source: Path, folder: Path, output: Path, rules: str = "publishe
         UserError: If anything is wrong; nothing is written then.
     """
     raw = RawDataset.read(source)
-    chosen = published_rules(raw.taskset.regions) if rules == "published" else _from_file(Path(rules), raw.taskset)
+    chosen = _chosen(rules, raw.taskset, smallest)
     if not chosen:
         raise ComponentRuleError(
             f"--rules {rules}: has no rule for {listed(raw.taskset.regions)}; write rules.json, see "
@@ -56,6 +59,15 @@ def postprocess(source: Path, folder: Path, output: Path, rules: str = "publishe
     unruled = [region for region in raw.taskset.regions if region not in chosen]
     text = f"processed {n_cases} cases by {len(chosen)} rules: {output}"
     return f"no rule for {listed(unruled)}: left as predicted\n{text}" if unruled else text
+
+
+def _chosen(rules: str, taskset: TaskSet, smallest: float) -> dict[str, ComponentRule]:
+    if rules == "published":
+        return published_rules(taskset.regions)
+    if rules == "components":
+        labels = dict(zip(taskset.regions, taskset.region_labels, strict=True))
+        return share_rules({region: values for region, values in labels.items() if values != (0,)}, smallest)
+    return _from_file(Path(rules), taskset)
 
 
 def _from_file(path: Path, taskset: TaskSet) -> dict[str, ComponentRule]:

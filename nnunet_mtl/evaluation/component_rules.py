@@ -34,11 +34,13 @@ class ComponentRule:
         inside: Name of a region; only what lies in it, as its own rule left it, is kept.
         drop_voxels: Of several components those of so many voxels or fewer are dropped, even all of them; a component
             that is alone stays.
+        smallest: Components of less than this share of the voxels of the largest one are dropped; 0 to 1.
         keep_largest: How many of the largest components are kept; 0 for all.
     """
 
     inside: str = ""
     drop_voxels: int = 0
+    smallest: float = 0.0
     keep_largest: int = 0
 
 
@@ -74,6 +76,29 @@ def published_rules(regions: Sequence[str]) -> dict[str, ComponentRule]:
     return found
 
 
+def share_rules(region_labels: Mapping[str, Sequence[int]], smallest: float) -> dict[str, ComponentRule]:
+    """Return the same rule for every region: components of less than a share of the largest one are dropped.
+
+    What lies inside a dropped component goes with it: a region must lie in the smallest one that has all its labels.
+    With a tenth this is the first of OM-Net's two rules (Zhou et al., IEEE TIP 2020).
+
+    Args:
+        region_labels: Label values of every region, by its name.
+        smallest: The share, 0 to 1.
+
+    Raises:
+        ComponentRuleError: If it is no share.
+    """
+    if not 0 <= smallest <= 1:
+        raise ComponentRuleError(f"--smallest {smallest}: must be between 0 and 1, such as 0.1")
+    rules = {}
+    for region, labels in region_labels.items():
+        around = [other for other, values in region_labels.items() if set(labels) < set(values)]
+        inside = min(around, key=lambda other: len(set(region_labels[other])), default="")
+        rules[region] = ComponentRule(inside=inside, smallest=smallest)
+    return rules
+
+
 def read_rules(content: Any, regions: Sequence[str], source: str) -> dict[str, ComponentRule]:
     """Check rules that were a JSON file.
 
@@ -96,8 +121,8 @@ def read_rules(content: Any, regions: Sequence[str], source: str) -> dict[str, C
         for name, value in values.items():
             if name not in known:
                 raise ComponentRuleError(f"{source}: {region}: unknown {shown(name)}; known are {listed(known)}")
-            if type(value) is not type(known[name]) or (isinstance(value, int) and value < 0):
-                expected = "the name of a region" if name == "inside" else "a whole number of at least 0"
+            if not _fits(value, known[name]):
+                expected = _EXPECTED[type(known[name])]
                 raise ComponentRuleError(f"{source}: {region}: {name}={shown(value)} must be {expected}")
         rules[region] = ComponentRule(**values)
         if rules[region].inside:
@@ -145,12 +170,23 @@ def apply_rules(masks: Mapping[str, Mask], rules: Mapping[str, ComponentRule]) -
     return result
 
 
+_EXPECTED = {str: "the name of a region", int: "a whole number of at least 0", float: "a number between 0 and 1"}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return type(value) is type(default) and (isinstance(value, str) or value >= 0)
+
+
 def _kept(mask: Mask, rule: ComponentRule) -> Mask:
-    if not (rule.drop_voxels or rule.keep_largest):
+    if not (rule.drop_voxels or rule.smallest or rule.keep_largest):
         return mask
     numbers, count = label(mask, generate_binary_structure(mask.ndim, 2))
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     kept = np.ones(count, np.bool_) if count < 2 else sizes > rule.drop_voxels
+    # divided, not multiplied: 3 voxels are a tenth of 30, but less than 0.1 x 30 in floating point
+    kept &= sizes / sizes.max(initial=1) >= rule.smallest
     if rule.keep_largest:
         # of components that are equally large the first in memory
         largest = np.argsort(-np.where(kept, sizes, 0), kind="stable")[: rule.keep_largest]

@@ -125,11 +125,7 @@ class NestedTrainer(MultiTaskTrainer):
             return annotated
         taught = self._transfer(batch[KEY].tolist(), target, annotated)
         read = annotated & self._transfer.regions(taught.tasks)
-        active = torch.tensor(self._curriculum.weights(self.current_epoch)) > 0
-        known = (
-            annotated.long() @ (torch.tensor(self.tasks.task_of_region)[:, None] == torch.arange(len(active))).long()
-        )
-        moved = taught.moved & active & (known > 0)
+        moved = taught.moved & (torch.tensor(self._curriculum.weights(self.current_epoch)) > 0)
         self._counts[MOVED_PATCHES] += moved.sum(0).numpy()
         self._counts[MOVED_VOXELS] += (taught.voxels * moved).sum(0).numpy()
         self._counts[DRAWN] += np.array([np.count_nonzero(batch[KEY] == pool) for pool in self._transfer.pools])

@@ -23,7 +23,7 @@ class Taught(NamedTuple):
 
     Attributes:
         tasks: (B, K) bool.
-        moved: Which of them come from another task's pool, (B, K) bool.
+        moved: Which of them come from another task's pool and are annotated for this one, (B, K) bool.
         voxels: Foreground of the task's parent in the sample, (B, K) long; 0 for a task without one.
     """
 
@@ -52,9 +52,7 @@ class Transfer:
         self.parents = parents(tasks)
         owners = tasks.task_of_region
         n_tasks = len(self.parents)
-        self._regions_of_parent = [
-            [region for region, owner in enumerate(owners) if owner == parent] for parent in self.parents
-        ]
+        self._regions_of_task = [[region for region, own in enumerate(owners) if own == t] for t in range(n_tasks)]
         self._owners = torch.tensor(owners)
         lines = [ancestors(self.parents, task) for task in range(n_tasks)]
         self.levels = [len(line) for line in lines]
@@ -89,10 +87,11 @@ class Transfer:
                 own[sample, task] = parent == number
                 if parent < 0:
                     continue
-                known = [region for region in self._regions_of_parent[task] if annotated[sample, region]]
+                known = [region for region in self._regions_of_task[parent] if annotated[sample, region]]
                 voxels[sample, task] = channels[known].any(0).sum()
                 enough = bool(voxels[sample, task] >= self.least(task, n_voxels))
-                moved[sample, task] = enough and number in self._outer_pools[task]
+                there = bool(annotated[sample, self._regions_of_task[task]].any())
+                moved[sample, task] = there and enough and number in self._outer_pools[task]
         return Taught(own | moved, moved, voxels)
 
     def regions(self, taught: Tensor) -> Tensor:

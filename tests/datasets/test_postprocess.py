@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,23 @@ def test_a_rule_that_says_nothing_changes_nothing(union, folder):
     text = run(union, folder, {"liver": {}, "kidney": {}, "vessel": {}, "liver_tumour": {}})
     assert text == f"processed 2 cases by 4 rules: {union.root / 'out'}"
     assert np.array_equal(read(union, "a.nii.gz"), MAP)
+
+
+def test_small_components_are_dropped_in_every_region(union, capsys):
+    """Liver: eight voxels, and one apart that is a tumour; a vessel inside."""
+    labels = np.array([[[3, 3, 0, 0], [1, 1, 0, 0]], [[1, 2, 0, 0], [1, 1, 0, 3]]])
+    folder = union.predictions("pred", LABELS, ORDER, a=labels)
+    words = ["postprocess", "-d", "900", "-i", str(folder), "--rules", "components"]
+    expected = labels.copy()
+    expected[1, 1, 3] = 0  # with the liver around it: of the two tumours it is no small one
+    assert main([*words, "-o", str(union.root / "out"), "--smallest", "0.2"]) == 0
+    assert np.array_equal(read(union, "a.nii.gz"), expected)
+    assert "by 4 rules" in capsys.readouterr().out
+    shutil.rmtree(union.root / "out")
+    assert main([*words, "-o", str(union.root / "out")]) == 0  # an eighth is more than a tenth
+    assert np.array_equal(read(union, "a.nii.gz"), labels)
+    assert main([*words, "-o", str(union.root / "none"), "--smallest", "2"]) == 2
+    assert "--smallest 2.0: must be between 0 and 1" in capsys.readouterr().err
 
 
 def test_maps_of_single_tasks_are_processed_too(union, folder):

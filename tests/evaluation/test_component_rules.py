@@ -12,6 +12,7 @@ from nnunet_mtl.evaluation.component_rules import (
     in_order,
     published_rules,
     read_rules,
+    share_rules,
 )
 
 REGIONS = ("liver", "liver_tumour", "spleen")
@@ -78,6 +79,38 @@ def test_components_are_looked_at_after_the_restriction():
     assert np.array_equal(apply_rules({"organ": organ, "tumour": tumour}, rules)["tumour"], rows("...###.."))
 
 
+def test_components_of_less_than_a_share_of_the_largest_are_dropped():
+    """30 voxels, 3 and 2: exactly a tenth stays, though 0.1 x 30 is more than 3 in floating point."""
+    mask = rows("#" * 30 + ".###.##")
+    assert np.array_equal(kept(mask, smallest=0.1), rows("#" * 30 + ".###..."))
+    assert np.array_equal(kept(mask, smallest=0.11), rows("#" * 30 + "......."))
+    assert np.array_equal(kept(mask, smallest=0.05), mask)
+    assert np.array_equal(kept(mask, smallest=0.0), mask)
+    assert not kept(rows("..."), smallest=0.1).any()
+    # the largest is that of the region, before other rules drop it
+    assert np.array_equal(kept(mask, smallest=0.1, drop_voxels=3), rows("#" * 30 + "......."))
+
+
+def test_a_share_for_every_region_drops_what_lies_in_a_dropped_component():
+    labels = {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,), "other": (4,)}
+    rules = share_rules(labels, 0.5)
+    assert {name: rule.inside for name, rule in rules.items()} == {
+        "whole": "",
+        "core": "whole",
+        "enhancing": "core",
+        "other": "",
+    }
+    assert {rule.smallest for rule in rules.values()} == {0.5}
+    whole, core = rows("######.##"), rows(".####..##")
+    result = apply_rules({"whole": whole, "core": core, "enhancing": rows("........#"), "other": whole}, rules)
+    assert np.array_equal(result["whole"], rows("######..."))
+    assert np.array_equal(result["core"], rows(".####...."))
+    assert not result["enhancing"].any()
+    for share in (-0.1, 1.5):
+        with pytest.raises(ComponentRuleError, match="must be between 0 and 1"):
+            share_rules(labels, share)
+
+
 def test_regions_that_are_not_there_are_left_out():
     rules = {"tumour": ComponentRule(inside="organ"), "organ": ComponentRule(keep_largest=1)}
     assert np.array_equal(apply_rules({"tumour": rows("#.#")}, rules)["tumour"], rows("#.#"))
@@ -136,6 +169,9 @@ def test_rules_are_read():
         ({"liver": {"keep_largest": True}}, "keep_largest=.* must be a whole number"),
         ({"liver": {"drop_voxels": 1.5}}, "drop_voxels=1.5 must be a whole number"),
         ({"liver": {"inside": 3}}, "inside=3 must be the name"),
+        ({"liver": {"smallest": 1.5}}, "smallest=1.5 must be a number between 0 and 1"),
+        ({"liver": {"smallest": True}}, "smallest=true must be a number"),
+        ({"liver": {"smallest": "0.1"}}, "smallest='0.1' must be a number"),
         ({"liver": {"inside": "lung"}}, "no region .lung."),
         ({"liver": {"inside": "spleen"}, "spleen": {"inside": "liver"}}, "inside each other"),
         ({"liver": {"inside": "liver"}}, "inside each other"),

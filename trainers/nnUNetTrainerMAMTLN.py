@@ -1,6 +1,6 @@
 """MA-MTLN: features shared over scales, from which one branch segments and one answers.
 
-After Zhang Y. et al., MA-MTLN, IEEE TMI 2021.
+After Zhang et al., MA-MTLN, IEEE TMI 2021.
 """
 
 from typing import Any, ClassVar

@@ -150,10 +150,10 @@ def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
     network = build(small, setting).eval()
     size = [prod(stride if isinstance(stride, int) else stride[axis] for stride in strides) for axis in range(axes)]
     size[-1] *= 2  # instance normalisation needs more than one voxel at the coarsest stage
-    decoders = [network.decoder, *getattr(network.decoders, "others", ())]
+    decoders = [network.decoder, *getattr(getattr(network, "decoders", None), "others", ())]
     parts = (
         [_first_convolution(network.encoder)],
-        [_first_convolution(decoder.stages[0]) for decoder in decoders],
+        [_first_convolution(getattr(decoder, "stages", [decoder])[0]) for decoder in decoders],
         [network.segmentation_head],
     )
     with torch.no_grad(), _counted(parts) as counts:
@@ -185,7 +185,8 @@ def _first_convolution(module: nn.Module) -> nn.Module:
 
 
 def _parts(network: nn.Module, point: str) -> list[Any]:
-    part = cast(Any, getattr(network, point))
+    """Return what stands at a point; nothing where the family of the network has no such point."""
+    part = cast(Any, getattr(network, point, nn.ModuleList()))
     return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 

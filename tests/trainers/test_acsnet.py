@@ -1,0 +1,125 @@
+"""ACSNet as it is trained: its parts by setting, its terms of the loss, its weights of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_mtl.losses.weighting import EqualWeights
+from nnunet_mtl.networks.channel_attention_head import ChannelAttentionHead
+from nnunet_mtl.networks.classification import BottleneckHead, EvidenceHead, NoClassification
+from nnunet_mtl.networks.deformable_attention import DeformableAttention, PlainAttention
+from nnunet_mtl.networks.gate_unit import GateAfterNorm, GateUnit
+from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.trainers.nnUNetTrainerACSNet import nnUNetTrainerACSNet
+
+pytestmark = pytest.mark.slow
+
+QUESTION = {"malignancy": {"kind": "nominal", "classes": ["benign", "malignant"], "evidence": "liver_tumour"}}
+Build = Callable[..., Any]
+
+
+@pytest.fixture
+def build(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Builds the trainer on three tasks and a question about one of them."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+
+    def build(*, question: bool = True, **settings: Any) -> Any:
+        dataset_json = json.loads(json.dumps(prepared.dataset_json))
+        ours = dataset_json["nnunet_mtl"]
+        ours.pop("classification", None)
+        for case in ours["cases"].values():
+            case.pop("classes", None)
+        if question:
+            ours["classification"] = QUESTION
+            ours["cases"]["liver_000"]["classes"] = {"malignancy": "malignant"}
+        plans = prepared.plans("tiny")
+        plans["nnunet_mtl"]["settings"] |= settings
+        torch.manual_seed(0)
+        trainer = nnUNetTrainerACSNet(plans, "2d", 0, dataset_json, torch.device("cpu"))
+        trainer.initialize()
+        trainer.on_train_epoch_start()
+        return trainer
+
+    return build
+
+
+def batch_of(trainer: Any) -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(0)
+    patch = trainer.configuration_manager.patch_size
+    sizes = [
+        [round(edge * scale) for edge, scale in zip(patch, scales, strict=True)]
+        for scales in trainer._get_deep_supervision_scales()
+    ]
+    keys = np.array(["liver_000", "kidney_001"])
+    targets = [torch.rand(2, 5, *size, generator=rng) > 0.7 for size in sizes]
+    return {"data": torch.randn(2, 1, *patch, generator=rng), "target": targets, "keys": keys}
+
+
+@pytest.mark.parametrize(
+    ("settings", "gate", "attention", "head"),
+    [
+        ({}, GateUnit, DeformableAttention, ChannelAttentionHead),
+        ({"gate_unit": "after_norm"}, GateAfterNorm, DeformableAttention, ChannelAttentionHead),
+        ({"gate_unit": "none"}, NoStageAttention, DeformableAttention, ChannelAttentionHead),
+        ({"deformable_attention": "plain"}, GateUnit, PlainAttention, ChannelAttentionHead),
+        ({"deformable_attention": "none"}, GateUnit, NoStageAttention, ChannelAttentionHead),
+        ({"class_weight": 0.0}, GateUnit, DeformableAttention, NoClassification),
+        ({"class_head": "bottleneck"}, GateUnit, DeformableAttention, BottleneckHead),
+        ({"class_head": "evidence"}, GateUnit, DeformableAttention, EvidenceHead),
+    ],
+)
+def test_each_part_is_a_setting(build: Build, settings: dict[str, Any], gate: Any, attention: Any, head: Any) -> None:
+    trainer = build(**settings)
+    network = trainer.bare_network
+    assert {type(part) for part in network.encoder_attention} == {gate}
+    assert {type(part) for part in network.decoder_attention} == {attention}
+    assert type(network.classification) is head
+    assert np.isfinite(trainer.train_step(batch_of(trainer))["loss"])
+
+
+def test_how_many_stages_have_attention_is_a_setting(build: Build) -> None:
+    for wanted, found in ((1, 1), (2, 2), (50, None)):
+        levels = build(deformable_stages=wanted).bare_network.decoder_attention
+        with_attention = sum(bool(list(level.parameters())) for level in levels)
+        assert with_attention == (len(levels) if found is None else found)
+
+
+def test_every_task_and_question_is_a_term_with_a_learned_weight(build: Build) -> None:
+    trainer = build()
+    tasks = [f"segmentation/{task.name}" for task in trainer.tasks.tasks]
+    assert list(trainer.loss_terms) == [*tasks, "classification/malignancy"]
+    assert trainer.settings.loss_weighting == "liebel_koerner"
+    before = trainer.weighting.log_variance.detach().clone()
+    values = trainer.train_step(batch_of(trainer))
+    assert not torch.equal(trainer.weighting.log_variance, before)
+    assert values["loss/classification/malignancy"] > 0
+    assert values["present/classification/malignancy"] == 1
+    assert isinstance(build(loss_weighting="equal").weighting, EqualWeights)
+
+
+def test_the_published_loss_has_no_cross_entropy_over_voxels(build: Build) -> None:
+    trainer = build(bce_weight=0.0, deep_supervision=True)
+    values = trainer.train_step(batch_of(trainer))
+    with_entropy = build().train_step(batch_of(trainer))
+    assert 0 < values["loss/segmentation/liver"] <= 1  # a Dice alone
+    assert with_entropy["loss/segmentation/liver"] > values["loss/segmentation/liver"]
+
+
+def test_without_a_question_it_segments(build: Build) -> None:
+    trainer = build(question=False)
+    assert type(trainer.bare_network.classification) is NoClassification
+    assert np.isfinite(trainer.train_step(batch_of(trainer))["loss"])
+
+
+def test_the_offsets_move_in_training_and_start_at_zero(build: Build) -> None:
+    trainer = build()
+    predictors = [value for name, value in trainer.network.named_parameters() if ".predict." in name]
+    assert predictors
+    assert not any(value.any() for value in predictors)
+    trainer.train_step(batch_of(trainer))
+    assert all(value.any() for value in predictors)

@@ -236,6 +236,26 @@ def tasks_meet_at_the_bottleneck(net: Any) -> bool:
         return not torch.allclose(net.stream_bottleneck(deepest)[0], net.stream_bottleneck(other)[0], atol=1e-4)
 
 
+def a_tumour_is_scored_by_what_its_organ_scored(net: Any) -> bool:
+    """In what the loss reads; the organ's score teaches, the tumour's does not teach it."""
+    layer, known = net.decoder.seg_layers[-1], {"task": torch.zeros(2, dtype=torch.long), "full_output": True}
+    organ = layer.tasks[0].score.bias if hasattr(layer, "tasks") else layer.bias
+    net.zero_grad()
+    before = net(IMAGE, **known).segmentation
+    before[:, 1].square().sum().backward()
+    silent = organ.grad is None or not organ.grad[0].any()
+    with torch.no_grad():
+        organ[0] += 3
+        after = net(IMAGE, **known).segmentation
+    return silent and not torch.allclose(before[:, 1], after[:, 1], atol=1e-3)
+
+
+def a_tumour_is_never_outside_its_organ(net: Any) -> bool:
+    with torch.no_grad():
+        logits = net(IMAGE)
+    return bool((logits[:, 1] <= logits[:, 0]).all()) and bool((logits[:, 4] <= logits[:, 3]).all())
+
+
 @dataclass(frozen=True)
 class Mechanism:
     """A property, and what is put in the mechanism's place."""
@@ -259,6 +279,8 @@ MECHANISMS = [
     Mechanism("MultiHead", only_the_decoder_knows_the_task, off=("decoders",)),
     Mechanism("UniSeg", the_bottleneck_comes_with_a_prompt, off=("bottleneck_conditioning",)),
     Mechanism("CLIPDriven", a_region_follows_its_embedding, head=REGIONS["head"]),
+    Mechanism("OMNet", a_tumour_is_scored_by_what_its_organ_scored, head=REGIONS["head"]),
+    Mechanism("OMNet", a_tumour_is_never_outside_its_organ, head=REGIONS["head"]),
     Mechanism("ACSNet", gates_tell_on_the_logits, off=("encoder_attention",)),
     Mechanism("ACSNet", the_decoder_reads_where_offsets_say, off=("decoder_attention",)),
     Mechanism("MTAN", tasks_see_different_features, off=("streams",)),
@@ -276,6 +298,13 @@ MECHANISMS = [
 def test_a_method_is_what_its_paper_says_and_without_its_mechanism_it_is_not(mechanism: Mechanism, kind: str) -> None:
     assert mechanism.holds(network(mechanism.trainer, kind))
     assert not mechanism.holds(network(mechanism.trainer, kind, mechanism.off, mechanism.head))
+
+
+@pytest.mark.parametrize("kind", ["Plain", "Residual"])
+@pytest.mark.parametrize("heads", ["se", "plain"])
+def test_nested_tasks_are_guided_by_cross_task_attention_alone_but_always_kept_inside(kind: str, heads: str) -> None:
+    assert not a_tumour_is_scored_by_what_its_organ_scored(network("OMNet", kind, nested_head=heads))
+    assert a_tumour_is_never_outside_its_organ(network("OMNet", kind, nested_head=heads))
 
 
 @pytest.mark.parametrize("kind", ["Plain", "Residual"])

@@ -60,6 +60,24 @@ def tube(points: Points, nodes: NDArray[np.float64], radii: NDArray[np.float64])
     return inside
 
 
+def tube_distance(points: Points, nodes: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return how far points are from the surface of a tube along a polyline in mm, (N,), negative inside.
+
+    Args:
+        points: (3, N) in mm.
+        nodes: Corners of the centre line in mm, (M, 3), M >= 2.
+        radii: Radius at each corner in mm, (M,); linear in between, where the distance is right for slender cones.
+    """
+    distance = np.full(points.shape[1], np.inf, dtype=np.float32)
+    for start, end, r_start, r_end in zip(nodes[:-1], nodes[1:], radii[:-1], radii[1:], strict=True):
+        axis = (end - start).astype(np.float32)
+        offset = points - _column(start)
+        along = np.clip(axis @ offset / float(axis @ axis), 0, 1)
+        to_axis = np.linalg.norm(offset - axis[:, None] * along, axis=0)
+        distance = np.minimum(distance, to_axis - np.float32(r_start) - np.float32(r_end - r_start) * along)
+    return distance
+
+
 def waves(
     points: Points, rng: np.random.Generator, wavelength_mm: tuple[float, float], count: int
 ) -> NDArray[np.float32]:

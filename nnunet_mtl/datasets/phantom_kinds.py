@@ -158,6 +158,19 @@ _NESTED = {
     "without_block": Argument(bool, "leave the nnunet_mtl block out: a region data set of stock nnU-Net"),
 }
 
+_GASTRIC = {
+    **_SEED,
+    **_DIMENSION,
+    **_IMAGE_SIZE,
+    **_CASES,
+    "tumour_radius_mm": Argument(float, "smallest and largest radius in mm", 2),
+    "positive_share": Argument(float, "share of the patients whose lymph nodes are positive"),
+    "node_cue": Argument(str, "what of the nodes tells: all, size or number"),
+    "noise_hu": Argument(float, "standard deviation of the noise in HU"),
+    "labelled_share": Argument(float, "share of the training patients whose class is known"),
+    "segmented_share": Argument(float, "share of the training patients whose tumour is annotated"),
+}
+
 _HERE = "nnunet_mtl.datasets"
 
 KINDS: Mapping[str, PhantomKind] = {
@@ -167,6 +180,13 @@ KINDS: Mapping[str, PhantomKind] = {
         options=f"{_HERE}.phantom_cases.PhantomOptions",
         writer=f"{_HERE}.phantom_dataset.write_phantom_dataset",
         arguments=_ORGANS,
+    ),
+    "gastric": PhantomKind(
+        summary="CT of a gastric tumour, and a node status that only the lymph nodes tell: MA-MTLN",
+        dataset="PhantomGastric",
+        options=f"{_HERE}.phantom_gastric.GastricOptions",
+        writer=f"{_HERE}.phantom_gastric.write_gastric_dataset",
+        arguments=_GASTRIC,
     ),
     "ultrasound": PhantomKind(
         summary="breast ultrasound in 2D, a lesion and its malignancy: ACSNet",

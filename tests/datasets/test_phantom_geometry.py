@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnunet_mtl.datasets.phantom_geometry import Ellipsoid, rotation, tube, waves
+from nnunet_mtl.datasets.phantom_geometry import Ellipsoid, rotation, tube, tube_distance, waves
 
 STEP_MM = 2.0
 
@@ -30,6 +30,14 @@ def test_ellipsoid_has_its_volume_and_its_surface(points, tilted):
 def test_tube_is_a_cylinder_with_round_ends(points):
     inside = tube(points, np.array([(-30.0, 0, 0), (0, 0, 0), (30.0, 0, 0)]), np.array([12.0, 12.0, 12.0]))
     assert inside.sum() * STEP_MM**3 == pytest.approx(np.pi * 12**2 * 60 + 4 / 3 * np.pi * 12**3, rel=0.02)
+
+
+def test_the_distance_to_a_tube_is_negative_just_where_the_tube_is(points):
+    nodes, radii = np.array([(-30.0, 0, 0), (0, 5.0, 0), (30.0, 0, 8.0)]), np.array([12.0, 9.0, 14.0])
+    np.testing.assert_array_equal(tube_distance(points, nodes, radii) < 0, tube(points, nodes, radii))
+    beside = np.array([[0.0, -30.0], [20.0, 0.0], [0.0, 0.0]], dtype=np.float32)
+    straight = tube_distance(beside, np.array([(-30.0, 0, 0), (30.0, 0, 0)]), np.array([12.0, 12.0]))
+    np.testing.assert_allclose(straight, [8.0, -12.0])
 
 
 def test_tube_tapers(points):

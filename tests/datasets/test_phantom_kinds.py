@@ -68,6 +68,7 @@ def test_listing_the_kinds_loads_none_of_them():
 SMALL = {
     "organs": ["--cases_per_task", "1", "--test_cases", "1", "--image_size", "16", "24", "24"],
     "ultrasound": ["--cases", "3", "--test_cases", "2", "--image_size", "48", "48"],
+    "gastric": ["--cases", "2", "--test_cases", "1", "--image_size", "16", "24", "24"],
     "nested": ["--cases", "2", "--test_cases", "1", "--image_size", "16", "20", "20"],
 }
 

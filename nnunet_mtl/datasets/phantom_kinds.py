@@ -116,7 +116,7 @@ _ORGANS = {
     "domain_task_coupling": Argument(float, "how strongly scanner and task go together, 0 to 1"),
     "tumour_prevalence": Argument(float, "share of patients with a tumour"),
     "tumour_radius_mm": Argument(float, "smallest and largest radius in mm", 2),
-    "contrast_to_noise": Argument(float, "of tumours"),
+    "contrast_to_noise": Argument(float, "of tumours, or of the target"),
     "mimics": Argument(float, "mean number of spots that are no tumours"),
     "malignant_share": Argument(float, "share of malignant tumours or lesions"),
     "test_malignant_share": Argument(float, "the same among the test cases, if it is another"),
@@ -171,6 +171,18 @@ _GASTRIC = {
     "segmented_share": Argument(float, "share of the training patients whose tumour is annotated"),
 }
 
+_DOSE = {
+    **_SEED,
+    **_DIMENSION,
+    **_IMAGE_SIZE,
+    **_CASES,
+    "prescription_gy": Argument(float, "dose in the target in Gy"),
+    "without_dose": Argument(float, "share of the training cases whose dose is not known"),
+    "without_organs": Argument(float, "share of the training cases whose organs at risk are not annotated"),
+    "target_radius_mm": Argument(float, "smallest and largest radius of the target in mm", 2),
+    "contrast_to_noise": Argument(float, "of the target"),
+}
+
 _HERE = "nnunet_mtl.datasets"
 
 KINDS: Mapping[str, PhantomKind] = {
@@ -201,5 +213,12 @@ KINDS: Mapping[str, PhantomKind] = {
         options=f"{_HERE}.phantom_nested.NestedOptions",
         writer=f"{_HERE}.phantom_nested.write_nested_dataset",
         arguments=_NESTED,
+    ),
+    "dose": PhantomKind(
+        summary="CT with a radiation dose to predict voxel by voxel: CTAN, MTAN, HPS",
+        dataset="PhantomDose",
+        options=f"{_HERE}.phantom_dose.DoseOptions",
+        writer=f"{_HERE}.phantom_dose_dataset.write_dose_dataset",
+        arguments=_DOSE,
     ),
 }

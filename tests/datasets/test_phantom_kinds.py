@@ -70,6 +70,7 @@ SMALL = {
     "ultrasound": ["--cases", "3", "--test_cases", "2", "--image_size", "48", "48"],
     "gastric": ["--cases", "2", "--test_cases", "1", "--image_size", "16", "24", "24"],
     "nested": ["--cases", "2", "--test_cases", "1", "--image_size", "16", "20", "20"],
+    "dose": ["--cases", "2", "--test_cases", "1", "--image_size", "16", "24", "24"],
 }
 
 

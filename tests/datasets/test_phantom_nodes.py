@@ -41,8 +41,8 @@ def test_with_one_cue_the_others_do_not_tell(seed):
         np.testing.assert_array_equal(one.shape.semi_axes, other.shape.semi_axes)
         np.testing.assert_array_equal(one.shape.rotation, other.shape.rotation)
     for node in (*negative, *positive):
-        points = node.shape.centre.astype(np.float32)[:, None] + np.float32([[0, 2], [0, 0], [0, 0]])
-        assert np.ptp(node.intensity_hu(points)) == 0
+        points = np.stack([node.shape.at(np.array([share, 0, 0])) for share in (0, 0.9)], axis=1)
+        assert np.ptp(node.intensity_hu(points.astype(np.float32))) == 0
 
 
 def _half_space(points):

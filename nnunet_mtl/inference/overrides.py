@@ -68,7 +68,7 @@ OVERRIDES = (
     Override.of(
         "_internal_predict_sliding_window_return_logits",
         "extended",
-        "a sliding window that is tried again answers once; channels for the values per voxel",
+        "a sliding window that is tried again answers once; the order of its patches",
         v2_8_1="c22b59e40406",
     ),
     Override.of(

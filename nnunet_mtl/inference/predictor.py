@@ -22,7 +22,7 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.calibration import Calibration, answer, read_calibrations
 from nnunet_mtl.inference.combination import Combination, PatchAnswers, combine
 from nnunet_mtl.inference.model_folder import Fold, build_network, read_model
-from nnunet_mtl.inference.regression import beside_logits, more_heads, regressions_of
+from nnunet_mtl.inference.regression import ValueWindow, beside_logits, regressions_of
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import ClassificationTask, RegressionTask, TaskSet
@@ -57,7 +57,8 @@ class MultiTaskPredictor(nnUNetPredictor):
     _combination: Combination
     _folds: list[list[PatchAnswers]] | None = None  # of a case whose folds are predicted just now
     _window: list[PatchAnswers]  # of the sliding window that runs just now
-    _values: Tensor | None = None  # the sum over the folds that are done of such a case, (D, *spatial)
+    _value_window: ValueWindow | None = None  # of the same; None without regression tasks
+    _values: Tensor | None = None  # the sum over the folds that are done of a case, (D, *spatial)
 
     def initialize_from_trained_model_folder(
         self,
@@ -191,17 +192,17 @@ class MultiTaskPredictor(nnUNetPredictor):
         """Run one network over an image as nnU-Net does, (R, *spatial), and keep what it says of each patch."""
         if self._folds is None:
             self.answers, self.values = (), {}
-        both: Tensor = super().predict_sliding_window_return_logits(input_image)
-        n_logits = len(both) - len(self.regressions)
-        values = both[n_logits:].float().cpu()  # half precision would round the sum over the folds
+        logits: Tensor = super().predict_sliding_window_return_logits(input_image)
+        window, self._value_window = self._value_window, None
+        values = None if window is None else window.mean(input_image.shape[1:])
         fold = [patch.cpu() for patch in self._window]
         if self._folds is not None:
             self._folds.append(fold)
-            self._values = values if self._values is None else self._values + values
+            self._values = values if values is None or self._values is None else self._values + values
         else:
             self.answers = (fold,) if fold else ()
             self.values = self._in_units(values, n_folds=1)
-        return both[:n_logits] if self.regressions else both
+        return logits
 
     def _in_units(self, values: Tensor | None, *, n_folds: int) -> dict[str, Tensor]:
         if values is None:
@@ -217,8 +218,16 @@ class MultiTaskPredictor(nnUNetPredictor):
     ) -> Tensor:
         # nnU-Net runs this again where the device had too little memory: what was said until then does not count
         self._window = []
-        with more_heads(self, len(self.regressions)):
-            logits: Tensor = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
+        if self.regressions:
+            self._value_window = ValueWindow(
+                len(self.regressions),
+                data.shape[1:],
+                slicers,
+                self.configuration_manager.patch_size,
+                gaussian=self.use_gaussian,
+                device=self.device if do_on_device else torch.device("cpu"),
+            )
+        logits: Tensor = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
         return logits
 
     @torch.inference_mode()
@@ -239,7 +248,11 @@ class MultiTaskPredictor(nnUNetPredictor):
             self.network = network
         if views and views[0].classification:
             self._window.append(PatchAnswers.from_views(views))
-        return logits
+        if self._value_window is None:
+            return logits
+        n_logits = logits.shape[1] - len(self.regressions)
+        self._value_window.add(logits[0, n_logits:])  # nnU-Net predicts one patch at a time
+        return logits[:, :n_logits]
 
 
 def _bare(network: Any) -> Any:

@@ -5,15 +5,16 @@ probabilities (linear), the inverse of its crop and of its transposition are don
 beside the label map, with the label map's geometry.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
+import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import Tensor, cat
 
 from nnunet_mtl.errors import UserError
@@ -43,34 +44,56 @@ def regressions_of(architecture: Mapping[str, Any], block: Mapping[str, Any]) ->
 def beside_logits(output: MultiTaskOutput, regressions: Sequence[RegressionTask]) -> Tensor:
     """Return logits and values as channels of one tensor, (B, R + D, *spatial), fresh, of the logits' dtype.
 
-    Gaussian weighting, mirroring and overlapping patches are then nnU-Net's for the values as well, and the logits are
-    bit by bit what they are alone.
+    Mirroring is then nnU-Net's for the values as well, and the logits are bit by bit what they are alone.
     """
     assert isinstance(output.segmentation, Tensor)  # a list is for training
     values = [output.regression[task.name].to(output.segmentation.dtype) for task in regressions]
     return cat([output.segmentation, *values], dim=1)
 
 
-class _MoreHeads:
-    """nnU-Net's label manager that counts further channels."""
+class ValueWindow:
+    """The values of a sliding window, weighted and averaged as nnU-Net does with the logits, but in single precision.
 
-    def __init__(self, label_manager: Any, more: int) -> None:
-        self._label_manager = label_manager
-        self.num_segmentation_heads = label_manager.num_segmentation_heads + more
+    nnU-Net adds half precision. Towards the corners of a patch its Gaussian falls below what that can hold, and in the
+    corners of the image, which no other patch covers, values come out rounded to multiples of up to 1: of a logit the
+    sign is enough.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._label_manager, name)
+    Args:
+        n_values: D.
+        shape: Of the image, padded as nnU-Net did, (Z, Y, X).
+        slicers: Where in it each patch lies, in the order in which they are predicted.
+        patch_size: In voxels.
+        gaussian: Whether patches weigh less towards their borders.
+        device: Where the sums are kept.
+    """
 
+    def __init__(
+        self,
+        n_values: int,
+        shape: Sequence[int],
+        slicers: Iterable[Any],
+        patch_size: Sequence[int],
+        *,
+        gaussian: bool,
+        device: torch.device,
+    ) -> None:
+        self._slicers = iter(slicers)
+        self._sum = torch.zeros((n_values, *shape), device=device)
+        self._weights = torch.zeros(tuple(shape), device=device)
+        weight = {"sigma_scale": 1 / 8, "value_scaling_factor": 10, "dtype": torch.float32, "device": device}
+        self._weight = compute_gaussian(tuple(patch_size), **weight) if gaussian else 1.0
 
-@contextmanager
-def more_heads(predictor: Any, more: int) -> Iterator[None]:
-    """Let a predictor of nnU-Net allocate so many further channels while the `with` block runs."""
-    label_manager = predictor.label_manager
-    predictor.label_manager = _MoreHeads(label_manager, more) if more else label_manager
-    try:
-        yield
-    finally:
-        predictor.label_manager = label_manager
+    def add(self, values: Tensor) -> None:
+        """Add the next patch's values, (D, *patch)."""
+        place = next(self._slicers)
+        self._sum[place] += values.to(self._sum) * self._weight
+        self._weights[place[1:]] += self._weight
+
+    def mean(self, shape: Sequence[int]) -> Tensor:
+        """Return the values, (D, Z, Y, X) on the CPU, without the padding around an image of this shape."""
+        before = [(padded - size) // 2 for padded, size in zip(self._weights.shape, shape, strict=True)]
+        inner = tuple(slice(start, start + size) for start, size in zip(before, shape, strict=True))
+        return (self._sum[(slice(None), *inner)] / self._weights[inner]).cpu()
 
 
 def refuse_unwritable(reader_writer: type[Any], regressions: Sequence[RegressionTask]) -> None:

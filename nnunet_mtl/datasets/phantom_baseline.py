@@ -25,26 +25,31 @@ _FREQUENCIES = np.linspace(0.05, 0.9, 18)
 
 @dataclass(frozen=True)
 class _Case:
-    """A case in the patient's orientation: smoothed image and leaves on its grid, relative place of each voxel."""
+    """A case in the patient's orientation: smoothed channels, leaves on their grid, relative place of each voxel."""
 
-    image: NDArray[np.float32]
+    image: NDArray[np.float32]  # (C, *spatial)
     leaves: NDArray[np.integer[Any]]
     place: NDArray[np.float32]
 
 
-def threshold_and_position_dice(folder: Path) -> dict[str, float]:
+def threshold_and_position_dice(
+    folder: Path, *, smoothing: float = 0.7, body: float | None = _BODY_HU
+) -> dict[str, float]:
     """Return the Dice of thresholds and position maps on the fully labelled test cases, per region.
 
     Args:
-        folder: A data set as `write_phantom_dataset` writes it.
+        folder: A data set of phantoms with the block; with several channels a voxel must be in the windows of all.
+        smoothing: Standard deviation in voxels of a Gaussian over the image before it is thresholded.
+        body: The body is what is brighter in the first channel, where places are relative to its box; None takes
+            places relative to the image.
 
     Returns:
         Mean over the test cases that have the region; nan for a region that no test case has.
     """
     tasks = TaskSet.from_dataset_json(read_dataset_json(folder / "dataset.json"))
     oracle = TaskSet.from_dataset_json(read_dataset_json(folder / "labelsTs" / "dataset.json"))
-    training = {name: _read(folder, "Tr", name) for name in tasks.cases}
-    test = [_read(folder, "Ts", name) for name in oracle.cases]
+    training = {name: _read(folder, "Tr", name, smoothing, body) for name in tasks.cases}
+    test = [_read(folder, "Ts", name, smoothing, body) for name in oracle.cases]
     scores = {}
     for index, region in enumerate(tasks.regions):
         labels = tasks.region_labels[index]
@@ -55,13 +60,13 @@ def threshold_and_position_dice(folder: Path) -> dict[str, float]:
 
 def _score(training: Sequence[_Case], test: Sequence[_Case], labels: tuple[int, ...]) -> float:
     truths = [np.isin(case.leaves, labels) for case in training]
-    voxels = np.concatenate([case.image[truth] for case, truth in zip(training, truths, strict=True)])
+    voxels = np.concatenate([case.image[:, truth] for case, truth in zip(training, truths, strict=True)], axis=1)
     if not voxels.size:
         return float("nan")
     frequency = _position_map(training, truths)
     levels = _FREQUENCIES * frequency.max()
     best = (-1.0, 0, 0)
-    windows = [np.percentile(voxels, percentiles) for percentiles in _PERCENTILES]
+    windows = [np.percentile(voxels, percentiles, axis=1) for percentiles in _PERCENTILES]
     for number, window in enumerate(windows):
         scored = zip(training, truths, strict=True)
         curve = np.nanmean([_dice_curve(case, truth, frequency, window, levels) for case, truth in scored], axis=0)
@@ -80,7 +85,8 @@ def _dice_curve(
     levels: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Return the Dice at each level of frequency, (L,); nan where neither the case nor the guess has the region."""
-    candidates = (case.image >= window[0]) & (case.image <= window[1])
+    low, high = window.reshape(2, -1, *[1] * truth.ndim)
+    candidates = ((case.image >= low) & (case.image <= high)).all(axis=0)
     # How many levels a voxel passes: every level's counts come from one pass.
     passed = np.searchsorted(levels, _look_up(frequency, case.place[:, candidates]), side="right")
     found = _counts_at_or_above(passed, len(levels))
@@ -113,24 +119,25 @@ def _look_up(frequency: NDArray[np.float32], place: NDArray[np.float32]) -> NDAr
     return values
 
 
-def _read(folder: Path, part: str, name: str) -> _Case:
-    image = SimpleITK.ReadImage(str(folder / f"images{part}" / f"{name}_0000.nii.gz"))
+def _read(folder: Path, part: str, name: str, smoothing: float, body: float | None) -> _Case:
+    channels = [SimpleITK.ReadImage(str(path)) for path in sorted((folder / f"images{part}").glob(f"{name}_????.nii.gz"))]
     leaves = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / f"labels{part}" / f"{name}.nii.gz")))
-    values = SimpleITK.GetArrayFromImage(image)
     # Every (D + 1)-th cosine is on the diagonal; arrays are indexed slice first, cosines column first.
-    cosines = np.asarray(image.GetDirection())[:: values.ndim + 1][::-1]
+    cosines = np.asarray(channels[0].GetDirection())[:: leaves.ndim + 1][::-1]
     axes = tuple(axis for axis, cosine in enumerate(cosines) if cosine < 0)
-    smooth = gaussian_filter(np.flip(values, axes).astype(np.float32), 0.7)
-    return _Case(smooth, np.flip(leaves, axes), _relative_place(smooth))
+    values = (np.flip(SimpleITK.GetArrayFromImage(channel), axes).astype(np.float32) for channel in channels)
+    smooth = np.stack([gaussian_filter(channel, smoothing) for channel in values])
+    return _Case(smooth, np.flip(leaves, axes), _relative_place(smooth[0], body))
 
 
-def _relative_place(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _relative_place(image: NDArray[np.float32], threshold: float | None) -> NDArray[np.float32]:
     """Return the coordinates of each voxel in the body's bounding box, 0 to 1 inside it, (D, *shape)."""
-    # Opening takes the table away.
-    components, _ = label(binary_opening(image > _BODY_HU, iterations=2))
-    body = components == np.bincount(components[components > 0]).argmax()
-    corners = np.argwhere(body)
-    low, high = corners.min(axis=0), corners.max(axis=0) + 1
+    low, high = np.zeros(image.ndim, dtype=int), np.array(image.shape)
+    if threshold is not None:
+        # Opening takes the table away.
+        components, _ = label(binary_opening(image > threshold, iterations=2))
+        corners = np.argwhere(components == np.bincount(components[components > 0]).argmax())
+        low, high = corners.min(axis=0), corners.max(axis=0) + 1
     grid = np.indices(image.shape, dtype=np.float32)
     column = (slice(None),) + (None,) * image.ndim
     place: NDArray[np.float32] = ((grid + 0.5 - low[column]) / (high - low)[column]).astype(np.float32)

@@ -119,7 +119,7 @@ def draw_breast(rng: np.random.Generator, mimics: float, x: Field, depth: Field)
 
     Args:
         rng: The patient's generator.
-        mimics: Expected number of fat lobules inside the gland, and of shadows that no lesion casts.
+        mimics: Expected number of fat lobules inside the gland, and twice that of shadows that no lesion casts.
         x: Of each voxel in mm, (Y, X).
         depth: The same.
     """

@@ -42,7 +42,7 @@ class UltrasoundOptions(SharedOptions):
         malignant_cue: What tells malignant from benign: form and margin, with the shadow behind the lesion or alone.
         lesion_radius_mm: Smallest and largest radius of a disc of the lesion's area, the same for both classes.
         contrast_db: Least and largest darkness of a lesion that is no cyst, below that of glandular tissue.
-        mimics: Mean number of fat lobules inside the gland, and twice that of shadows without a lesion.
+        mimics: Mean number of fat lobules inside the gland; there are half as many shadows without a lesion.
         labelled_share: Share of the training patients with a lesion whose class is known.
     """
 
@@ -54,9 +54,9 @@ class UltrasoundOptions(SharedOptions):
     malignant_share: float = 0.5
     cyst_share: float = 0.25
     malignant_cue: MassCue = "margin_and_shadow"
-    lesion_radius_mm: tuple[float, float] = (4.0, 7.0)
-    contrast_db: tuple[float, float] = (9.0, 14.0)
-    mimics: float = 2.0
+    lesion_radius_mm: tuple[float, float] = (3.0, 6.5)
+    contrast_db: tuple[float, float] = (8.0, 12.0)
+    mimics: float = 4.0
     labelled_share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ def render(options: UltrasoundOptions, visit: Visit) -> UltrasoundScan:
     patient, scan = visit.patient_rng(), visit.image_rng()
     depth, x = np.meshgrid((np.arange(size) + 0.5) * spacing_mm, (np.arange(size) + 0.5) * spacing_mm, indexing="ij")
     # The probe is never held twice at the same place.
-    x = x - FIELD_MM / 2 + scan.uniform(-4, 4)
+    x = x - FIELD_MM / 2 + scan.uniform(-3, 3)
     breast, malignant = _draw(options, visit, patient, x, depth)
     # Not from the patient: which probe it was says nothing about the class.
     probe = PROBES[int(scan.integers(len(PROBES)))]
@@ -135,7 +135,7 @@ def _draw(
     x: NDArray[np.float64],
     depth: NDArray[np.float64],
 ) -> tuple[Breast, bool | None]:
-    centre_mm = np.array([patient.uniform(-8, 8), patient.uniform(13, 21)])
+    centre_mm = np.array([patient.uniform(-10, 10), patient.uniform(11, 24)])
     radius_mm = float(patient.uniform(*options.lesion_radius_mm))
     contrast_db = float(patient.uniform(*options.contrast_db))
     entropy = int(patient.integers(2**32))

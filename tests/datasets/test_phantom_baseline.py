@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -64,3 +66,46 @@ def test_a_region_that_nobody_shows_has_no_score(tmp_path):
     assert np.isnan(dice["liver_tumour"])
     assert np.isnan(dice["pancreas_tumour"])
     assert dice["liver"] > 0
+
+
+def _dataset(folder, n_channels, noise=0.0):
+    """Write six training and six test cases in which the place of the annotated square says nothing.
+
+    Either channel has a bright decoy of its own; only the annotated square is bright in both.
+    """
+    entries = {}
+    for part in ("Tr", "Ts"):
+        for kind in ("images", "labels"):
+            (folder / f"{kind}{part}").mkdir(parents=True)
+        for number, order in enumerate(permutations((2, 18, 34))):
+            name, rng = f"case_{number}", np.random.default_rng(number)
+            rows = [slice(start, start + 12) for start in order]
+            channels, labels = rng.normal(0, noise, size=(2, 48, 48)), np.zeros((48, 48), np.uint8)
+            channels[:, rows[0], 18:30] += 100
+            labels[rows[0], 18:30] = 1
+            channels[0, rows[1], 18:30] += 100
+            channels[1, rows[2], 18:30] += 100
+            for channel, values in enumerate(channels[:n_channels]):
+                path = folder / f"images{part}" / f"{name}_{channel:04d}.nii.gz"
+                SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values.astype(np.float32)), str(path))
+            path = folder / f"labels{part}" / f"{name}.nii.gz"
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), str(path))
+            entries.setdefault(part, {})[name] = {"annotated": ["square"]}
+    for part, path in (("Tr", folder), ("Ts", folder / "labelsTs")):
+        block = {"version": 1, "tasks": {"square": {"regions": ["square"]}}, "cases": entries[part]}
+        content = {"labels": {"background": 0, "square": [1, 1]}, "regions_class_order": [1], "nnunet_mtl": block}
+        write_dataset_json(path / "dataset.json", content)
+
+
+@pytest.mark.parametrize(("n_channels", "expected"), [(1, 2 / 3), (2, 1.0)])
+def test_every_channel_counts(tmp_path, n_channels, expected):
+    _dataset(tmp_path / "squares", n_channels)
+    dice = threshold_and_position_dice(tmp_path / "squares", smoothing=0.1, body=None)
+    # With one channel the square and one decoy of its size are found.
+    assert dice["square"] == pytest.approx(expected, abs=0.02)
+
+
+def test_smoothing_beats_noise(tmp_path):
+    _dataset(tmp_path / "noisy", 2, noise=60.0)
+    dice = [threshold_and_position_dice(tmp_path / "noisy", smoothing=s, body=None)["square"] for s in (0.1, 1.5)]
+    assert dice[1] > dice[0] + 0.1

@@ -57,7 +57,7 @@ def test_size_and_prevalence_of_the_classes_are_alike(scans):
     scans, malignant = scans
     areas = [scan.lesion.sum() * 0.3125**2 for scan in scans]
     assert 0.3 < _auc(areas, malignant) < 0.7
-    assert np.pi * 4**2 * 0.9 < min(areas) < max(areas) < np.pi * 7**2 * 1.1
+    assert np.pi * 3**2 * 0.85 < min(areas) < max(areas) < np.pi * 6.5**2 * 1.1
     assert np.mean(malignant) == pytest.approx(0.5, abs=0.1)
 
 

@@ -19,3 +19,12 @@ def test_with_zero_no_gradient_is_computed() -> None:
     x = torch.randn(3, requires_grad=True)
     assert torch.equal(scale_gradient(x, 0.0), x)
     assert not scale_gradient(x, 0.0).requires_grad
+
+
+def test_of_zero_a_gradient_can_be_computed_all_the_same() -> None:
+    x = torch.ones(2, requires_grad=True)
+    scale_gradient(3 * x, 0.0, attached=True).sum().backward()
+    assert x.grad is not None
+    assert not x.grad.any()
+    assert not scale_gradient(3 * x, 0.0).requires_grad
+    assert scale_gradient(x, 1.0, attached=True) is x

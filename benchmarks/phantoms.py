@@ -21,6 +21,7 @@ from nnunet_mtl.datasets import phantom_gastric as gastric
 from nnunet_mtl.datasets import phantom_nested as nested
 from nnunet_mtl.datasets import phantom_ultrasound as ultrasound
 from nnunet_mtl.datasets.phantom_baseline import threshold_and_position_dice
+from nnunet_mtl.datasets.phantom_breast import MASS_CUES, MassCue
 from nnunet_mtl.datasets.phantom_options import SharedOptions
 from nnunet_mtl.datasets.phantom_patients import plan_visits
 from nnunet_mtl.evaluation.lesion_features import lesion_features
@@ -76,16 +77,21 @@ def aucs(features: Sequence[Mapping[str, float]], positive: Sequence[bool]) -> d
     return {name: round(float(roc_auc_score(positive, [each[name] for each in features])), 3) for name in features[0]}
 
 
-def ultrasound_aucs(seeds: Sequence[int], patients: int) -> dict[str, float]:
-    """Return the AUC of malignancy, cysts apart, of what form, margin and shadow of the true lesion are like."""
+def ultrasound_aucs(seeds: Sequence[int], patients: int) -> dict[str, dict[str, float]]:
+    """Return, by what is to tell, the AUC of malignancy (cysts apart) of features of the true lesion."""
+    return {cue: _ultrasound_aucs(seeds, patients, cue) for cue in MASS_CUES}
+
+
+def _ultrasound_aucs(seeds: Sequence[int], patients: int, cue: MassCue) -> dict[str, float]:
     features, malignant = [], []
     for seed in seeds:
-        options = ultrasound.UltrasoundOptions(seed=seed, cases=1, test_cases=patients, cyst_share=0.0)
+        options = ultrasound.UltrasoundOptions(
+            seed=seed, cases=1, test_cases=patients, cyst_share=0.0, malignant_cue=cue
+        )
         for visit in plan_visits(options)[1:]:
             scan = ultrasound.render(options, visit)
-            spacing_mm = (options.spacing_mm,) * 2
             rows, columns = np.nonzero(scan.lesion)
-            of_mask = lesion_features(scan.image, scan.lesion, spacing_mm)
+            of_mask = lesion_features(scan.image, scan.lesion, (options.spacing_mm,) * 2)
             chosen = {name: of_mask[name] for name in ("compactness", "volume_mm3", "mean", "deviation")}
             chosen["height over width"] = float(rows.std() / columns.std())
             chosen["shadow"] = shadow(scan.image, scan.lesion)

@@ -16,6 +16,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from nnunet_mtl._messages import listed
 from nnunet_mtl.datasets.completion import Completer, Completion
+from nnunet_mtl.datasets.extracted_block import channel_names, channels_kept
 from nnunet_mtl.datasets.label_maps import Combinations, LabelMap, LabelMapReader, combinations, refuse
 from nnunet_mtl.datasets.prediction_folders import PredictionFolder, open_folders
 from nnunet_mtl.datasets.provenance import PROVENANCE_NAME, Provenance, summary, write_provenance
@@ -70,7 +71,8 @@ def complete_labels(
         (folder / "imagesTr").mkdir()
         (folder / "labelsTr").mkdir()
         for case, files in tqdm(raw.training.items(), desc="complete", unit="case"):
-            link_images(case, files.images, folder / "imagesTr", raw.file_ending)
+            # a stock network reads images alone: a regression target would tell it the answer
+            link_images(case, files.images, folder / "imagesTr", raw.file_ending, channels_kept(raw.taskset, None))
             labels.complete(case, files.label, folder / "labelsTr")
         refuse(problems)
         about = {
@@ -140,7 +142,8 @@ class _Labels:
         labels = dict(self.raw.dataset_json["labels"])
         if any(entry.ignored for regions in self.provenance.values() for entry in regions.values()):
             labels["ignore"] = self.n_leaves
-        return self.raw.description(name, len(self.raw.training), labels=labels)
+        channels = channel_names(self.raw.dataset_json, channels_kept(self.raw.taskset, None))
+        return self.raw.description(name, len(self.raw.training), labels=labels, **channels)
 
     def _write(
         self, path: Path, own: LabelMap, together: Combinations, completion: Completion, entries: dict[str, Provenance]

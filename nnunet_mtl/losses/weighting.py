@@ -244,8 +244,8 @@ class DynamicWeightAverage(LossWeighting):
         new = self.history.new_tensor([means[term] for term in self.terms])
         known = new.isfinite()
         self.history = torch.where(known, torch.stack([self.history[1], new]), self.history)
-        tiny = torch.finfo(new.dtype).tiny  # 0 / 0, a term that stays at 0, is no change
-        ratio = ((self.history[1] + tiny) / (self.history[0] + tiny)).nan_to_num(nan=1.0)
+        # 0 / 0 is a term that stays at 0, and NaN one without two means: neither has changed
+        ratio = (self.history[1] / self.history[0]).nan_to_num(nan=1.0)
         self.factors = len(self.terms) * torch.softmax(ratio / self.temperature, 0)
 
 

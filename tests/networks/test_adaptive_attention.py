@@ -26,7 +26,7 @@ def test_level_and_fusion_weigh_one_together_at_every_voxel(dimensions: int, lev
     torch.manual_seed(0)
     attention = AdaptiveAttention(SHAPES[dimensions], level, "product")
     feature, fused = pair(dimensions, level)
-    weights = attention.weights(feature, attention.down(fused))
+    weights = attention.weights(feature, attention.down(fused)).detach()
     assert weights.shape == (2, 2, *feature.shape[2:])
     torch.testing.assert_close(weights.sum(1), torch.ones_like(weights[:, 0]))
     assert float(weights[:, 0].flatten(1).std(1).min()) > 0.01  # and not everywhere the same

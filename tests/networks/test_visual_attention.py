@@ -61,7 +61,7 @@ def test_a_feature_is_gated_by_itself_and_not_without_the_attention() -> None:
     assert not is_gated_by_the_image(NoVisualAttention(FLAT, 0))
     gates = attention.gates(feature(FLAT))
     assert all(bool(((gate > 0) & (gate < 1)).all()) for gate in gates)
-    assert all(float(gate.std((2, 3)).min()) > 0 for gate in gates)  # a factor for every voxel
+    assert all(float(gate.detach().std((2, 3)).min()) > 0 for gate in gates)  # a factor for every voxel
 
 
 def test_dilations_are_clipped_to_the_feature_axis_by_axis() -> None:

@@ -34,7 +34,7 @@ def main() -> None:
     """Measure every kind and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--patients", type=int, default=90, help="for the AUC, of all seeds together")
+    parser.add_argument("--patients", type=int, default=240, help="for the AUC, of all seeds together")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     result: dict[str, object] = {"provenance": provenance(), "seeds": options.seeds, "patients": options.patients}

@@ -89,7 +89,7 @@ def all_arguments() -> dict[str, tuple[Argument, tuple[str, ...]]]:
     """Return every argument of any kind, as the first kind that has it describes it, and the kinds that have it."""
     first: dict[str, Argument] = {}
     for kind in KINDS.values():
-        first = dict(kind.arguments) | first
+        first |= {name: argument for name, argument in kind.arguments.items() if name not in first}
     return {
         name: (argument, tuple(kind for kind, of in KINDS.items() if name in of.arguments))
         for name, argument in first.items()

@@ -36,7 +36,7 @@ from nnunet_mtl.training.loss_weighting import BODY, HEAD, build_weighting, clip
 from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
-from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_targets
+from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_regressions, without_targets
 from nnunet_mtl.training.run_folder import refuse_other_experiment
 from nnunet_mtl.training.sampling import sampling_probabilities
 from nnunet_mtl.training.schedule import settings_in
@@ -98,7 +98,7 @@ class MultiTaskTrainer(MonitoredTrainer):
         if self.family.regresses:
             cases, self.tasks = (with_scales(tasks, plans) for tasks in (cases, self.tasks))
         else:
-            cases, self.tasks = (replace(tasks, regressions=()) for tasks in (cases, self.tasks))
+            cases, self.tasks = (without_regressions(tasks) for tasks in (cases, self.tasks))
         self.regression = RegressionTraining(cases, stored)
         self.cases = CaseAnnotations(cases, label_share=settings.class_draws)
         self._prepare_plans(plans, configuration)

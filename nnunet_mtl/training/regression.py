@@ -80,6 +80,16 @@ def _with_scale(task: RegressionTask, plans: Mapping[str, Any], source: str) -> 
     return replace(task, scale=spread)
 
 
+def without_regressions(tasks: TaskSet) -> TaskSet:
+    """Return the task set without regression tasks, which its cases then do not list either."""
+    names = {task.name for task in tasks.regressions}
+    cases = {
+        name: replace(case, annotated=tuple(task for task in case.annotated if task not in names))
+        for name, case in tasks.cases.items()
+    }
+    return replace(tasks, regressions=(), cases=cases) if names else tasks
+
+
 def without_targets(dataset_json: Mapping[str, Any], regressions: Sequence[RegressionTask]) -> dict[str, Any]:
     """Return a copy of `dataset.json` whose channels are those of the image; nothing else differs."""
     targets = {str(task.channel) for task in regressions}

@@ -10,6 +10,7 @@ from nnunet_mtl.training.regression import (
     mae_key,
     term_of,
     with_scales,
+    without_regressions,
     without_targets,
 )
 from nnunet_mtl.training.target_channels import BesideImage, ImageDataset, ImageDatasets, TargetDataset
@@ -177,7 +178,12 @@ def test_that_without_regression_tasks_nothing_changes():
 
 
 def test_that_a_trainer_that_does_not_regress_has_the_images_alone_and_says_so():
-    training = RegressionTraining(without_regressions(), TASKS.regressions)
+    plain = without_regressions(TASKS)
+    assert plain.regressions == ()
+    assert plain.annotated("all") == TASKS.annotated("all") == (True, True)
+    assert plain.cases["no_body"].annotated == ("target",)
+    assert "dose" not in plain.compact()["tasks"]
+    training = RegressionTraining(plain, TASKS.regressions)
     assert training.loss_terms == ()
     assert training.describe("T") == "T predicts no value per voxel: dose, depth is left out, and its channels too"
     assert isinstance(training.dataset_class(Datasets, 1), ImageDatasets)
@@ -185,7 +191,7 @@ def test_that_a_trainer_that_does_not_regress_has_the_images_alone_and_says_so()
     assert training.with_targets("images", options) == "images"
 
 
-def without_regressions():
+def without_block():
     return TaskSet.from_dataset_json({key: value for key, value in DATASET.items() if key != "nnunet_mtl"})
 
 
@@ -222,7 +228,8 @@ def changed(**task):
 
 def test_that_a_scale_is_what_is_given_or_the_spread_in_the_plans():
     assert [task.scale for task in with_scales(changed(depth=None), PLANS).regressions] == [10.0, 4.0]
-    assert with_scales(without_regressions(), {}).regressions == ()
+    assert with_scales(without_block(), {}).regressions == ()
+    assert without_regressions(without_block()) == without_block()
 
 
 @pytest.mark.parametrize(

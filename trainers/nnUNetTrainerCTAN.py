@@ -18,10 +18,7 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
-    defaults: ClassVar = {
-        "class_head": "own",
-        "class_gradient": 1.0,
-        "class_weight": 1.0,
+    defaults: ClassVar = {"class_head": "own", "class_gradient": 1.0, "class_weight": 1.0} | {
         "loss_weighting": "dwa",
         "attention_width": "quarter",
     }
@@ -39,5 +36,5 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
         """Return the widths of the masks, which pairs have one, and what is recomputed in the backward pass."""
-        width, pairs = settings.attention_width, settings.pair_attention
-        return {"width": width, "pairs": pairs, "recompute": settings.recompute}
+        options = {"width": settings.attention_width, "pairs": settings.pair_attention}
+        return {**options, "recompute": settings.recompute}

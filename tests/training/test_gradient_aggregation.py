@@ -234,6 +234,17 @@ def test_a_solver_of_cagrad_that_gives_up_leaves_equal_weights(monkeypatch: pyte
     assert torch.equal(aggregate("cagrad", CONFLICT)[0], CONFLICT.sum(0))
 
 
+@pytest.mark.parametrize("rows", [torch.tensor([[math.inf, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])])
+def test_a_solver_is_not_asked_about_an_overflow_or_a_single_gradient(rows: Tensor) -> None:
+    weighting = GradientAggregation(names(2), "pcgrad")
+    asked: list[Tensor] = []
+    weighting._solver = lambda gramian: asked.append(gramian) or gramian[0]  # type: ignore[func-returns-value]
+    assert_close(weighting._solve((rows @ rows.T).double()), [1.0, 1.0])
+    assert asked == []
+    weighting._solve((CONFLICT @ CONFLICT.T).double())
+    assert len(asked) == 1
+
+
 # ---- mixed precision and clipping, as in a training step
 
 

@@ -154,6 +154,7 @@ def test_that_predict_writes_floats_on_the_images_grid_and_nnunets_segmentations
     assert written.GetSize() == image.GetSize()
     assert written.GetDirection() == image.GetDirection()
     assert mae_of_folder(ours / "regression" / "dose", raw / "regressionTs" / "dose", raw / "labelsTs").mean < 60
+    (tmp_path / "stock").mkdir()
     stock = nnUNetPredictor(device=CPU, perform_everything_on_device=False, allow_tqdm=False)
     stock.initialize_from_trained_model_folder(str(started.output_folder_base), (0,), "checkpoint_final.pth")
     stock.predict_from_files_sequential(str(raw / "imagesTs"), str(tmp_path / "stock"))

@@ -45,3 +45,9 @@ def test_random_numbers_are_the_patients_or_the_images_and_differ_between_all_ot
     others = [first, Visit(1, False, 2, 2), Visit(0, True, 2, 2), Visit(0, False, 4, 3)]
     assert len({visit.patient_rng().random() for visit in others}) == 4
     assert len({visit.image_rng().random() for visit in others} | {first.patient_rng().random()}) == 5
+
+
+def test_another_seed_chooses_other_patients():
+    chosen = {tuple(visit.is_among(0.5, 0) for visit in _patients(12, seed=seed)) for seed in range(6)}
+    assert len(chosen) > 1
+    assert [v.level(0) for v in _patients(3)] != [v.level(0) for v in _patients(3, is_test=True)]

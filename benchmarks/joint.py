@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the data sets and models are kept")
     options = parser.parse_args()
     folder = (options.folder or Path(tempfile.mkdtemp())).resolve()
-    os.environ["nnUNet_extTrainer"] = str(shim_folder())  # networks are rebuilt here to count their weights
+    os.environ.update({"nnUNet_extTrainer": str(shim_folder())})  # networks are rebuilt here to count their weights
     results = {}
     for name in options.phantoms:
         chain = Chain(folder, CONFIGURATION, PHANTOMS[name].size, {**SETTINGS, "epochs": options.epochs})

@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.planning.folders import PlanningError, only_plans, preprocessed_folder, read_plans
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
+from nnunet_mtl.training.regression import without_regressions
 
 # Tasks of the TGNet paper (Wu, Pang, Sowmya, ISBI 2022), with what is annotated for each.
 _TASKS = {
@@ -119,7 +120,7 @@ def setting_of(path: Path, configuration: str) -> Setting:
         resolved.configuration["architecture"],
         tuple(resolved.patch_size),
         determine_num_input_channels(manager, resolved, dataset_json) - len(tasks.regressions),
-        replace(tasks, classification=(), regressions=()),
+        replace(without_regressions(tasks), classification=()),
         plans.get("nnunet_mtl", {}),
     )
 

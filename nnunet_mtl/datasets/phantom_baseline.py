@@ -120,7 +120,9 @@ def _look_up(frequency: NDArray[np.float32], place: NDArray[np.float32]) -> NDAr
 
 
 def _read(folder: Path, part: str, name: str, smoothing: float, body: float | None) -> _Case:
-    channels = [SimpleITK.ReadImage(str(path)) for path in sorted((folder / f"images{part}").glob(f"{name}_????.nii.gz"))]
+    channels = [
+        SimpleITK.ReadImage(str(path)) for path in sorted((folder / f"images{part}").glob(f"{name}_????.nii.gz"))
+    ]
     leaves = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / f"labels{part}" / f"{name}.nii.gz")))
     # Every (D + 1)-th cosine is on the diagonal; arrays are indexed slice first, cosines column first.
     cosines = np.asarray(channels[0].GetDirection())[:: leaves.ndim + 1][::-1]

@@ -9,13 +9,6 @@ from nnunet_mtl.networks.architecture import PYRAMID
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
-PARTS = {
-    "visual_attention": "nnunet_mtl.networks.visual_attention.VisualAttention",
-    "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.AdaptiveAttention",
-    "segmentation_aware": "nnunet_mtl.networks.aware_branches.SegmentationAwareBranch",
-    "classification_aware": "nnunet_mtl.networks.aware_branches.ClassificationAwareBranch",
-}
-
 
 class nnUNetTrainerMAMTLN(MultiTaskTrainer):
     """A pyramid in place of the decoder; one pass for every task and question."""
@@ -30,7 +23,13 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
         "class_weight": 1.0,
         "loss_weighting": "liebel_koerner",
     }
-    variants: ClassVar = {point: {True: {point: part}, False: {}} for point, part in PARTS.items()}
+    published_parts: ClassVar = {
+        "visual_attention": "nnunet_mtl.networks.visual_attention.VisualAttention",
+        "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.AdaptiveAttention",
+        "segmentation_aware": "nnunet_mtl.networks.aware_branches.SegmentationAwareBranch",
+        "classification_aware": "nnunet_mtl.networks.aware_branches.ClassificationAwareBranch",
+    }
+    variants: ClassVar = {point: {True: {point: part}, False: {}} for point, part in published_parts.items()}
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:

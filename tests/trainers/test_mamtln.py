@@ -12,11 +12,12 @@ import torch
 
 from nnunet_mtl.losses.jaccard_focal import JaccardFocalLoss
 from nnunet_mtl.losses.partial import MaskedDiceBCELoss
-from nnunet_mtl.trainers.nnUNetTrainerMAMTLN import PARTS, nnUNetTrainerMAMTLN
+from nnunet_mtl.trainers.nnUNetTrainerMAMTLN import nnUNetTrainerMAMTLN
 
 pytestmark = pytest.mark.slow
 
 QUESTION = {"nodes": {"kind": "nominal", "classes": ["negative", "positive"]}}
+PARTS = nnUNetTrainerMAMTLN.published_parts
 Build = Callable[..., Any]
 
 

@@ -189,8 +189,11 @@ def test_what_is_squeezed_tells_images_apart() -> None:
     normalised = head.norm(own)
     assert normalised.mean((2, 3)).abs().max() < 1e-5
     assert torch.allclose(head.gate(own * 0)[0], head.gate(own * 0)[1])
-    # and the gate scales what is scored
+    # and the gate of what is not normalised scales what is scored
     scored = head(features)
+    activated = nn.functional.leaky_relu(normalised, 0.01)
+    torch.testing.assert_close(scored, head.score(activated * head.gate(own)[:, :, None, None]))
+    assert not torch.allclose(scored, head.score(activated * head.gate(normalised)[:, :, None, None]), atol=1e-4)
     with torch.no_grad():
         head.excite.bias -= 100
     assert not torch.allclose(head(features), scored)
@@ -212,6 +215,17 @@ def test_parameters_are_what_the_formulas_say(
     assert count(ExcitedHead(channels, outputs, convolution)) == plain + 2 * width * hidden + width + hidden
     guided = 2 * (channels * outputs + outputs) + outputs**2 + outputs
     assert count(GuidedHead(channels, outputs, convolution)) == guided
+
+
+@pytest.mark.parametrize(("inner", "added"), [(GuidedHead, 692_670), (ExcitedHead, 2_078_640), (TaskHead, 2_073_120)])
+def test_the_page_says_what_a_chain_of_three_adds_to_the_default_network(inner: Any, added: int) -> None:
+    with torch.device("meta"):
+        pairs = [
+            ([TaskHead(channels, 1, nn.Conv3d), *(inner(channels, 1, nn.Conv3d) for _ in range(2))], channels)
+            for channels in (320, 256, 128, 64, 32)
+        ]
+    made = sum(value.numel() for heads, _ in pairs for head in heads for value in head.parameters())
+    assert made - sum(3 * (channels + 1) for _, channels in pairs) == added
 
 
 def test_the_fusion_of_a_guided_head_starts_as_the_identity_in_a_network(build: Any) -> None:

@@ -192,7 +192,7 @@ def _nash_weights(gramian: Tensor) -> Tensor:
 
 
 METHODS: Mapping[str, Callable[[], Solver]] = {
-    "pcgrad": lambda: _torchjd().PCGradWeighting(),
+    "pcgrad": lambda: _torchjd().PCGradWeighting().__call__,
     "cagrad": _cagrad,
     "nash_mtl": lambda: _nash_weights,
     "upgrad": _upgrad,

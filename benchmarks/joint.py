@@ -140,7 +140,7 @@ class Benchmark:
             "phantom",
             *written,
             *self.phantom.options,
-            folds=len(self.phantom.options),
+            folds=5,
         )
         self.raw = chain.raw(self.phantom.dataset)
         self.description = read_dataset_json(self.raw / "dataset.json")

@@ -142,6 +142,5 @@ def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def _in_single(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalise in at least float32, under autocast too."""
-    with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = norm(x.to(torch.promote_types(x.dtype, torch.float32)))
-        return result
+    result: Tensor = norm(x.to(torch.promote_types(x.dtype, torch.float32)))
+    return result

@@ -1,7 +1,7 @@
 """One network of a model cascade, which predicts a task inside the box around its parent."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from nnunet_mtl.datasets.parent_box import CASCADE_KEY, DEFAULT_MARGIN_MM, Box
 from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 from nnunet_mtl.inference.request import PredictError
-from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.task_maps import LabelMap, task_maps
+from nnunet_mtl.tasks import Task, TaskSet
 
 Regions = npt.NDArray[np.bool_]
 
@@ -34,7 +35,9 @@ class Stage:
         margin_mm: Around the parent.
         folder: Of the model.
         predictor: nnU-Net's, with the model.
-        values: Which of the values of the model's maps lie in which of `regions`, (V, len(regions)).
+        map: How the network's channels for these regions alone become a label map: other regions of the model would
+            be painted over them.
+        values: Which of the values of that map lie in which of `regions`, (V, len(regions)).
         passes: How often the network ran since the cascade began, mirrored tiles and folds included.
     """
 
@@ -45,6 +48,7 @@ class Stage:
     margin_mm: float
     folder: Path
     predictor: MultiTaskPredictor
+    map: LabelMap
     values: Table
     passes: int = 0
 
@@ -75,6 +79,8 @@ class Stage:
             raise PredictError(f"{place}: was trained on crops for {crops}, and is to predict {task} {here}")
         margin = DEFAULT_MARGIN_MM if margin_mm is None else margin_mm
         regions = regions_of(taskset, [task])
+        names = [taskset.regions[region] for region in regions]
+        label_map = _map_of(predictor.dataset_json, names, place)
         stage = cls(
             task=task,
             parent=parent,
@@ -83,7 +89,8 @@ class Stage:
             margin_mm=margin if trained is None else float(trained["margin_mm"]),
             folder=folder,
             predictor=predictor,
-            values=_values(predictor.dataset_json, [taskset.regions[region] for region in regions], place),
+            map=label_map,
+            values=_values(label_map.dataset_json, names),
         )
         predictor.network.register_forward_pre_hook(stage._count)
         return stage
@@ -127,20 +134,34 @@ class Stage:
         if not bool(torch.isfinite(logits).all()):
             raise PredictError(f"{self.task}: the network's output is not finite; look for NaN in image and training")
         labels = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits, plans, configuration, plans.get_label_manager(predictor.dataset_json), own
+            logits[list(self.map.channels)],
+            plans,
+            configuration,
+            plans.get_label_manager(dict(self.map.dataset_json)),
+            own,
         )
         found: Regions = np.moveaxis(self.values[labels], -1, 0)
         return found
 
 
-def _values(dataset_json: Mapping[str, Any], regions: Sequence[str], place: str) -> Table:
+def _map_of(dataset_json: Mapping[str, Any], regions: Sequence[str], place: str) -> LabelMap:
+    """Return how some regions of a model become a label map; without regions (softmax), its one label map."""
     predicted = TaskSet.from_dataset_json(dataset_json, f"{place}: dataset.json")
     missing = [region for region in regions if region not in predicted.regions]
     if missing:
         raise PredictError(f"{place}: does not predict {listed(missing)}; its labels are {listed(predicted.regions)}")
-    n_values = 1 + max(label for labels in predicted.region_labels for label in labels)
-    labels = [predicted.region_labels[predicted.regions.index(region)] for region in regions]
-    return membership(labels, n_values)
+    if predicted.has_regions:
+        others = tuple(region for region in predicted.regions if region not in regions)
+        parts = {"wanted": tuple(regions), "others": others}
+        predicted = replace(predicted, tasks=tuple(Task(name, part, part) for name, part in parts.items() if part))
+    (found,) = task_maps(predicted, [predicted.tasks[0].name], dataset_json)
+    return found
+
+
+def _values(dataset_json: Mapping[str, Any], regions: Sequence[str]) -> Table:
+    painted = TaskSet.from_dataset_json(dataset_json)
+    n_values = 1 + max(label for labels in painted.region_labels for label in labels)
+    return membership([painted.region_labels[painted.regions.index(region)] for region in regions], n_values)
 
 
 def refuse_unlike(stages: Sequence[Stage], file_ending: str) -> None:

@@ -313,6 +313,22 @@ def test_going_on_keeps_what_is_whole(world, capsys):
         world.run(continue_prediction=True, step_size=1)
 
 
+class Regions(Copy):
+    """A model of ours with two regions: the structure of a channel, and one that covers everything."""
+
+    def forward(self, x):
+        found = super().forward(x)[:, 1:]
+        return torch.cat((found, torch.full_like(found, 10)), 1)
+
+
+def test_another_region_of_a_models_own_is_not_painted_over_it(world):
+    labels = {"labels": {"background": 0, "whole": [1, 2], "all": [2]}, "regions_class_order": [1, 2]}
+    world.predictors["whole"] = predictor_of("whole", **labels)
+    world.predictors["whole"].network = Regions(0)
+    world.run()
+    np.testing.assert_array_equal(world.map("full"), expected())
+
+
 def test_an_output_that_is_no_folder(world):
     world.output.write_text("a file")
     with pytest.raises(PredictError, match=r"cannot be written to .*give another -o"):

@@ -204,7 +204,7 @@ def _relative_imports(module):
 
 def _main_blocks(module):
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Compare) and "__name__" in ast.unparse(node):
+        if isinstance(node, ast.Compare) and "__name__" in map(ast.unparse, (node.left, *node.comparators)):
             yield f"{module.name}:{node.lineno}"
 
 

@@ -8,26 +8,29 @@ from typing import Any, ClassVar
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
-NETWORKS = "nnunet_mtl.networks"
-GATES = {"published": f"{NETWORKS}.gate_unit.GateUnit", "after_norm": f"{NETWORKS}.gate_unit.GateAfterNorm"}
-ATTENTION = {
-    "deformable": f"{NETWORKS}.deformable_attention.DeformableAttention",
-    "plain": f"{NETWORKS}.deformable_attention.PlainAttention",
-}
-BRANCH = f"{NETWORKS}.channel_attention_head.ChannelAttentionHead"
-# no dropout, and answers that weigh in full from the first epoch
-PUBLISHED = {"class_warmup": 0.0, "class_dropout": 0.0, "loss_weighting": "liebel_koerner"}
-
 
 class nnUNetTrainerACSNet(MultiTaskTrainer):
     """One pass for every task and question; gates, deformable attention and branch each off by setting."""
 
     task_losses: ClassVar = True
-    class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": BRANCH}
-    defaults: ClassVar = {"class_head": "own", "class_weight": 1.0, "class_gradient": 1.0, **PUBLISHED}
+    class_heads: ClassVar = {
+        **MultiTaskTrainer.class_heads,
+        "own": "nnunet_mtl.networks.channel_attention_head.ChannelAttentionHead",
+    }
+    # as published: no dropout, and answers that weigh in full from the first epoch
+    branch: ClassVar = {"class_head": "own", "class_weight": 1.0, "class_gradient": 1.0, "class_dropout": 0.0}
+    defaults: ClassVar = {**branch, "class_warmup": 0.0, "loss_weighting": "liebel_koerner"}
     variants: ClassVar = {
-        "gate_unit": {"none": {}, **{name: {"encoder_attention": part} for name, part in GATES.items()}},
-        "deformable_attention": {"none": {}, **{name: {"decoder_attention": part} for name, part in ATTENTION.items()}},
+        "gate_unit": {
+            "published": {"encoder_attention": "nnunet_mtl.networks.gate_unit.GateUnit"},
+            "after_norm": {"encoder_attention": "nnunet_mtl.networks.gate_unit.GateAfterNorm"},
+            "none": {},
+        },
+        "deformable_attention": {
+            "deformable": {"decoder_attention": "nnunet_mtl.networks.deformable_attention.DeformableAttention"},
+            "plain": {"decoder_attention": "nnunet_mtl.networks.deformable_attention.PlainAttention"},
+            "none": {},
+        },
     }
 
     @classmethod

@@ -77,7 +77,7 @@ PHANTOMS = {
     "gastric": Phantom(
         930,
         ("--dimension", "2", "--cases", "80", "--test_cases", "40"),
-        _size(96, 6),
+        _size(64, 6),
         {"MA-MTLN": ("MAMTLN", {}), "MA-MTLN, equal weights": ("MAMTLN", {"loss_weighting": "equal"})},
         {"node_status": "positive"},
     ),

@@ -185,7 +185,7 @@ def _kept(mask: Mask, rule: ComponentRule) -> Mask:
     numbers, count = label(mask, generate_binary_structure(mask.ndim, 2))
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     kept = np.ones(count, np.bool_) if count < 2 else sizes > rule.drop_voxels
-    # divided, not multiplied: 3 voxels are a tenth of 30, but less than 0.1 x 30 in floating point
+    # divided, not multiplied: 7 voxels are 0.07 of 100, but fewer than 0.07 x 100 in floating point
     kept &= sizes / sizes.max(initial=1) >= rule.smallest
     if rule.keep_largest:
         # of components that are equally large the first in memory

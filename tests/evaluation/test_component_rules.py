@@ -80,13 +80,15 @@ def test_components_are_looked_at_after_the_restriction():
 
 
 def test_components_of_less_than_a_share_of_the_largest_are_dropped():
-    """30 voxels, 3 and 2: exactly a tenth stays, though 0.1 x 30 is more than 3 in floating point."""
+    """30 voxels, 3 and 2: exactly a tenth stays."""
     mask = rows("#" * 30 + ".###.##")
     assert np.array_equal(kept(mask, smallest=0.1), rows("#" * 30 + ".###..."))
     assert np.array_equal(kept(mask, smallest=0.11), rows("#" * 30 + "......."))
     assert np.array_equal(kept(mask, smallest=0.05), mask)
     assert np.array_equal(kept(mask, smallest=0.0), mask)
     assert not kept(rows("..."), smallest=0.1).any()
+    # 0.07 x 100 is more than 7 in floating point
+    assert kept(rows("#" * 100 + "." + "#" * 7), smallest=0.07).sum() == 107
     # the largest is that of the region, before other rules drop it
     assert np.array_equal(kept(mask, smallest=0.1, drop_voxels=3), rows("#" * 30 + "......."))
 

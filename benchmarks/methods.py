@@ -21,8 +21,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from nnunet_mtl.training.criterion import RegionCriterion, segmentation_loss
 FEATURES = (16, 32, 64, 128)
 PATCH = (32, 32, 32)
 BATCH = 2
+STAGES = range(len(FEATURES) - 1)  # whose outputs nnU-Net supervises
 PAGE = Path(__file__).parents[1] / "docs" / "methods" / "README.md"
 HEAD = (
     "trainer",
@@ -84,8 +86,11 @@ def measure(repeats: int) -> dict[str, Any]:
     rows["Multi-Nets"] = one_network_per_task(setting, repeats)
     for method in methods():
         architecture = architecture_of(method.trainer, setting)
-        loss = masked_loss(method.trainer.loss_mode, setting)
-        rows[method.name] = measured(lambda block=architecture: build(block, setting), setting, loss, repeats)
+        outputs = [*method.trainer.family.outputs]
+        stages = [output.stage for output in outputs] or STAGES
+        loss = masked_loss(method.trainer.loss_mode, setting, [output.weight for output in outputs] or scale_weights())
+        make = partial(build, architecture, setting)
+        rows[method.name] = measured(make, setting, loss, repeats, stages)
         print(method.name, rows[method.name], flush=True)
     return {
         "command": f"python benchmarks/methods.py {' '.join(sys.argv[1:])}",
@@ -115,11 +120,11 @@ def small_setting() -> Setting:
     return replace(setting, architecture=architecture, patch_size=PATCH)
 
 
-def masked_loss(mode: Any, setting: Setting) -> Callable[..., Tensor]:
-    """Return a method's loss as its trainer builds it."""
+def masked_loss(mode: Any, setting: Setting, weights: Sequence[float]) -> Callable[..., Tensor]:
+    """Return a method's loss as its trainer builds it, given the weights of its outputs."""
     layout = Layout.from_tasks(setting.tasks)
     loss = segmentation_loss(mode, layout, batch_dice=False, use_ignore_label=False, dice_weight=1.0, bce_weight=1.0)
-    return RegionCriterion(DeepSupervisionWrapper(loss, scale_weights()))
+    return RegionCriterion(DeepSupervisionWrapper(loss, tuple(weights)))
 
 
 def stock_loss() -> Callable[..., Tensor]:
@@ -136,9 +141,13 @@ def scale_weights() -> list[float]:
 
 
 def measured(
-    make: Callable[[], nn.Module], setting: Setting, loss: Callable[..., Tensor], repeats: int
+    make: Callable[[], nn.Module],
+    setting: Setting,
+    loss: Callable[..., Tensor],
+    repeats: int,
+    stages: Sequence[int] = STAGES,
 ) -> dict[str, Any]:
-    """Return FLOPs, seconds and bytes of one network."""
+    """Return FLOPs, seconds and bytes of one network, given the stages whose size its outputs have."""
     torch.manual_seed(0)
     network: Any = make()
     network.decoder.deep_supervision = True
@@ -148,7 +157,7 @@ def measured(
     annotated = owners == task[:, None]
     image = torch.randn(BATCH, 1, *PATCH)
     regions = len(setting.tasks.regions)
-    scales = [[edge // 2**scale for edge in PATCH] for scale in range(len(FEATURES) - 1)]
+    scales = [[edge // 2**stage for edge in PATCH] for stage in stages]
     target = [torch.rand(BATCH, regions, *scale) > 0.7 for scale in scales]
 
     def forward(of: slice = slice(None)) -> Any:

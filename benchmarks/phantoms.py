@@ -17,14 +17,12 @@ from chain import provenance, write_result
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from nnunet_mtl.datasets import phantom_gastric as gastric
-from nnunet_mtl.datasets import phantom_nested as nested
-from nnunet_mtl.datasets import phantom_ultrasound as ultrasound
-from nnunet_mtl.datasets.phantom_baseline import threshold_and_position_dice
-from nnunet_mtl.datasets.phantom_breast import MASS_CUES, MassCue
-from nnunet_mtl.datasets.phantom_options import SharedOptions
-from nnunet_mtl.datasets.phantom_patients import plan_visits
 from nnunet_mtl.evaluation.lesion_features import lesion_features
+from nnunet_mtl.phantoms import gastric, nested, ultrasound
+from nnunet_mtl.phantoms.baseline import threshold_and_position_dice
+from nnunet_mtl.phantoms.breast import MASS_CUES, MassCue
+from nnunet_mtl.phantoms.options import SharedOptions
+from nnunet_mtl.phantoms.patients import plan_visits
 
 SMOOTHINGS = (0.7, 1.5, 3.0)
 Features = Callable[[SharedOptions, int], tuple[list[dict[str, float]], list[bool]]]

@@ -167,7 +167,7 @@ def _make_splits(commands: Subparsers) -> None:
 
 
 def _phantom(commands: Subparsers) -> None:
-    from nnunet_mtl.datasets.phantom_kinds import KINDS, all_arguments, phantom_kind
+    from nnunet_mtl.phantoms.kinds import KINDS, all_arguments, phantom_kind
 
     arguments = all_arguments()
 

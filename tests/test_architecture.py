@@ -28,6 +28,7 @@ ROOMS = (
     ("nnunet_mtl.evaluation",),
     ("nnunet_mtl.networks",),
     ("nnunet_mtl.losses",),
+    ("nnunet_mtl.phantoms",),
     (
         "nnunet_mtl.tasks",
         "nnunet_mtl._task_parsing",

@@ -4,15 +4,14 @@ What it overrides in nnU-Net, and why, is listed in `nnunet_mtl.training.overrid
 `trainers/` that names its parts; numbers come from the plans.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
 import numpy as np
 import torch
-from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, autocast, nn
@@ -20,20 +19,16 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mtl.inference.case_files import number_of_channels
-from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
-from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 from nnunet_mtl.training.annotated_foreground import AnnotatedForeground
 from nnunet_mtl.training.annotation import CaseAnnotations
-from nnunet_mtl.training.criterion import LabelCriterion, LossMode, RegionCriterion, segmentation_loss
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader, evidence_labels
 from nnunet_mtl.training.gradient_aggregation import METHODS as AGGREGATES_GRADIENTS
 from nnunet_mtl.training.gradient_aggregation import refuse_processes
-from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining, questions_of
+from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining
+from nnunet_mtl.training.loss_terms import LossTermsTrainer
 from nnunet_mtl.training.loss_weighting import BODY, HEAD, build_weighting, clip_gradients, optimise_weights
-from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_regressions, without_targets
@@ -43,41 +38,15 @@ from nnunet_mtl.training.schedule import settings_in
 from nnunet_mtl.training.scoped import swapped
 from nnunet_mtl.training.training_cases import refuse_unknown_foreground
 
-NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 
-
-class MultiTaskTrainer(MonitoredTrainer):
+class MultiTaskTrainer(LossTermsTrainer):
     """Base of every trainer of this package.
 
     Attributes:
-        parts: Dotted paths of what stands at the points where the task enters, see
-            `nnunet_mtl.networks.conditioning`; leaves name theirs.
-        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
-        variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
-        class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.
-        family: Which networks it trains.
-        loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.criterion`.
-        published_loss: The same where the setting `loss` is "published".
-        task_losses: Whether every task is a term of the loss, and the loss their sum; else all annotated regions are
-            averaged, and all answers. Where terms are weighted they are always those of tasks.
         tasks: The task set without its case table (which nothing that is saved may hold).
         cases: Looks annotations up by case identifier.
     """
 
-    parts: ClassVar[Mapping[str, str]] = {}
-    heads: ClassVar[Mapping[str, str]] = {
-        "regions": "nnunet_mtl.networks.heads.RegionHead",
-        "slots": "nnunet_mtl.networks.heads.SlotHead",
-    }
-    variants: ClassVar[Mapping[str, Mapping[Any, Mapping[str, str]]]] = {}
-    class_heads: ClassVar[Mapping[str, str]] = {
-        "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
-        "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
-    }
-    family: ClassVar[Family] = GUIDED
-    loss_mode: ClassVar[LossMode] = "masked"
-    published_loss: ClassVar[LossMode] = "channel"
-    task_losses: ClassVar[bool] = False
     dataset_class: Any
 
     def __init__(
@@ -124,57 +93,6 @@ class MultiTaskTrainer(MonitoredTrainer):
             resolved["architecture"], resolved["patch_size"], self.tasks, settings
         )
 
-    @classmethod
-    def architecture(
-        cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
-    ) -> dict[str, Any]:
-        """Return the plans' architecture block of this trainer's network, from the stock one; a hook for leaves."""
-        parts = {"segmentation_head": cls._head(settings, tasks), **cls.parts}
-        for setting, of_value in cls.variants.items():
-            parts |= of_value[getattr(settings, setting)]
-        return multitask_architecture(
-            stock,
-            layout=Layout.from_tasks(tasks),
-            patch_size=patch_size,
-            head=parts.pop("segmentation_head"),
-            parts=parts,
-            family=cls.family,
-            method_options=cls.method_options(settings),
-            regressions=[task.name for task in tasks.regressions if cls.family.regresses],
-            head_options=_head_options(settings, tasks),
-            gates=settings.gates,
-            questions=questions_of(tasks, with_evidence=cls.segments),
-            classification=cls._class_head(settings) if tasks.classification else NO_CLASSIFICATION,
-            class_dropout=settings.class_dropout,
-            class_gradient=settings.class_gradient if cls.segments else 1.0,
-        )
-
-    @classmethod
-    def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return the numbers of the method's parts, JSON-able; a hook for leaves."""
-        return {}
-
-    @classmethod
-    def _class_head(cls, settings: Settings) -> str:
-        if settings.class_head not in cls.class_heads:
-            raise SettingsError(
-                f"plans: nnunet_mtl.settings: class_head={settings.class_head!r} is not a classification head of "
-                f"{cls.__name__}, which offers {', '.join(cls.class_heads)}: "
-                f"nnunet_mtl plan --set class_head={next(iter(cls.class_heads))}"
-            )
-        return cls.class_heads[settings.class_head]
-
-    @classmethod
-    def _head(cls, settings: Settings, tasks: TaskSet) -> str:
-        if settings.head not in cls.heads:
-            raise SettingsError(
-                f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {cls.__name__}, which offers "
-                f"{', '.join(cls.heads)}: nnunet_mtl plan --set head={next(iter(cls.heads))}"
-            )
-        # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
-        name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
-        return {**MultiTaskTrainer.heads, **cls.heads}[name]
-
     def configure_optimizers(self) -> tuple[Any, Any]:
         """Return nnU-Net's optimiser and schedule; classification head and loss weights are groups of their own."""
         optimizer, schedule = super().configure_optimizers()
@@ -204,34 +122,6 @@ class MultiTaskTrainer(MonitoredTrainer):
             self.print_to_log_file(f"nnunet_mtl: {text}")
         if self.settings.loss_weighting in AGGREGATES_GRADIENTS:
             self.print_to_log_file("nnunet_mtl: a backward pass for every term of the loss, and no torch.compile")
-
-    def _build_loss(self) -> nn.Module:
-        stock = super()._build_loss()
-        if self.enable_deep_supervision and self.family.outputs:
-            stock.weight_factors = tuple(output.weight for output in self.family.outputs)
-        if not self.label_manager.has_regions:
-            least_dice = sum(stock.weight_factors) if self.enable_deep_supervision else 1.0
-            return LabelCriterion(stock, offset=least_dice if self.settings.loss_weighting != "equal" else 0.0)
-        published = self.loss_mode == "masked" and self.settings.loss == "published"
-        loss = segmentation_loss(
-            self.published_loss if published else self.loss_mode,
-            Layout.from_tasks(self.tasks),
-            batch_dice=self.configuration_manager.batch_dice,
-            use_ignore_label=self.label_manager.has_ignore_label,
-            dice_weight=self.settings.dice_weight,
-            bce_weight=self.settings.bce_weight,
-        )
-        if self.enable_deep_supervision:
-            loss = DeepSupervisionWrapper(loss, stock.weight_factors)
-        return RegionCriterion(loss)
-
-    def _get_deep_supervision_scales(self) -> Any:
-        """Return the size of every supervised output relative to the patch, (outputs, axes); None for one output."""
-        outputs = self.family.outputs
-        if not (outputs and self.enable_deep_supervision):
-            return super()._get_deep_supervision_scales()
-        of_stage = 1 / np.cumprod(np.vstack(self.configuration_manager.pool_op_kernel_sizes), axis=0)
-        return [of_stage[output.stage].tolist() for output in outputs]
 
     # ---- data
 
@@ -286,53 +176,6 @@ class MultiTaskTrainer(MonitoredTrainer):
         """Yield the parameters of the classification head; none where the data set asks no question."""
         yield from self.bare_network.classification.parameters()
 
-    @property
-    def _each_task(self) -> bool:
-        """Whether there is a term of the loss for every task."""
-        return self.task_losses or self.settings.loss_weighting != "equal"
-
-    @property
-    def loss_terms(self) -> tuple[str, ...]:
-        """Names of the terms `compute_losses` returns, logged once per epoch."""
-        answers = self.image_level.loss_terms(each=self._each_task)
-        return (*self._regions_of_term(), *self.regression.loss_terms, *answers)
-
-    def term_weights(self) -> Mapping[str, float]:
-        """Return by what factor terms are multiplied in this epoch, 1 for those not named; a hook for trainers."""
-        return {}
-
-    def compute_losses(
-        self, output: MultiTaskOutput, target: Tensor | list[Tensor], batch: BatchAnnotation
-    ) -> dict[str, Tensor]:
-        """Return the named terms of the loss, one scalar each; a hook for leaves.
-
-        Args:
-            output: Of the network, for the drawn tasks.
-            target: nnU-Net's targets, one per scale of deep supervision, full resolution first.
-            batch: What the loss may read; on the CPU: finding it costs no wait for the device.
-        """
-        conditioned, epoch = self.bare_network.conditioned, self.current_epoch
-        segmentation = {
-            term: float(self.segments) * self.loss(output.segmentation, target, batch.annotated & regions)
-            for term, regions in self._regions_of_term().items()
-        }
-        values = self.regression.losses(output.regression, batch.voxels)
-        answers = self.image_level.losses(output, batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
-        factors = self.term_weights()
-        return {term: loss * factors.get(term, 1.0) for term, loss in {**segmentation, **values, **answers}.items()}
-
-    def present(self, batch: BatchAnnotation) -> dict[str, bool]:
-        """Return which terms of the loss anything in a batch teaches, in the order of `loss_terms`."""
-        conditioned, epoch = self.bare_network.conditioned, self.current_epoch
-        segmentation = {
-            term: self.segments and bool((batch.annotated & regions).any())
-            for term, regions in self._regions_of_term().items()
-        }
-        answers = self.image_level.present(batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
-        factors = self.term_weights()
-        terms = {**segmentation, **self.regression.present(batch.voxels), **answers}
-        return {term: there and factors.get(term, 1.0) > 0 for term, there in terms.items()}
-
     def teaching(self, annotated: Tensor, task: Tensor, target: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Return which regions the loss may read of each sample, (B, R) bool on the CPU; a hook for trainers.
 
@@ -343,13 +186,6 @@ class MultiTaskTrainer(MonitoredTrainer):
             batch: Of the loader.
         """
         return self.cases.restrict(annotated, task) if self.bare_network.one_task_per_sample else annotated
-
-    def _regions_of_term(self) -> dict[str, Tensor]:
-        """Return the regions, (R,) bool, each segmentation term is about."""
-        owner = torch.tensor(self.tasks.task_of_region)
-        if not self._each_task:
-            return {"segmentation": torch.ones_like(owner, dtype=torch.bool)}
-        return {f"segmentation/{task.name}": owner == index for index, task in enumerate(self.tasks.tasks)}
 
     def _forward(
         self, batch: dict[str, Any], *, training: bool
@@ -415,17 +251,6 @@ class MultiTaskTrainer(MonitoredTrainer):
             "fn_hard": fn,
             **answers,
         }
-
-
-def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
-    """Return the head's own arguments, JSON-able."""
-    if settings.head != "embeddings":
-        return {}
-    kind = settings.region_embedding
-    size = settings.region_embedding_size
-    if kind == "file":
-        size = read_region_embedding(settings.region_embedding_file, tasks.regions).shape[1]
-    return {"embedding": kind, "embedding_size": size}
 
 
 def _numbers(

@@ -4,29 +4,22 @@ from importlib.metadata import version
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_mtl.training.checkpoints import CheckpointingTrainer
-from nnunet_mtl.training.monitoring import MonitoredTrainer
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 from nnunet_mtl.training.nested_trainer import NestedTrainer
 from nnunet_mtl.training.overrides import OVERRIDES, changed, upstream_hash
-from nnunet_mtl.training.schedule import ScheduledTrainer
 
-TRAINERS = (ScheduledTrainer, CheckpointingTrainer, MonitoredTrainer, MultiTaskTrainer, NestedTrainer)
+OURS = [ours for ours in NestedTrainer.__mro__ if ours.__module__.startswith("nnunet_mtl.")]
 
 
 def test_the_list_names_every_overridden_method_and_no_other() -> None:
     overridden = {
-        name
-        for ours in TRAINERS
-        for name, value in vars(ours).items()
-        if callable(value) and name in dir(nnUNetTrainer)
+        name for ours in OURS for name, value in vars(ours).items() if callable(value) and name in dir(nnUNetTrainer)
     }
     assert overridden == {override.name for override in OVERRIDES if override.kind != "swapped"}
 
 
 def test_replaced_methods_do_not_call_the_original_and_extended_ones_do() -> None:
     for override in OVERRIDES:
-        for ours in TRAINERS:
+        for ours in OURS:
             method = vars(ours).get(override.name)
             if method is not None:
                 calls_super = "super" in method.__code__.co_names

@@ -1,0 +1,102 @@
+"""What network a trainer trains: the parts its leaf names, put into the plans' architecture block."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
+from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.settings import Settings, SettingsError
+from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.training.image_level import questions_of
+from nnunet_mtl.training.monitoring import MonitoredTrainer
+from nnunet_mtl.training.region_embedding import read_region_embedding
+
+NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
+_HEADS = {
+    "regions": "nnunet_mtl.networks.heads.RegionHead",
+    "slots": "nnunet_mtl.networks.heads.SlotHead",
+}
+
+
+class ComposedTrainer(MonitoredTrainer):
+    """A trainer whose network is composed of named parts.
+
+    Attributes:
+        parts: Dotted paths of what stands at the points where the task enters, see
+            `nnunet_mtl.networks.conditioning`; leaves name theirs.
+        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
+        variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
+        class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.
+        family: Which networks it trains.
+    """
+
+    parts: ClassVar[Mapping[str, str]] = {}
+    heads: ClassVar[Mapping[str, str]] = _HEADS
+    variants: ClassVar[Mapping[str, Mapping[Any, Mapping[str, str]]]] = {}
+    class_heads: ClassVar[Mapping[str, str]] = {
+        "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
+        "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
+    }
+    family: ClassVar[Family] = GUIDED
+
+    @classmethod
+    def architecture(
+        cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
+    ) -> dict[str, Any]:
+        """Return the plans' architecture block of this trainer's network, from the stock one; a hook for leaves."""
+        parts = {"segmentation_head": cls._head(settings, tasks), **cls.parts}
+        for setting, of_value in cls.variants.items():
+            parts |= of_value[getattr(settings, setting)]
+        return multitask_architecture(
+            stock,
+            layout=Layout.from_tasks(tasks),
+            patch_size=patch_size,
+            head=parts.pop("segmentation_head"),
+            parts=parts,
+            family=cls.family,
+            method_options=cls.method_options(settings),
+            regressions=[task.name for task in tasks.regressions if cls.family.regresses],
+            head_options=_head_options(settings, tasks),
+            gates=settings.gates,
+            questions=questions_of(tasks, with_evidence=cls.segments),
+            classification=cls._class_head(settings) if tasks.classification else NO_CLASSIFICATION,
+            class_dropout=settings.class_dropout,
+            class_gradient=settings.class_gradient if cls.segments else 1.0,
+        )
+
+    @classmethod
+    def method_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the numbers of the method's parts, JSON-able; a hook for leaves."""
+        return {}
+
+    @classmethod
+    def _class_head(cls, settings: Settings) -> str:
+        if settings.class_head not in cls.class_heads:
+            raise SettingsError(
+                f"plans: nnunet_mtl.settings: class_head={settings.class_head!r} is not a classification head of "
+                f"{cls.__name__}, which offers {', '.join(cls.class_heads)}: "
+                f"nnunet_mtl plan --set class_head={next(iter(cls.class_heads))}"
+            )
+        return cls.class_heads[settings.class_head]
+
+    @classmethod
+    def _head(cls, settings: Settings, tasks: TaskSet) -> str:
+        if settings.head not in cls.heads:
+            raise SettingsError(
+                f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {cls.__name__}, which offers "
+                f"{', '.join(cls.heads)}: nnunet_mtl plan --set head={next(iter(cls.heads))}"
+            )
+        # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
+        name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
+        return {**_HEADS, **cls.heads}[name]
+
+
+def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
+    """Return the head's own arguments, JSON-able."""
+    if settings.head != "embeddings":
+        return {}
+    kind = settings.region_embedding
+    size = settings.region_embedding_size
+    if kind == "file":
+        size = read_region_embedding(settings.region_embedding_file, tasks.regions).shape[1]
+    return {"embedding": kind, "embedding_size": size}

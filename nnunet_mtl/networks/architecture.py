@@ -93,6 +93,11 @@ PYRAMID = Family(
 _FAMILIES = (GUIDED, STREAMED, PYRAMID)
 
 
+def family_of(network_class: str) -> Family:
+    """Return the family of a network by its dotted path; GUIDED, the general one, for what is none of ours."""
+    return next((family for family in _FAMILIES if network_class in family.networks.values()), GUIDED)
+
+
 def multitask_architecture(
     architecture: Mapping[str, Any],
     *,

@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mtl._messages import listed, shown
 from nnunet_mtl.files import write_json
 from nnunet_mtl.inference.model_folder import TrainedModel, build_network
-from nnunet_mtl.networks.architecture import OFF_PARTS, multitask_architecture
+from nnunet_mtl.networks.architecture import family_of, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.probe.features import Source, quiet
 from nnunet_mtl.probe.fit import LinearProbe
@@ -27,7 +27,9 @@ from nnunet_mtl.training.schedule import settings_in
 
 PROBE_HEAD = "nnunet_mtl.networks.probe_head.ProbeHead"
 # What a network of ours keeps beside its parts: argument, and key in the plans.
-KEPT = {"head": "segmentation_head", "head_options": "head_options", "gates": "gates"}
+KEPT = {"head": "segmentation_head"} | {
+    name: name for name in ("head_options", "gates", "method_options", "regressions")
+}
 _STOCK_BECOMES = "nnUNetTrainerMTLNoAttention"
 _CHECKPOINT = "checkpoint_final.pth"
 
@@ -136,11 +138,13 @@ def _plans(source: Source, name: str, dataset_json: dict[str, Any]) -> dict[str,
     settings = dataclasses.replace(settings_in(plans), class_combination="mean")
     resolved = PlansManager(plans).get_configuration(model.configuration).configuration
     kept = resolved["architecture"]["arch_kwargs"] if source.ours else {}
+    family = family_of(resolved["architecture"]["network_class_name"])
     plans["configurations"][model.configuration]["architecture"] = multitask_architecture(
         resolved["architecture"],
         layout=Layout.from_tasks(tasks),
         patch_size=resolved["patch_size"],
-        parts={point: kept[point] for point in OFF_PARTS if point in kept},
+        family=family,
+        parts={point: kept[point] for point in family.points if point in kept},
         **{argument: kept[key] for argument, key in KEPT.items() if key in kept},
         questions=questions_of(tasks),
         classification=PROBE_HEAD,

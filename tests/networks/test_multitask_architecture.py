@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_mtl.networks.architecture import OFF_PARTS, ArchitectureError, multitask_architecture
+from nnunet_mtl.networks.architecture import (
+    GUIDED,
+    OFF_PARTS,
+    PYRAMID,
+    STREAMED,
+    ArchitectureError,
+    family_of,
+    multitask_architecture,
+)
 from nnunet_mtl.networks.attention import TaskGuidedAttention
 from nnunet_mtl.networks.classification import EvidenceHead, NoClassification
 from nnunet_mtl.networks.heads import SlotHead
@@ -156,3 +164,13 @@ def test_an_unknown_network_is_refused_with_what_is_supported(name: str) -> None
     stock = stock_architecture() | {"network_class_name": name}
     with pytest.raises(ArchitectureError, match=r"network_class_name .* supported are .*unet\.ResidualEncoderUNet"):
         multitask_architecture(stock, **CHOICES)
+
+
+@pytest.mark.parametrize("family", [GUIDED, STREAMED, PYRAMID])
+def test_a_family_is_known_by_its_networks_and_any_of_them_can_become_another(family: Any) -> None:
+    for stock in ("unet.PlainConvUNet", "unet.ResidualEncoderUNet"):
+        block = multitask_architecture(stock_architecture(stock), **(CHOICES | {"parts": {}}), family=family)
+        assert family_of(block["network_class_name"]) is family
+        other = multitask_architecture(block, **(CHOICES | {"parts": {}}), family=GUIDED)
+        assert other["network_class_name"] == GUIDED.networks[stock.partition(".")[2]]
+    assert family_of(stock_architecture()["network_class_name"]) is GUIDED

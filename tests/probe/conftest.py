@@ -11,11 +11,15 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_mtl.trainers.nnUNetTrainerACSNet import nnUNetTrainerACSNet
+from nnunet_mtl.trainers.nnUNetTrainerHPS import nnUNetTrainerHPS
+from nnunet_mtl.trainers.nnUNetTrainerMTAN import nnUNetTrainerMTAN
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerSTLCls import nnUNetTrainerSTLCls
 
+JOINT = (nnUNetTrainerACSNet, nnUNetTrainerHPS, nnUNetTrainerMTAN)
 TRAINERS: dict[str, Any] = {
-    cls.__name__: cls for cls in (nnUNetTrainer, nnUNetTrainerMTLAttention, nnUNetTrainerSTLCls)
+    cls.__name__: cls for cls in (nnUNetTrainer, nnUNetTrainerMTLAttention, nnUNetTrainerSTLCls, *JOINT)
 }
 SOFTMAX = {"background": 0, "liver": 1, "liver_tumour": 2, "kidney": 3, "kidney_tumour": 4, "spleen": 5}
 VALIDATED = (

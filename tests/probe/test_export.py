@@ -57,6 +57,8 @@ def predictor(kind: Any, folder: Path, folds: tuple[int, ...] = (0,)) -> Any:
         {"trainer": "nnUNetTrainer"},
         {"trainer": "nnUNetTrainer", "plans": "tiny_resenc", "labels": "regions"},
         {"trainer": "nnUNetTrainerSTLCls"},
+        {"trainer": "nnUNetTrainerHPS"},
+        {"trainer": "nnUNetTrainerACSNet"},
     ],
     ids=str,
 )
@@ -166,6 +168,13 @@ def test_nothing_is_left_of_an_export_that_fails(trained: Trained, data: Path) -
     with pytest.raises(KeyError):
         export(source, "probed", {0: {}})
     assert sorted(source.model.folder.parent.iterdir()) == before
+
+
+def test_branches_that_answer_are_refused_in_one_line(trained: Trained, data: Path) -> None:
+    folder = trained(trainer="nnUNetTrainerMTAN")
+    source = opened(folder, data)
+    with pytest.raises(UserError, match="weights without a place in our network"):
+        export(source, "probe", {0: random_probes(source)})
 
 
 def test_softmax_is_refused_in_one_line(trained: Trained, data: Path) -> None:

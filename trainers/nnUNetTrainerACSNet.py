@@ -17,9 +17,9 @@ class nnUNetTrainerACSNet(MultiTaskTrainer):
         **MultiTaskTrainer.class_heads,
         "own": "nnunet_mtl.networks.channel_attention_head.ChannelAttentionHead",
     }
-    # as published: no dropout, and answers that weigh in full from the first epoch
+    # As published: no dropout, no warm-up. The branch reads no evidence, so none is hidden from it.
     branch: ClassVar = {"class_head": "own", "class_weight": 1.0, "class_gradient": 1.0, "class_dropout": 0.0}
-    defaults: ClassVar = {**branch, "class_warmup": 0.0, "loss_weighting": "liebel_koerner"}
+    defaults: ClassVar = {**branch, "class_warmup": 0.0, "own_evidence": 0.0, "loss_weighting": "liebel_koerner"}
     variants: ClassVar = {
         "gate_unit": {
             "published": {"encoder_attention": "nnunet_mtl.networks.gate_unit.GateUnit"},

@@ -15,6 +15,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mtl.discovery import look_up
+from nnunet_mtl.tasks import TaskSetError
 from nnunet_mtl.training.annotation import CaseAnnotations
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
@@ -122,6 +123,31 @@ def test_a_training_and_a_validation_step(
     assert Path(trainer.output_folder, "progress.png").is_file()
     assert Path(trainer.output_folder, "checkpoint_best.pth").is_file()
     assert np.isfinite(trainer.logger.get_value("mean_fg_dice", step=-1))
+
+
+def test_a_data_set_without_our_block_trains_under_nnunets_own_softmax(
+    trainer_class: Any, prepared: Any, results: Path
+) -> None:
+    labels = {"background": 0, "liver": 1, "liver_tumour": 2, "kidney": 3, "kidney_tumour": 4, "spleen": 5}
+    others = ("labels", "regions_class_order", "nnunet_mtl")
+    dataset_json = {key: value for key, value in prepared.dataset_json.items() if key not in others}
+    arguments = (prepared.plans("tiny"), "3d_fullres", 0, dataset_json | {"labels": labels}, torch.device("cpu"))
+    if not getattr(trainer_class, "segments", True):
+        with pytest.raises(TaskSetError, match="needs at least one question"):
+            trainer_class(*arguments)
+        return
+    trainer = trainer_class(*arguments)
+    trainer.initialize()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    batch = batch_of(trainer, ["liver_000", "kidney_001"])
+    batch["target"] = [5 * target[:, :1].float() for target in batch["target"]]
+    assert np.isfinite(trainer.train_step(batch)["loss"])
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(batch)["loss"])
+        trainer.set_deep_supervision_enabled(False)
+        logits = trainer.network(batch["data"])
+    assert logits.shape == (2, len(labels), *batch["data"].shape[2:])
 
 
 def test_a_checkpoint_restores_the_weights(trainer_class: Any, prepared: Any, results: Path) -> None:

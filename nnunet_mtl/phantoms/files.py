@@ -1,13 +1,14 @@
 """Writes phantoms as a data set in nnU-Net's raw format, whatever they show.
 
 Training cases go to `imagesTr` and `labelsTr`, as their annotator left them; test cases to `imagesTs` and, with their
-whole truth, `labelsTs`. `labelsTs/dataset.json` is the data set's file with the table of the test cases, so that no
-truth about them stands in the table that training reads.
+whole truth, `labelsTs`. Values per voxel are the last channels of training images; for test cases, whose images are all
+that is predicted from, they have a folder of their own. `labelsTs/dataset.json` is the data set's file with the table of
+the test cases, so that no truth about them stands in the table that training reads.
 """
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nnunet_mtl.phantoms.options import PhantomError
 from nnunet_mtl.tasks import TaskSet, write_dataset_json
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+VALUES = "regressionTs"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class WrittenCase:
         geometry: Of image and labels.
         entry: What the block says of the case.
         note: Added to its line of progress.
+        values: By regression task the value of every voxel, as `labels`; zeros where it is not known.
     """
 
     name: str
@@ -57,6 +60,7 @@ class WrittenCase:
     geometry: Geometry
     entry: Mapping[str, Any]
     note: str = ""
+    values: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,12 @@ def write_cases(
     tables: dict[bool, dict[str, Mapping[str, Any]]] = {True: {}, False: {}}
     for number, case in enumerate(cases, start=1):
         part = "Ts" if case.is_test else "Tr"
-        for channel, values in enumerate(case.channels):
+        for channel, values in enumerate([*case.channels, *([] if case.is_test else case.values.values())]):
             write_image(values, case.geometry, folder / f"images{part}" / f"{case.name}_{channel:04d}.nii.gz")
         write_image(case.labels, case.geometry, folder / f"labels{part}" / f"{case.name}.nii.gz")
+        for task, values in case.values.items() if case.is_test else ():
+            (folder / VALUES / task).mkdir(parents=True, exist_ok=True)
+            write_image(values, case.geometry, folder / VALUES / task / f"{case.name}.nii.gz")
         tables[case.is_test][case.name] = case.entry
         progress(f"{number}/{count} {case.name}{case.note}")
     # Last, so that a folder that was left half written has none.
@@ -121,7 +128,7 @@ def make_folders(folder: Path, overwrite: bool) -> None:
         if not overwrite or not folder.is_dir():
             raise PhantomError(f"{folder}: exists already; choose another data set id or name, or allow overwriting it")
         (folder / "dataset.json").unlink(missing_ok=True)
-        for name in FOLDERS:
+        for name in (*FOLDERS, VALUES):
             shutil.rmtree(folder / name, ignore_errors=True)
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)

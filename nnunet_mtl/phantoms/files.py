@@ -2,8 +2,8 @@
 
 Training cases go to `imagesTr` and `labelsTr`, as their annotator left them; test cases to `imagesTs` and, with their
 whole truth, `labelsTs`. Values per voxel are the last channels of training images; for test cases, whose images are all
-that is predicted from, they have a folder of their own. `labelsTs/dataset.json` is the data set's file with the table of
-the test cases, so that no truth about them stands in the table that training reads.
+that is predicted from, they have a folder of their own. `labelsTs/dataset.json` is the data set's file with the table
+of the test cases, so that no truth about them stands in the table that training reads.
 """
 
 import shutil

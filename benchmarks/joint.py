@@ -12,7 +12,6 @@ With --folder, what is there already is not trained or predicted again: several 
 """
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -239,12 +238,17 @@ def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _show(phantom: str, rows: Mapping[str, Any]) -> None:
-    print(f"\n{phantom}")
+    """Print the rows of one phantom as the table of docs/methods."""
+    metrics = list(rows["single-task"]["metrics"])
+    head = [phantom, *metrics, "Delta", "parameters", "minutes of training", "seconds a case"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, row in rows.items():
-        metrics = ", ".join(f"{metric} {value}" for metric, value in row["metrics"].items())
-        rest = "" if "delta" not in row else f"; Delta {row['delta']}; {row['parameters']:,} weights"
-        print(f"  {name}: {metrics}{rest}; trained in {row['minutes']} min")
-    print(json.dumps(rows, indent=1))
+        cells = [f"{row['metrics'][metric]:.2f}" for metric in metrics]
+        gain = row.get("delta", "")
+        cells.append(f"{100 * gain:+.1f} %" if isinstance(gain, float) else gain)
+        cells.append(f"{row['parameters'] / 1e6:.2f} M" if "parameters" in row else "")
+        lines.append([name, *cells, f"{row['minutes']:.1f}", str(row.get("seconds_a_case", ""))])
+    print("\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Phantom:
         size: Of `nnunet_mtl plan`.
         trainers: By row of the table the trainer and its settings; the baseline is always there.
         positive: By question the answer that counts.
+        epochs: Of every training; questions are learnt later than outlines.
     """
 
     dataset: int
@@ -59,6 +60,7 @@ class Phantom:
     size: tuple[str, ...]
     trainers: Mapping[str, tuple[str, Mapping[str, Any]]]
     positive: Mapping[str, str]
+    epochs: int
 
 
 def _size(batch: int, *features: int) -> tuple[str, ...]:
@@ -73,6 +75,7 @@ PHANTOMS = {
         _size(4, 8, 16, 32, 48),  # torchvision's deformable convolution is slow on a CPU
         {"ACSNet": ("ACSNet", {})},
         {"malignancy": "malignant"},
+        10,
     ),
     "gastric": Phantom(
         930,
@@ -80,6 +83,7 @@ PHANTOMS = {
         _size(6, 16, 32, 64, 96),
         {"MA-MTLN": ("MAMTLN", {"pyramid_width": 16})},  # 64 in a network of 320 channels
         {"node_status": "positive"},
+        10,
     ),
     "nested": Phantom(
         940,
@@ -90,6 +94,7 @@ PHANTOMS = {
             "OM-Net, no strategies": ("OMNet", {"nested_head": "plain", "transfer": "false", "curriculum": "false"}),
         },
         {},
+        5,
     ),
     "dose": Phantom(
         950,
@@ -97,6 +102,7 @@ PHANTOMS = {
         _size(6, 16, 32, 64, 96),
         {"MTAN": ("MTAN", {}), "CTAN-style": ("CTAN", {})},
         {},
+        5,
     ),
 }
 
@@ -105,7 +111,6 @@ def main() -> None:
     """Train, predict and score, and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--phantoms", nargs="+", default=list(PHANTOMS), choices=list(PHANTOMS))
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--folder", type=Path, help="where the data sets and models are kept")
@@ -114,7 +119,8 @@ def main() -> None:
     os.environ.update({"nnUNet_extTrainer": str(shim_folder())})  # networks are rebuilt here to count their weights
     results = {}
     for name in options.phantoms:
-        chain = Chain(folder, CONFIGURATION, PHANTOMS[name].size, {**SETTINGS, "epochs": options.epochs})
+        settings = {**SETTINGS, "epochs": PHANTOMS[name].epochs}
+        chain = Chain(folder, CONFIGURATION, PHANTOMS[name].size, settings)
         results[name] = Benchmark(chain, name, options.seed).run()
         _show(name, results[name])
     write_result(options.out, {**provenance(), "phantoms": results})

@@ -99,7 +99,7 @@ PHANTOMS = {
     "dose": Phantom(
         950,
         ("--dimension", "2", "--cases", "60", "--test_cases", "30"),
-        _size(6, 16, 32, 64, 96),
+        _size(4, 8, 16, 32, 48),  # a decoder, or masks, for every task
         {"MTAN": ("MTAN", {}), "CTAN-style": ("CTAN", {})},
         {},
         5,

@@ -102,7 +102,7 @@ PHANTOMS = {
         _size(4, 8, 16, 32, 48),  # a decoder, or masks, for every task
         {"MTAN": ("MTAN", {}), "CTAN-style": ("CTAN", {})},
         {},
-        5,
+        3,
     ),
 }
 

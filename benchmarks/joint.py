@@ -90,7 +90,7 @@ PHANTOMS = {
         ("--dimension", "2", "--cases", "60", "--test_cases", "30"),
         _size(6, 16, 32, 64, 96),
         {
-            "OM-Net": ("OMNet", {"curriculum_ramp": 1}),  # epochs, of so few
+            "OM-Net": ("OMNet", {}),
             "OM-Net, no strategies": ("OMNet", {"nested_head": "plain", "transfer": "false", "curriculum": "false"}),
         },
         {},

@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 
 from nnunet_mtl.discovery import shim_folder
 from nnunet_mtl.evaluation.classification import auc_interval
-from nnunet_mtl.evaluation.multitask_gain import GainError, multitask_gain
+from nnunet_mtl.evaluation.multitask_gain import multitask_gain
 from nnunet_mtl.evaluation.regression import mae_of_folder
 from nnunet_mtl.evaluation.scores import dice_table
 from nnunet_mtl.inference.model_folder import build_network, read_model
@@ -171,14 +171,14 @@ class Benchmark:
         out, seconds = self.chain.predicted(f"{number}_{plans}", self.raw / "imagesTs", number, full, plans)
         metrics = self._metrics(out)
         lower = [name for name in metrics if name.startswith("mae")]
-        try:
-            gain: float | str = round(multitask_gain(metrics, single, lower).delta, 4)
-        except GainError as error:  # a single-task network that learnt nothing has no relative gain
-            gain = str(error)
+        # what the single-task network has not learnt in so few steps has no relative gain
+        learnt = [name for name in metrics if single[name] > 0]
+        gain = multitask_gain({name: metrics[name] for name in learnt}, {n: single[n] for n in learnt}, lower)
         return {
             "metrics": _rounded(metrics),
             "auc_95": self._intervals(out),
-            "delta": gain,
+            "delta": round(gain.delta, 4),
+            "delta_of": learnt,
             "parameters": self._parameters(full, plans),
             "minutes": minutes,
             "seconds_a_case": round(seconds / len(list((self.raw / "labelsTs").glob("*.nii.gz"))), 2),
@@ -250,8 +250,7 @@ def _show(phantom: str, rows: Mapping[str, Any]) -> None:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, row in rows.items():
         cells = [f"{row['metrics'][metric]:.2f}" for metric in metrics]
-        gain = row.get("delta", "")
-        cells.append(f"{100 * gain:+.1f} %" if isinstance(gain, float) else gain)
+        cells.append(f"{100 * row['delta']:+.1f} %" if "delta" in row else "")
         cells.append(f"{row['parameters'] / 1e6:.2f} M" if "parameters" in row else "")
         lines.append([name, *cells, f"{row['minutes']:.1f}", str(row.get("seconds_a_case", ""))])
     print("\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)

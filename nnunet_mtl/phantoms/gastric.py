@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from nnunet_mtl.phantoms.files import Contents, Geometry, WrittenCase, write_cases
+from nnunet_mtl.phantoms.files import Contents, Geometry, WrittenCase
+from nnunet_mtl.phantoms.geometry import voxel_places
 from nnunet_mtl.phantoms.nodes import NODE_CUES, NodeCue
 from nnunet_mtl.phantoms.options import SharedOptions, require, require_range
-from nnunet_mtl.phantoms.patients import Visit, plan_visits
+from nnunet_mtl.phantoms.patients import Visit, write_visits
 from nnunet_mtl.phantoms.stomach import EXTENT_MM, SHIFT_MM, Stomach
 
 CLASSES = ("negative", "positive")
@@ -99,7 +100,7 @@ def render(options: GastricOptions, visit: Visit) -> GastricScan:
     stomach = Stomach(patient, positive, options.node_cue, radius_mm, flat=options.dimension == 2)
     # The patient never lies twice at the same place.
     shift_mm = scan.uniform(-SHIFT_MM, SHIFT_MM, size=3)
-    body = stomach.sample(_grid(options, shift_mm, stomach.focus_mm[2]))
+    body = stomach.sample(voxel_places(options.matrix, options.spacing_mm, shift_mm, stomach.focus_mm[2]))
     shape, spacing_mm = options.matrix, options.spacing_mm
     blur = np.divide(_BLUR_MM[-options.dimension :], spacing_mm)
     signal = gaussian_filter(body.intensity_hu.reshape(shape), blur)
@@ -112,31 +113,8 @@ def render(options: GastricOptions, visit: Visit) -> GastricScan:
 def write_gastric_dataset(
     folder: Path, options: GastricOptions, progress: Callable[[str], None], *, overwrite: bool = False
 ) -> None:
-    """Write a data set of these phantoms; the same options give the same arrays and the same `dataset.json`.
-
-    Args:
-        folder: The data set's folder, named as nnU-Net expects it.
-        options: What the phantoms are like.
-        progress: Called with one line per case.
-        overwrite: Whether to replace a data set that lies there.
-
-    Raises:
-        PhantomError: If the folder is not empty and `overwrite` is false.
-    """
-    visits = plan_visits(options)
-    written = (_written(options, visit) for visit in visits)
-    write_cases(folder, _CONTENTS, written, len(visits), progress, overwrite=overwrite)
-
-
-def _grid(options: GastricOptions, shift_mm: NDArray[np.float64], height_mm: float) -> NDArray[np.float32]:
-    """Return the places of the voxels in the patient, (3, N); those of a slice lie at a height."""
-    axes = [
-        (np.arange(size) - (size - 1) / 2) * step for size, step in zip(options.matrix, options.spacing_mm, strict=True)
-    ]
-    if options.dimension == 2:
-        axes = [np.array([height_mm - shift_mm[2]]), *axes]
-    z, y, x = np.meshgrid(*axes, indexing="ij")
-    return (np.stack([x, y, z]).reshape(3, -1) + shift_mm[:, None]).astype(np.float32)
+    """Write a data set of these phantoms; arguments and errors as of `write_visits`."""
+    write_visits(folder, _CONTENTS, options, _written, progress, overwrite=overwrite)
 
 
 def _written(options: GastricOptions, visit: Visit) -> WrittenCase:

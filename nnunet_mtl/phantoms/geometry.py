@@ -3,6 +3,7 @@
 Points are (3, N) float32 in mm: x towards the patient's left, y towards the back, z towards the head.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,24 @@ class Ellipsoid:
         """Return the place in mm of coordinates (3,) in which the surface has length 1."""
         place: NDArray[np.float64] = self.centre + self.rotation @ (self.semi_axes * relative)
         return place
+
+
+def voxel_places(
+    matrix: Sequence[int], spacing_mm: Sequence[float], shift_mm: NDArray[np.float64], height_mm: float
+) -> Points:
+    """Return where the voxels of an image lie in the patient, (3, N).
+
+    Args:
+        matrix: Voxels along each axis, (Y, X) or (Z, Y, X).
+        spacing_mm: Distance of voxels along the same axes.
+        shift_mm: Of the middle of the image, (3,), x first.
+        height_mm: At which a slice lies, whatever the shift; not read for volumes.
+    """
+    axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(matrix, spacing_mm, strict=True)]
+    if len(axes) == 2:
+        axes = [np.array([height_mm - shift_mm[2]]), *axes]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    return (np.stack([x, y, z]).reshape(3, -1) + shift_mm[:, None]).astype(np.float32)
 
 
 def tube(points: Points, nodes: NDArray[np.float64], radii: NDArray[np.float64]) -> Mask:

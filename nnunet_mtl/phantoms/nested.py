@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_mtl.phantoms.brain import Brain, BrainTissue, Glioma
-from nnunet_mtl.phantoms.files import Contents, Geometry, WrittenCase, write_cases
+from nnunet_mtl.phantoms.files import Contents, Geometry, WrittenCase
+from nnunet_mtl.phantoms.geometry import voxel_places
 from nnunet_mtl.phantoms.mr import SEQUENCES, mr_image
 from nnunet_mtl.phantoms.options import SharedOptions, require, require_range
-from nnunet_mtl.phantoms.patients import Visit, plan_visits
+from nnunet_mtl.phantoms.patients import Visit, write_visits
 
 LABELS: Mapping[BrainTissue, int] = {BrainTissue.OEDEMA: 1, BrainTissue.NECROSIS: 2, BrainTissue.ENHANCING: 3}
 
@@ -98,7 +99,7 @@ def render(options: NestedOptions, visit: Visit) -> NestedScan:
     brain = Brain(patient, Glioma(radius_mm, enhances, int(patient.integers(2**32))), options.mimics)
     # The head never lies twice at the same place.
     shift_mm = scan.uniform(-5, 5, size=3)
-    points = _grid(options, shift_mm, brain.focus_mm[2])
+    points = voxel_places(options.matrix, options.spacing_mm, shift_mm, brain.focus_mm[2])
     tissue = brain.sample(points).reshape(options.matrix)
     image = mr_image(tissue, points, noise=options.noise, bias=options.bias, rng=scan)
     values = np.zeros(len(BrainTissue), dtype=np.uint8)
@@ -110,32 +111,9 @@ def render(options: NestedOptions, visit: Visit) -> NestedScan:
 def write_nested_dataset(
     folder: Path, options: NestedOptions, progress: Callable[[str], None], *, overwrite: bool = False
 ) -> None:
-    """Write a data set of these phantoms; the same options give the same arrays and the same `dataset.json`.
-
-    Args:
-        folder: The data set's folder, named as nnU-Net expects it.
-        options: What the phantoms are like.
-        progress: Called with one line per case.
-        overwrite: Whether to replace a data set that lies there.
-
-    Raises:
-        PhantomError: If the folder is not empty and `overwrite` is false.
-    """
-    visits = plan_visits(options)
+    """Write a data set of these phantoms; arguments and errors as of `write_visits`."""
     contents = Contents(SEQUENCES, _REGIONS, None if options.without_block else {"tasks": _TASKS})
-    written = (_written(options, visit) for visit in visits)
-    write_cases(folder, contents, written, len(visits), progress, overwrite=overwrite)
-
-
-def _grid(options: NestedOptions, shift_mm: NDArray[np.float64], height_mm: float) -> NDArray[np.float32]:
-    """Return the places of the voxels in the patient, (3, N); those of a slice lie at a height."""
-    axes = [
-        (np.arange(size) - (size - 1) / 2) * step for size, step in zip(options.matrix, options.spacing_mm, strict=True)
-    ]
-    if options.dimension == 2:
-        axes = [np.array([height_mm - shift_mm[2]]), *axes]
-    z, y, x = np.meshgrid(*axes, indexing="ij")
-    return (np.stack([x, y, z]).reshape(3, -1) + shift_mm[:, None]).astype(np.float32)
+    write_visits(folder, contents, options, _written, progress, overwrite=overwrite)
 
 
 def _written(options: NestedOptions, visit: Visit) -> WrittenCase:

@@ -3,12 +3,17 @@
 Every case has its own random numbers, keyed by its place: it is the same however many others there are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from nnunet_mtl.phantoms.files import Contents, WrittenCase, write_cases
 from nnunet_mtl.phantoms.options import SharedOptions
+
+OptionsT = TypeVar("OptionsT", bound=SharedOptions)
 
 # Steps of sequences that fill the unit interval evenly and any two of them the unit square: a share of p is met by
 # any few patients in a row, also among those of another share.
@@ -70,6 +75,33 @@ class Visit:
 def plan_visits(options: SharedOptions) -> Sequence[Visit]:
     """Return the training cases, then the test cases."""
     return [*_visits(options, is_test=False), *_visits(options, is_test=True)]
+
+
+def write_visits(
+    folder: Path,
+    contents: Contents,
+    options: OptionsT,
+    written: Callable[[OptionsT, Visit], WrittenCase],
+    progress: Callable[[str], None],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the data set that options stand for; the same options give the same arrays and the same `dataset.json`.
+
+    Args:
+        folder: The data set's folder.
+        contents: What its `dataset.json` says besides its cases.
+        options: What the phantoms are like.
+        written: Draws one case.
+        progress: Called with one line per case.
+        overwrite: Whether to replace a data set that lies there.
+
+    Raises:
+        PhantomError: As of `write_cases`.
+    """
+    visits = plan_visits(options)
+    cases = (written(options, visit) for visit in visits)
+    write_cases(folder, contents, cases, len(visits), progress, overwrite=overwrite)
 
 
 def _visits(options: SharedOptions, is_test: bool) -> Iterator[Visit]:

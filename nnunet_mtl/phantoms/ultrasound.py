@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_mtl.phantoms.breast import FIELD_MM, MASS_CUES, Breast, Mass, MassCue, draw_breast
-from nnunet_mtl.phantoms.files import Contents, Geometry, WrittenCase, write_cases
+from nnunet_mtl.phantoms.files import Contents, Geometry, WrittenCase
 from nnunet_mtl.phantoms.options import SharedOptions, require, require_range
-from nnunet_mtl.phantoms.patients import Visit, plan_visits
+from nnunet_mtl.phantoms.patients import Visit, write_visits
 from nnunet_mtl.phantoms.speckle import PROBES, attenuated, displayed, speckle
 
 CLASSES = ("benign", "malignant")
@@ -112,20 +112,8 @@ def render(options: UltrasoundOptions, visit: Visit) -> UltrasoundScan:
 def write_ultrasound_dataset(
     folder: Path, options: UltrasoundOptions, progress: Callable[[str], None], *, overwrite: bool = False
 ) -> None:
-    """Write a data set of these phantoms; the same options give the same arrays and the same `dataset.json`.
-
-    Args:
-        folder: The data set's folder, named as nnU-Net expects it.
-        options: What the phantoms are like.
-        progress: Called with one line per case.
-        overwrite: Whether to replace a data set that lies there.
-
-    Raises:
-        PhantomError: If the folder is not empty and `overwrite` is false.
-    """
-    visits = plan_visits(options)
-    written = (_written(options, visit) for visit in visits)
-    write_cases(folder, _CONTENTS, written, len(visits), progress, overwrite=overwrite)
+    """Write a data set of these phantoms; arguments and errors as of `write_visits`."""
+    write_visits(folder, _CONTENTS, options, _written, progress, overwrite=overwrite)
 
 
 def _draw(

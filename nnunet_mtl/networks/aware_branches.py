@@ -17,7 +17,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from nnunet_mtl.networks.classification import Features, Question
+from nnunet_mtl.networks.classification import ClassificationHead, Features, Question, mean_over_patch
 from nnunet_mtl.networks.pyramid_blocks import ConvNormAct, Shape, pointwise, resized, same_size_convolution
 
 
@@ -150,7 +150,7 @@ class ClassificationAwareBranch(nn.Module):
         return _means(x, levels[-1])
 
 
-class AwareHead(nn.Module):
+class AwareHead(ClassificationHead):
     """A linear layer for every question, on the descriptor of the classification-aware branch; reads the whole patch.
 
     Args:
@@ -158,9 +158,6 @@ class AwareHead(nn.Module):
         encoder_channels: Not used.
         decoder_channels: The first is the width of the pyramid, W.
         dropout: Probability with which a value of the descriptor is dropped in training.
-
-    Attributes:
-        reads_attended: Whether the classification-aware branch is to be built and run.
     """
 
     reads_attended: ClassVar[bool] = True
@@ -172,19 +169,18 @@ class AwareHead(nn.Module):
         decoder_channels: Sequence[int],
         dropout: float,
     ) -> None:
-        super().__init__()
-        self.questions = list(questions)
+        super().__init__(questions, encoder_channels, decoder_channels, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.answers = nn.ModuleList(
-            nn.Linear(2 * decoder_channels[0], question["outputs"]) for question in self.questions
-        )
+
+    def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
+        """As of the base."""
+        return nn.Linear(2 * decoder[0], question["outputs"])
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """Return the logits of one question, (B, outputs), at least float32; `evidence` is not read."""
+        """As of the base; `evidence` is not read."""
         logits: Tensor = self.answers[index](self.dropout(cast(Tensor, features.attended)))
         return logits
 
 
 def _means(*features: Tensor) -> Tensor:
-    dtype = torch.promote_types(features[0].dtype, torch.float32)
-    return torch.cat([feature.flatten(2).mean(2, dtype=dtype) for feature in features], dim=1)
+    return torch.cat([mean_over_patch(feature) for feature in features], dim=1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.architecture import ArchitectureError
-from nnunet_mtl.networks.classification import Features, Question
+from nnunet_mtl.networks.classification import ClassificationHead, Features, Question, mean_over_patch
 
 _NO_ATTENTION = (
     "plans: this network has no attention in its decoder, which the classification branch of ACSNet reads: "
@@ -51,7 +51,7 @@ class ChannelAttention(nn.Module):
         return functional.relu(x * factors.reshape(*factors.shape, *[1] * (x.ndim - 2)))
 
 
-class ChannelAttentionHead(nn.Module):
+class ChannelAttentionHead(ClassificationHead):
     """The branch, with one last layer for every question.
 
     Beside the three CA it has T (T // 2) + T // 2 parameters, T the channels of its inputs together, and
@@ -71,16 +71,18 @@ class ChannelAttentionHead(nn.Module):
         decoder_channels: Sequence[int],
         dropout: float,
     ) -> None:
-        super().__init__()
-        self.questions = list(questions)
+        super().__init__(questions, encoder_channels, decoder_channels, dropout)
         channels = (*encoder_channels[-2:], decoder_channels[0])
         self.attention = nn.ModuleList(ChannelAttention(count) for count in channels)
         self.dropout = nn.Dropout(dropout)
         self.hidden = nn.Linear(sum(channels), sum(channels) // 2)
-        self.answers = nn.ModuleList(nn.Linear(sum(channels) // 2, question["outputs"]) for question in self.questions)
+
+    def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
+        """As of the base: the last layer."""
+        return nn.Linear(sum((*encoder[-2:], decoder[0])) // 2, question["outputs"])
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """Return the logits of one question, (B, outputs), float32; `evidence` is not read.
+        """As of the base; `evidence` is not read.
 
         Raises:
             ArchitectureError: If the network has no attention behind its coarsest decoder stage.
@@ -94,6 +96,6 @@ class ChannelAttentionHead(nn.Module):
         )
         mode = "bilinear" if deepest.ndim == 4 else "trilinear"
         deepest = functional.interpolate(deepest, finer.shape[2:], mode=mode, align_corners=False)
-        descriptor = torch.cat([x.flatten(2).mean(2) for x in (finer, deepest, decoded)], dim=1)
+        descriptor = torch.cat([mean_over_patch(x) for x in (finer, deepest, decoded)], dim=1)
         logits: Tensor = self.answers[index](functional.relu(self.hidden(self.dropout(descriptor))))
         return logits

@@ -6,7 +6,7 @@ patch: so every stage is read, and read under the structure that the question is
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +57,15 @@ class Features(NamedTuple):
     Attributes:
         encoder: Of every encoder stage, full resolution first, each (B, C, *spatial).
         decoder: Of the coarsest decoder stage, (B, C, *spatial), computed under the sample's task.
-        attended: Output of that stage and of its attention, (B, C, *spatial); None if the network has no such.
+        attended: Output of that stage and of its attention, (B, C, *spatial), or the descriptor of a branch of its
+            own, (B, C); None if the network has no such.
+        streams: What each question sees of the deepest stage, (B, C, *spatial); none if there are no streams.
     """
 
     encoder: list[Tensor]
     decoder: Tensor
     attended: Tensor | None = None
+    streams: Sequence[Tensor] = ()
 
 
 @torch.no_grad()
@@ -86,15 +89,22 @@ def evidence_mask(region_logits: Tensor, known_mask: Tensor | None = None, known
     return own.unsqueeze(1)
 
 
-class NoClassification(nn.Module):
-    """No answers: how a network is told to have no head (a misspelt dotted path gives None, refused).
+class ClassificationHead(nn.Module):
+    """Base of the heads, which say how one question is answered: `answer` builds it, `forward` runs it.
 
     Args:
-        questions: Not used, like the others; here so that heads are built alike.
-        encoder_channels: Not used.
-        decoder_channels: Not used.
-        dropout: Not used.
+        questions: The questions.
+        encoder_channels: Channels of the encoder's stages, full resolution first.
+        decoder_channels: Channels of the decoder's stages, coarsest first.
+        dropout: Probability with which a value of the descriptor is dropped in training.
+
+    Attributes:
+        reads_attended: Whether `Features.attended` is read, and what computes it for the head alone is to be built.
+        reads_streams: Whether `Features.streams` is read, and questions are to have streams.
     """
+
+    reads_attended: ClassVar[bool] = False
+    reads_streams: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -104,10 +114,39 @@ class NoClassification(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.questions: list[Question] = []
+        self.questions = list(questions)
+        self.answers = nn.ModuleList(
+            self.answer(question, encoder_channels, decoder_channels, dropout) for question in self.questions
+        )
+
+    def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
+        """Return what is built for one question; the other arguments are the constructor's."""
+        raise NotImplementedError
+
+    def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
+        """Return the logits of one question, (B, outputs), at least float32.
+
+        Args:
+            index: Of the question.
+            features: Of one pass.
+            evidence: (B, 1, *spatial) at full resolution; None for a question without.
+        """
+        raise NotImplementedError
 
 
-class EvidenceHead(nn.Module):
+class NoClassification(ClassificationHead):
+    """No answers: how a network is told to have no head (a misspelt dotted path gives None, refused).
+
+    Args:
+        questions: Not used, like the others; here so that heads are built alike.
+        others: Not used.
+    """
+
+    def __init__(self, questions: Sequence[Question], *others: Any) -> None:
+        super().__init__((), *others)
+
+
+class EvidenceHead(ClassificationHead):
     """Every stage of the encoder and the coarsest of the decoder, pooled under the evidence of the question.
 
     Questions share no parameters and do not disturb each other. A question without evidence reads the encoder only,
@@ -115,71 +154,40 @@ class EvidenceHead(nn.Module):
 
     What lies outside the evidence is not read. It can still tell on a feature inside: within the receptive field, and
     where the U-Net itself pools over the patch, in its normalisations and in the gates on its skips.
-
-    Args:
-        questions: The questions.
-        encoder_channels: Channels of the encoder's stages, full resolution first.
-        decoder_channels: Channels of the decoder's stages, coarsest first.
-        dropout: Probability with which a value of the descriptor is dropped in training.
     """
 
-    def __init__(
-        self,
-        questions: Sequence[Question],
-        encoder_channels: Sequence[int],
-        decoder_channels: Sequence[int],
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.questions = list(questions)
-        self.answers = nn.ModuleList(
-            AnswerByAttention(encoder_channels, question["outputs"], dropout)
-            if question["evidence"] < 0
-            else AnswerUnderEvidence([*encoder_channels, decoder_channels[0]], question["outputs"], dropout)
-            for question in self.questions
-        )
+    def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
+        """As of the base."""
+        if question["evidence"] < 0:
+            return AnswerByAttention(encoder, question["outputs"], dropout)
+        return AnswerUnderEvidence([*encoder, decoder[0]], question["outputs"], dropout)
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """Return the logits of one question, (B, outputs), float32.
-
-        Args:
-            index: Of the question.
-            features: Of one pass.
-            evidence: (B, 1, *spatial) at full resolution; None for a question without.
-        """
+        """As of the base."""
         logits: Tensor = self.answers[index](features, evidence)
         return logits
 
 
-class BottleneckHead(nn.Module):
-    """The usual head, a control: reads the mean of the bottleneck over the patch, and no evidence.
+class BottleneckHead(ClassificationHead):
+    """The usual head, a control: reads the mean of the bottleneck over the patch, and no evidence."""
 
-    Args:
-        questions: The questions.
-        encoder_channels: Channels of the encoder's stages, full resolution first.
-        decoder_channels: Not used.
-        dropout: Probability with which a value of the descriptor is dropped in training.
-    """
-
-    def __init__(
-        self,
-        questions: Sequence[Question],
-        encoder_channels: Sequence[int],
-        decoder_channels: Sequence[int],
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.questions = list(questions)
-        self.answers = nn.ModuleList(
-            Perceptron(encoder_channels[-1], question["outputs"], dropout) for question in self.questions
-        )
+    def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
+        """As of the base."""
+        return Perceptron(encoder[-1], question["outputs"], dropout)
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """Return the logits of one question, (B, outputs), float32; `evidence` is not read."""
-        bottleneck = features.encoder[-1]
-        dtype = torch.promote_types(bottleneck.dtype, torch.float32)
-        logits: Tensor = self.answers[index](bottleneck.flatten(2).mean(2, dtype=dtype))
+        """As of the base; `evidence` is not read."""
+        logits: Tensor = self.answers[index](mean_over_patch(self.bottleneck(index, features)))
         return logits
+
+    def bottleneck(self, index: int, features: Features) -> Tensor:
+        """Return what a question is answered from, (B, C, *spatial)."""
+        return features.encoder[-1]
+
+
+def mean_over_patch(feature: Tensor) -> Tensor:
+    """Return the mean of every channel of (B, C, *spatial), (B, C), at least float32."""
+    return feature.flatten(2).mean(2, dtype=torch.promote_types(feature.dtype, torch.float32))
 
 
 class AnswerUnderEvidence(nn.Module):

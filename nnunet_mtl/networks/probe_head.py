@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nnunet_mtl.networks.classification import Features, Question
+from nnunet_mtl.networks.classification import ClassificationHead, Features, Question
 from nnunet_mtl.networks.evidence_pooling import evidence_at, pooled_under
 from nnunet_mtl.networks.standardisation import RunningStandardiser
 
@@ -29,39 +29,19 @@ def patch_descriptor(before_norm: Sequence[Tensor], evidence: Tensor | None) -> 
     return torch.cat(pooled, dim=1)
 
 
-class ProbeHead(nn.Module):
+class ProbeHead(ClassificationHead):
     """The head that `nnunet_mtl probe --export` writes; it is fitted there and not by a trainer.
 
     Linear without any bound: the weighted mean of what it says of patches is what it says of their weighted mean, which
     is what was fitted.
-
-    Args:
-        questions: The questions.
-        encoder_channels: Channels of the encoder's stages, full resolution first.
-        decoder_channels: Not used; here so that heads are built alike.
-        dropout: Not used.
     """
 
-    def __init__(
-        self,
-        questions: Sequence[Question],
-        encoder_channels: Sequence[int],
-        decoder_channels: Sequence[int],
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.questions = list(questions)
-        size = 3 * sum(encoder_channels)
-        self.answers = nn.ModuleList(LinearAnswer(size, question["outputs"]) for question in self.questions)
+    def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
+        """As of the base."""
+        return LinearAnswer(3 * sum(encoder), question["outputs"])
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """Return the logits of one question, (B, outputs), float32.
-
-        Args:
-            index: Of the question.
-            features: Of one pass.
-            evidence: (B, 1, *spatial) at full resolution; None for a question without.
-        """
+        """As of the base."""
         logits: Tensor = self.answers[index](patch_descriptor(features.encoder, evidence))
         return logits
 

@@ -83,7 +83,7 @@ class _PyramidUNet(TaskGuidedNetwork):
         self.n_levels = len(shape.levels)
         self.decoder = PyramidDecoder(shape, channels[-self.n_levels :], outputs, own, options["output"])
         self.decoder.deep_supervision = supervised
-        reads = getattr(own["classification"], "reads_attended", False)
+        reads = own["classification"].reads_attended
         self.classification_aware = (own["classification_aware"] if reads else NoClassificationAwareness)(shape)
         self.add_heads(layout, channels, own, decoded=[shape.width] * (len(channels) - 1))
 

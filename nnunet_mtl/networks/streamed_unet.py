@@ -12,12 +12,11 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, cat
 
-from nnunet_mtl.networks.classification import KnownEvidence
+from nnunet_mtl.networks.classification import Features, KnownEvidence
 from nnunet_mtl.networks.gradient import scale_gradient
 from nnunet_mtl.networks.passes import PassResult, Step
 from nnunet_mtl.networks.pre_norm import run_blocks, stage_blocks
 from nnunet_mtl.networks.stream_decoders import OwnDecoders
-from nnunet_mtl.networks.stream_heads import StreamFeatures
 from nnunet_mtl.networks.streams import (
     EncoderPlan,
     NoStreamBottleneck,
@@ -62,7 +61,7 @@ class _StreamedUNet(TaskGuidedNetwork):
         super().__init__(num_classes=outputs[0], input_channels=input_channels, **architecture)
         plan = EncoderPlan.of(self.encoder)
         self.add_heads(layout, plan.channels, own)
-        asked = self.classification.questions if getattr(self.classification, "reads_streams", False) else ()
+        asked = self.classification.questions if self.classification.reads_streams else ()
         tasks = StreamTasks(len(outputs) + len(self.regressions), len(asked))
         options = own["method_options"]
         self.streams: Any = own["streams"](plan, tasks, **options)
@@ -126,7 +125,7 @@ class _StreamedUNet(TaskGuidedNetwork):
 
     def _features(
         self, before_norm: list[Tensor], coarsest: list[Tensor], seen: Callable[[int], list[Tensor]]
-    ) -> list[StreamFeatures]:
+    ) -> list[Features]:
         """Return what each question is answered from."""
         tasks = self.streams.tasks
         factor = self.class_gradient
@@ -134,7 +133,7 @@ class _StreamedUNet(TaskGuidedNetwork):
         # A question's stream is taught by nothing else: with a factor of 0 its weights still get a gradient, of 0.
         streams = [scale_gradient(seen(tasks.pixel + q)[-1], factor, attached=True) for q in range(tasks.image)]
         return [
-            StreamFeatures(encoder, scale_gradient(coarsest[max(question["task"], 0)], factor), None, streams)
+            Features(encoder, scale_gradient(coarsest[max(question["task"], 0)], factor), None, streams)
             for question in self.classification.questions
         ]
 

@@ -6,39 +6,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 from torch import Tensor, autocast, nn
 
-from nnunet_mtl.networks.architecture import ArchitectureError
-from nnunet_mtl.networks.attention import NoTaskAttention
-from nnunet_mtl.networks.classification import Features, KnownEvidence, NoClassification, Question, evidence_mask
-from nnunet_mtl.networks.conditioning import NoBottleneckConditioning, NoConditioning, NoEncoderConditioning
-from nnunet_mtl.networks.decoders import SharedDecoder
-from nnunet_mtl.networks.heads import RegionHead
+from nnunet_mtl.networks.classification import Features, KnownEvidence, evidence_mask
 from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.networks.network_arguments import POINTS, part_arguments
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
-from nnunet_mtl.networks.stage_attention import NoStageAttention
-
-_POINTS: Mapping[str, Any] = {
-    "input_conditioning": NoConditioning,
-    "encoder_conditioning": NoEncoderConditioning,
-    "bottleneck_conditioning": NoBottleneckConditioning,
-    "task_attention": NoTaskAttention,
-    "decoder_conditioning": NoConditioning,
-    "decoders": SharedDecoder,
-    "encoder_attention": NoStageAttention,
-    "decoder_attention": NoStageAttention,
-}
-_OWN: Mapping[str, Any] = {
-    "method_options": {},
-    "regressions": (),
-    "gates": "identity",
-    "prompt_size": (),
-    "segmentation_head": RegionHead,
-    "head_options": {},
-    "questions": (),
-    "classification": NoClassification,
-    "class_dropout": 0.0,
-    "class_gradient": 1.0,
-}
 
 
 class Decoded(NamedTuple):
@@ -89,7 +61,7 @@ class TaskGuidedNetwork(nn.Module):
         points: What stands at each point of the network if nothing is named; each is an argument.
     """
 
-    points: ClassVar[Mapping[str, Any]] = _POINTS
+    points: ClassVar[Mapping[str, Any]] = POINTS
     encoder: Any
     decoder: Any
     decoders: nn.Module
@@ -117,33 +89,7 @@ class TaskGuidedNetwork(nn.Module):
         Raises:
             ArchitectureError: If they cannot be built.
         """
-        architecture = dict(arguments)
-        every: dict[str, Any] = {
-            "task_of_region": [0] * num_classes,
-            "slot_of_region": range(num_classes),
-            "labels_of_region": [[region + 1] for region in range(num_classes)],
-        }
-        indices: dict[str, Any] = {name: architecture.pop(name, None) or default for name, default in every.items()}
-        own: dict[str, Any] = {
-            name: architecture.pop(name, default) for name, default in {**cls.points, **_OWN, **defaults}.items()
-        }
-        for name in ("task_of_region", "slot_of_region"):
-            _check_indices(name, indices[name], num_classes)
-        if len(indices["labels_of_region"]) != num_classes:
-            raise ArchitectureError(
-                f"plans: arch_kwargs.labels_of_region={list(indices['labels_of_region'])!r} must hold the label values "
-                f"of each of the {num_classes} regions: plan again from dataset.json"
-            )
-        _check_classes({name: own[name] for name in (*cls.points, "segmentation_head", "classification")})
-        _check_questions(own["questions"], indices["task_of_region"])
-        if own["gates"] not in ("identity", "faithful"):
-            raise ArchitectureError(f"plans: arch_kwargs.gates={own['gates']!r} must be 'identity' or 'faithful'")
-        layout = Layout(
-            tuple(indices["task_of_region"]),
-            tuple(indices["slot_of_region"]),
-            tuple(tuple(labels) for labels in indices["labels_of_region"]),
-        )
-        return layout, own, architecture
+        return part_arguments(num_classes, arguments, cls.points, defaults)
 
     def add_parts(
         self, layout: Layout, own: Mapping[str, Any], skips: Iterable[tuple[int, int]], bottleneck_channels: int
@@ -351,34 +297,3 @@ def _of_voxels(name: str) -> str:
 def _value(name: str, result: PassResult) -> Tensor:
     value: Tensor = result.regression[name]
     return value
-
-
-def _check_indices(name: str, indices: Sequence[int], num_classes: int) -> None:
-    if len(indices) != num_classes or sorted(set(indices)) != list(range(len(set(indices)))):
-        raise ArchitectureError(
-            f"plans: arch_kwargs.{name}={list(indices)!r} must give each of the {num_classes} regions an index, "
-            "counted from 0 without gaps: plan again from dataset.json"
-        )
-
-
-def _check_classes(classes: Mapping[str, Any]) -> None:
-    for name, value in classes.items():
-        if value is None:
-            raise ArchitectureError(
-                f"plans: arch_kwargs.{name} names no class (is the dotted path misspelt?); no attention is "
-                "nnunet_mtl.networks.attention.NoTaskAttention, no classification head "
-                "nnunet_mtl.networks.classification.NoClassification"
-            )
-
-
-def _check_questions(questions: Sequence[Question], task_of_region: Sequence[int]) -> None:
-    owners = dict(enumerate(task_of_region)) | {-1: -1}
-    names = [question["name"] for question in questions]
-    for question in questions:
-        if owners.get(question["evidence"]) != question["task"] or question["outputs"] < 1:
-            raise ArchitectureError(
-                f"plans: arch_kwargs.questions: {question!r} must have an output or more, and as evidence a region "
-                "and the task that owns it, or -1 and -1 for none: plan again from dataset.json"
-            )
-    if len(set(names)) < len(names):
-        raise ArchitectureError(f"plans: arch_kwargs.questions has a name twice in {names}: plan again")

@@ -1,7 +1,7 @@
 import torch
 
-from nnunet_mtl.networks.classification import Question
-from nnunet_mtl.networks.stream_heads import StreamFeatures, StreamHead
+from nnunet_mtl.networks.classification import Features, Question
+from nnunet_mtl.networks.stream_heads import StreamHead
 
 ASKED: list[Question] = [
     {"name": "malignant", "outputs": 2, "evidence": 1, "task": 0},
@@ -19,8 +19,8 @@ def head() -> StreamHead:
     return made
 
 
-def features(streams: list[torch.Tensor]) -> StreamFeatures:
-    return StreamFeatures([torch.full((2, 4, 4, 4), torch.nan)], torch.full((2, 4, 4, 4), torch.nan), None, streams)
+def features(streams: list[torch.Tensor]) -> Features:
+    return Features([torch.full((2, 4, 4, 4), torch.nan)], torch.full((2, 4, 4, 4), torch.nan), None, streams)
 
 
 def test_a_question_is_answered_from_the_mean_of_its_own_stream() -> None:

@@ -24,7 +24,8 @@ class Curriculum:
         deepest = max(levels)
         steps = max(1, deepest - 1)
         shares = [start + (level - 1) / steps * (end - start) if level else 0.0 for level in levels]
-        self.begins = tuple(round(share * epochs) for share in shares)
+        # rounding puts nothing off until the run is over: only a share of 1 does
+        self.begins = tuple(min(round(share * epochs), epochs - (share < 1)) for share in shares)
         # a short run is at full weight in its last epoch
         self._rises = tuple(max(1, min(ramp, epochs - begins)) if begins else 1 for begins in self.begins)
 

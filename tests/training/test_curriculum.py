@@ -41,6 +41,11 @@ def test_a_short_run_ends_with_every_task_at_its_full_weight() -> None:
     assert Curriculum((0, 1), 4, start=1.0, end=1.0, ramp=5).weights(3) == (1, 0)  # as asked: never
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_shortest_runs_teach_every_task(epochs: int) -> None:
+    assert Curriculum((0, 1, 2), epochs, start=0.33, end=0.67, ramp=5).weights(epochs - 1) == (1, 1, 1)
+
+
 def test_what_begins_with_the_run_has_no_ramp() -> None:
     assert Curriculum((0, 1), 10, start=0.0, end=0.5, ramp=5).weights(0) == (1, 1)
 

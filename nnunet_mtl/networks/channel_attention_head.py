@@ -14,18 +14,13 @@ released code, re-implemented from equations.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.classification import ClassificationHead, Features, Question, mean_over_patch
-
-_NO_ATTENTION = (
-    "plans: this network has no attention in its decoder, which the classification branch of ACSNet reads: "
-    "nnunet_mtl plan --set class_head=evidence, or plan with nnU-Net's own planners"
-)
 
 
 class ChannelAttention(nn.Module):
@@ -64,6 +59,8 @@ class ChannelAttentionHead(ClassificationHead):
         dropout: Probability with which a value of the descriptor is dropped in training; the paper has none.
     """
 
+    reads_attended: ClassVar[bool] = True
+
     def __init__(
         self,
         questions: Sequence[Question],
@@ -82,14 +79,8 @@ class ChannelAttentionHead(ClassificationHead):
         return nn.Linear(sum((*encoder[-2:], decoder[0])) // 2, question["outputs"])
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """As of the base; `evidence` is not read.
-
-        Raises:
-            ArchitectureError: If the network has no attention behind its coarsest decoder stage.
-        """
-        if features.attended is None:
-            raise ArchitectureError(_NO_ATTENTION)
-        inputs = (*features.encoder[-2:], features.attended)
+        """As of the base; `evidence` is not read."""
+        inputs = (*features.encoder[-2:], cast(Tensor, features.attended))
         finer, deepest, decoded = (
             attend(x.to(torch.promote_types(x.dtype, torch.float32)))
             for attend, x in zip(self.attention, inputs, strict=True)

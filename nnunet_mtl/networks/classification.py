@@ -99,7 +99,7 @@ class ClassificationHead(nn.Module):
         dropout: Probability with which a value of the descriptor is dropped in training.
 
     Attributes:
-        reads_attended: Whether `Features.attended` is read, and what computes it for the head alone is to be built.
+        reads_attended: Whether `Features.attended` is read, which not every network has.
         reads_streams: Whether `Features.streams` is read, and questions are to have streams.
     """
 

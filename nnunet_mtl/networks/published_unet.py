@@ -78,6 +78,7 @@ class PublishedUNet(TaskGuidedNetwork):
         ArchitectureError: If this cannot be built.
     """
 
+    gives_attended: ClassVar[bool] = False
     key_to_encoder: ClassVar[str] = "encoder.stages"
     key_to_stem: ClassVar[str] = "encoder.stem"
     keys_to_in_proj: ClassVar[tuple[str, ...]] = ("encoder.stem",)

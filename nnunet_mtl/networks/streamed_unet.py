@@ -47,6 +47,7 @@ class _StreamedUNet(TaskGuidedNetwork):
         others: Of `TaskGuidedNetwork`, and the stock class's own.
     """
 
+    gives_attended: ClassVar[bool] = False
     points: ClassVar[Mapping[str, Any]] = {
         "streams": SharedStreams,
         "stream_bottleneck": NoStreamBottleneck,

@@ -6,11 +6,17 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 from torch import Tensor, autocast, nn
 
+from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.classification import Features, KnownEvidence, evidence_mask
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.network_arguments import POINTS, part_arguments
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
+
+_NO_ATTENTION = (
+    "plans: this network has no attention behind its coarsest decoder stage, which its classification head reads: "
+    "nnunet_mtl plan --set class_head=evidence, or plan with nnU-Net's own planners"
+)
 
 
 class Decoded(NamedTuple):
@@ -59,9 +65,11 @@ class TaskGuidedNetwork(nn.Module):
 
     Attributes:
         points: What stands at each point of the network if nothing is named; each is an argument.
+        gives_attended: Whether classification heads find `Features.attended`.
     """
 
     points: ClassVar[Mapping[str, Any]] = POINTS
+    gives_attended: ClassVar[bool] = True
     encoder: Any
     decoder: Any
     decoders: nn.Module
@@ -138,7 +146,12 @@ class TaskGuidedNetwork(nn.Module):
             channels: Of every encoder stage, full resolution first.
             own: What `prepare` returned.
             decoded: Of every decoder stage, coarsest first; by default those of the encoder's stages they meet.
+
+        Raises:
+            ArchitectureError: If the classification head reads what this network does not have.
         """
+        if own["classification"].reads_attended and not self.gives_attended:
+            raise ArchitectureError(_NO_ATTENTION)
         self.segmentation_head = own["segmentation_head"](layout, channels[-1], **own["head_options"])
         for level, layer in enumerate(self.decoder.seg_layers):
             self.decoder.seg_layers[level] = self.segmentation_head.seg_layer(layer, layout)

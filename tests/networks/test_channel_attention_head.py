@@ -3,7 +3,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.channel_attention_head import ChannelAttention, ChannelAttentionHead
 from nnunet_mtl.networks.classification import Features, Question
 
@@ -99,11 +98,6 @@ def test_questions_share_all_but_the_last_layer() -> None:
     module(1, read, None).sum().backward()
     without = {name for name, value in module.named_parameters() if value.grad is None}
     assert without == {"answers.0.weight", "answers.0.bias"}
-
-
-def test_a_network_without_attention_in_the_decoder_is_refused() -> None:
-    with pytest.raises(ArchitectureError, match=r"plans: this network has no attention .* --set class_head=evidence"):
-        head()(0, features((5, 4))._replace(attended=None), None)
 
 
 def test_dropout_is_of_training_alone() -> None:

@@ -13,6 +13,7 @@ from nnunet_mtl.networks.architecture import (
     multitask_architecture,
 )
 from nnunet_mtl.networks.attention import NoTaskAttention, TaskGuidedAttention
+from nnunet_mtl.networks.channel_attention_head import ChannelAttentionHead
 from nnunet_mtl.networks.conditioning import NoConditioning, NoEncoderConditioning, TaskCode
 from nnunet_mtl.networks.decoders import SharedDecoder, TaskDecoders
 from nnunet_mtl.networks.dynamic_head import DynamicHead
@@ -231,6 +232,7 @@ def test_initialisation_is_nnunets() -> None:
         ({"n_conv_per_stage_decoder": [1]}, "arch_kwargs.n_conv_per_stage_decoder"),
         ({"kernel_sizes": [3]}, "arch_kwargs.kernel_sizes"),
         ({"task_attention": None}, "arch_kwargs.task_attention"),
+        ({"classification": ChannelAttentionHead}, "no attention behind its coarsest .* --set class_head=evidence"),
         ({"decoder_conditioning": None}, "arch_kwargs.decoder_conditioning"),
     ],
 )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from nnunet_mtl.networks.architecture import ArchitectureError
+from nnunet_mtl.networks.channel_attention_head import ChannelAttentionHead
 from nnunet_mtl.networks.classification import BottleneckHead, EvidenceHead
 from nnunet_mtl.networks.passes import OFF
 from nnunet_mtl.networks.stream_heads import StreamHead
@@ -350,3 +351,8 @@ def test_bfloat16_autocast_gives_finite_logits_near_those_of_float32(build_strea
 def test_a_misspelt_part_is_refused(build_streamed: Build) -> None:
     with pytest.raises(ArchitectureError, match="streams names no class"):
         build_streamed(streams=None)
+
+
+def test_a_head_that_reads_attention_of_the_decoder_is_refused(build_streamed: Build) -> None:
+    with pytest.raises(ArchitectureError, match="no attention behind its coarsest decoder stage"):
+        build_streamed(questions=ASKED, classification=ChannelAttentionHead)

@@ -103,14 +103,19 @@ class Chain:
             The folder, and the seconds it took.
         """
         out = self.folder / "predictions" / name
+        model = ("-d", str(dataset), "-c", self.configuration, "-f", "0", "-p", plans, "-tr", trainer)
+        here = ("-device", "cpu", "-npp", "0", "-nps", "0", "--disable_progress_bar")
+        command = ("nnunet_mtl", "predict", "-i", str(images), "-o", str(out), *model, *options, *here)
+        return out, self.timed(out, *command)
+
+    def timed(self, out: Path, *command: str) -> float:
+        """Run a command that writes a folder of predictions, and return the seconds it took."""
         seconds = out / "seconds.json"
         if not seconds.is_file():
             start = time.monotonic()
-            model = ("-d", str(dataset), "-c", self.configuration, "-f", "0", "-p", plans, "-tr", trainer)
-            here = ("-device", "cpu", "-npp", "0", "-nps", "0", "--disable_progress_bar")
-            self.runner.run("nnunet_mtl", "predict", "-i", str(images), "-o", str(out), *model, *options, *here)
+            self.runner.run(*command)
             seconds.write_text(json.dumps(round(time.monotonic() - start, 1)))
-        return out, float(json.loads(seconds.read_text()))
+        return float(json.loads(seconds.read_text()))
 
 
 def positive_chances(predictions: Path, question: str, positive: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ What it overrides in nnU-Net, and why, is listed in `nnunet_mtl.training.overrid
 `trainers/` that names its parts; numbers come from the plans.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,10 @@ class MultiTaskTrainer(LossTermsTrainer):
         """Yield the parameters of the classification head; none where the data set asks no question."""
         yield from self.bare_network.classification.parameters()
 
+    def resting_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what no step of this epoch may change, by weight decay or momentum neither; a hook for trainers."""
+        return ()
+
     def teaching(self, annotated: Tensor, task: Tensor, target: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Return which regions the loss may read of each sample, (B, R) bool on the CPU; a hook for trainers.
 
@@ -223,6 +227,8 @@ class MultiTaskTrainer(LossTermsTrainer):
         scaler = self.grad_scaler or torch.amp.GradScaler("cpu", enabled=False)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         total = self.weighting.backward(losses, present, parameters, scaler.scale)
+        for parameter in self.resting_parameters():
+            parameter.grad = None  # only now: DistributedDataParallel has to see a gradient of every parameter
         scaler.unscale_(self.optimizer)
         clip_gradients(self.optimizer)
         scaler.step(self.optimizer)

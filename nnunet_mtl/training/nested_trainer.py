@@ -1,11 +1,11 @@
 """The trainer of nested tasks: a patch pool and a head for each, begun one after the other, from coarse to fine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import TaskSet
@@ -114,6 +114,12 @@ class NestedTrainer(MultiTaskTrainer):
         """Return the weight of every task's term in this epoch of the curriculum."""
         weights = self._curriculum.weights(self.current_epoch)
         return {f"segmentation/{task.name}": weight for task, weight in zip(self.tasks.tasks, weights, strict=True)}
+
+    def resting_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the heads of tasks that have not begun: over thousands of steps weight decay would shrink them."""
+        rest = [task for task, weight in enumerate(self._curriculum.weights(self.current_epoch)) if weight == 0]
+        layers = self.bare_network.decoder.seg_layers
+        return [parameter for layer in layers for task in rest for parameter in layer.tasks[task].parameters()]
 
     def teaching(self, annotated: Tensor, task: Tensor, target: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Return which regions the loss may read: those of the tasks a sample's pool, or what it shows, teaches.

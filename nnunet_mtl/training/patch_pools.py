@@ -25,8 +25,10 @@ class PoolLoader(EvidenceCropLoader):
     are drawn as `EvidenceCropLoader` draws them. A pool is open to a case in which a region of its tasks was annotated
     and that has foreground to be centred on: of the pool's regions, or if these were not annotated, of the regions of
     its tasks, which lie inside them. The pool without regions is open to all. The next patch comes from that open pool
-    of which the fewest were drawn. Where all are open to every case, each gives its equal share of any row of
-    consecutive samples, whatever the size of a batch.
+    of which the fewest were drawn for cases to which the same pools are open: each gives its equal share of any row of
+    their samples, whatever the size of a batch. Counted over all cases, those that are open to the pool without regions
+    alone would make up its share, and nothing would be drawn from it of the others: their outer regions would not be
+    learnt.
 
     Args:
         *args: As of `EvidenceCropLoader`; the data set must know the foreground of annotated regions only
@@ -51,7 +53,7 @@ class PoolLoader(EvidenceCropLoader):
             [frozenset(frozenset(labels) for labels in pool[part]) for pool in pools.values()] for part in (0, 1)
         )
         self._active = active
-        self._drawn = np.zeros(len(pools), np.int64)
+        self._drawn: dict[tuple[int, ...], Any] = {}  # by open pools, how many patches each of them gave
         self._counted = torch.zeros_like(active)  # the pools that were active when counting began
         self._of_batch: list[int] = []
 
@@ -95,18 +97,18 @@ class PoolLoader(EvidenceCropLoader):
         return [key for labels, key in annotated.items() if labels in wanted and len(class_locations[key])]
 
     def _next(self, is_open: Sequence[bool]) -> int:
-        """Return the index of the open, active pool of which the fewest were drawn since pools became active."""
+        """Return the index of that open, active pool of which the fewest were drawn since pools became active."""
         if not torch.equal(self._counted, self._active):
             # a pool that opens late is not to be drawn alone until it has caught up
             self._counted = self._active.clone()
-            self._drawn[:] = 0
+            self._drawn.clear()
         active = self._counted.tolist()
         candidates = [i for i, there in enumerate(is_open) if there and (active[i] or not self._regions[i])]
-        fewest = self._drawn[candidates].min()
-        equal = [index for index in candidates if self._drawn[index] == fewest]
+        drawn = self._drawn.setdefault(tuple(candidates), np.zeros(len(is_open), np.int64))
+        equal = [index for index in candidates if drawn[index] == drawn[candidates].min()]
         # a lone pool draws no random number: its patches are those of `EvidenceCropLoader` bit for bit
         pool = equal[np.random.randint(len(equal))] if len(equal) > 1 else equal[0]  # noqa: NPY002 - as above
-        self._drawn[pool] += 1
+        drawn[pool] += 1
         return pool
 
 

@@ -144,6 +144,21 @@ def test_samples_teach_the_tasks_of_their_pool_and_what_else_they_show_enough_of
     assert taught(trainer, batch_of(keys, None, 0.0))[0] == [True, True, False, False, False]
 
 
+def test_whatever_somebody_annotated_is_taught(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spleen's cases know no tumour: they must not take the other organs' patches from anywhere."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = built(prepared, curriculum=False)
+    loader, _ = trainer.get_dataloaders()
+    annotated, read = np.zeros((2, 5))
+    for _ in range(40):
+        batch = next(loader)
+        annotated += trainer.cases.annotated([str(key) for key in batch["keys"]]).sum(0).numpy()
+        read += np.sum(taught(trainer, batch), axis=0)
+    organs = [0, 2, 4]
+    assert (annotated > 0).all()
+    assert (read >= 0.3 * annotated)[organs].all()
+
+
 def test_without_the_transfer_nothing_moves(prepared: Any) -> None:
     trainer = built(prepared, transfer=False, curriculum=False)
     batch = batch_of(["liver_000", "liver_001"], [ANYWHERE, IN_LIVER], 0.9)
@@ -172,17 +187,18 @@ def test_a_sample_that_does_not_qualify_adds_neither_to_the_loss_nor_to_its_mean
 # ---- curriculum
 
 
-def gradients(trainer: Any, batch: dict[str, Any]) -> list[float]:
-    """The largest gradient of each task's heads."""
+def heads_of(trainer: Any, task: int) -> list[torch.nn.Parameter]:
+    return [value for scale in trainer.network.decoder.seg_layers[1:] for value in scale.tasks[task].parameters()]
+
+
+def gradients(trainer: Any, batch: dict[str, Any]) -> list[float | None]:
+    """The largest gradient of each task's heads; None where they have none."""
     trainer.train_step(batch)
-    return [
-        max(
-            float(value.grad.abs().max())
-            for scale in trainer.network.decoder.seg_layers[1:]
-            for value in scale.tasks[index].parameters()
-        )
-        for index in range(5)
-    ]
+    found = []
+    for task in range(5):
+        grads = [value.grad for value in heads_of(trainer, task)]
+        found.append(None if all(g is None for g in grads) else max(float(g.abs().max()) for g in grads))
+    return found
 
 
 def test_before_a_task_begins_its_heads_have_no_gradient(prepared: Any) -> None:
@@ -190,11 +206,26 @@ def test_before_a_task_begins_its_heads_have_no_gradient(prepared: Any) -> None:
     trainer = built(prepared, curriculum_start=0.5, curriculum_end=0.5)
     first = gradients(trainer, batch)
     assert first[0] > 0
-    assert first[1] == 0
+    assert first[1] is None
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     assert gradients(trainer, batch)[1] > 0
     assert gradients(built(prepared, curriculum=False), batch)[1] > 0
+
+
+@pytest.mark.parametrize("loss_weighting", ["equal", "liebel_koerner", "nash_mtl"])
+def test_before_a_task_begins_weight_decay_leaves_its_heads_alone(prepared: Any, loss_weighting: str) -> None:
+    batch = batch_of(["liver_000", "liver_001"], [ANYWHERE, IN_LIVER], 0.5)
+    settings = {"weight_decay": 0.5, "curriculum_start": 0.5, "curriculum_end": 0.5, "loss_weighting": loss_weighting}
+    trainer = built(prepared, **settings)
+    before = [[value.detach().clone() for value in heads_of(trainer, task)] for task in (0, 1)]
+    for _ in range(3):
+        trainer.train_step(batch)
+    assert not torch.equal(heads_of(trainer, 0)[0], before[0][0])
+    assert all(torch.equal(now, then) for now, then in zip(heads_of(trainer, 1), before[1], strict=True))
+    trainer.current_epoch = 1
+    trainer.train_step(batch)
+    assert not torch.equal(heads_of(trainer, 1)[0], before[1][0])
 
 
 def test_a_task_that_has_not_begun_is_not_there(prepared: Any) -> None:

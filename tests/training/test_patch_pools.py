@@ -77,6 +77,17 @@ def test_pools_give_equal_parts_of_any_row_of_samples(arguments: dict[str, Any])
     assert Counter(pools.tolist()) == {ANYWHERE: 41, IN_LIVER: 41, 7: 41}
 
 
+def test_cases_open_to_fewer_pools_leave_the_others_their_equal_parts(arguments: dict[str, Any]) -> None:
+    """Nobody outlined the tumour in two thirds of the cases: they are drawn from anywhere alone."""
+    loader = PoolLoader(**arguments, pools=POOLS, active=open_pools(1, 1))
+    for _ in range(10):
+        for there in ({"liver": 3}, {"liver": 3, "tumour": 2}, {"liver": 3}):
+            loader.get_bbox((400, 400, 400), False, locations(**there))
+    pools = loader._of_batch
+    assert Counter(pools[1::3]) == {ANYWHERE: 5, IN_LIVER: 5}
+    assert set(pools[::3] + pools[2::3]) == {ANYWHERE}
+
+
 def test_a_pool_that_is_not_open_yet_gives_nothing_and_catches_up_with_nothing(arguments: dict[str, Any]) -> None:
     active = open_pools(1, 0)
     loader = PoolLoader(**arguments, pools=POOLS, active=active)

@@ -28,7 +28,7 @@ class GradientAggregation(EqualWeights):
     Of parameters that two or more terms of the batch reach, the gradient is ``sum of w_i g_i``, where w follows from
     the inner products of the g over all of these parameters; a decoder or head that one term reaches gets its plain
     gradient. The weights do not depend on the common scale of the g, so it makes no difference that a `GradScaler`
-    multiplied them, and they are near 1, so that a learning rate means what it does with equal weights.
+    multiplied them, and they are such that a learning rate means about what it does with equal weights.
 
     What is not finite (an overflow of half precision) is not aggregated: the plain sum of the gradients is passed on,
     and the `GradScaler` skips the step. A batch whose weights cannot be solved for has equal ones.
@@ -173,7 +173,10 @@ def _upgrad() -> Solver:
 
 
 def _nash_weights(gramian: Tensor) -> Tensor:
-    """Return the a > 0 with ``(G a)_i = 1 / a_i`` (Navon et al., ICML 2022), made to add up to m.
+    """Return the a > 0 with ``(G a)_i = 1 / a_i`` (Navon et al., ICML 2022).
+
+    ``a'Ga`` is m then, so that of gradients whose squared lengths have mean 1 the aggregate is as long as the sum would
+    be if they were orthogonal. A gradient that is all but 0 has a large weight, and takes nothing from the others.
 
     They minimise ``a'Ga/2 - sum of log a_i``, which is convex: Newton's method with a damped step stays where a > 0 and
     always arrives. TorchJD's solver is started outside of its own constraints where three or more gradients conflict
@@ -187,8 +190,7 @@ def _nash_weights(gramian: Tensor) -> Tensor:
         step = torch.linalg.solve(cosines + torch.diag(bargain**-2), slope)
         decrement = (slope @ step).clamp_min(0).sqrt()
         bargain = bargain - step / (1 + decrement)
-    weights = bargain / norms
-    return len(weights) * weights / weights.sum()
+    return bargain / norms
 
 
 METHODS: Mapping[str, Callable[[], Solver]] = {

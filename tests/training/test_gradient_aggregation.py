@@ -98,13 +98,20 @@ def test_aligned_mtl_brings_orthogonal_gradients_to_the_length_of_the_shortest()
 
 @pytest.mark.parametrize("rows", [CONFLICT, AGREEMENT, STRONG, 1e-6 * STRONG])
 def test_nash_mtl_is_a_fair_bargain(rows: Tensor) -> None:
-    """Each term gains the same in proportion: a_i (G a)_i is one number; the weights add up to their number."""
+    """Each term gains the same in proportion: a_i (G a)_i is one number, the mean of the squared lengths."""
     gradient, weighting = aggregate("nash_mtl", rows.double())
     weights = torch.tensor(list(weighting.weights().values()), dtype=torch.float64)
     gains = weights * inner(rows.double(), gradient)
     assert (gains > 0).all()
     assert_close(gains, gains[:1].expand(len(rows)), rtol=1e-6, atol=0)
-    assert weights.sum() == pytest.approx(len(rows))
+    assert gradient.norm() == pytest.approx(float(rows.double().norm()))
+
+
+def test_a_term_that_is_all_but_learnt_does_not_stop_the_others_in_nash_mtl() -> None:
+    rows = torch.diag(torch.tensor([1.0, 1.0, 0.01], dtype=torch.float64))
+    gradient, _ = aggregate("nash_mtl", rows)
+    assert gradient.norm() == pytest.approx(float(rows.sum(0).norm()), rel=1e-3)
+    assert_close(gradient, gradient[:1].expand(3))
 
 
 @pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP")

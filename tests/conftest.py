@@ -105,7 +105,8 @@ def _write_raw(folder: Path) -> dict[str, Any]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedDataset]:
     """Three tasks of four cases, planned and preprocessed in this process; plans `tiny` train on a CPU in seconds.
 
-    `tiny` is a plain U-Net, `tiny_resenc` one with a residual encoder; both have `2d` and `3d_fullres`.
+    `tiny` is a plain U-Net, `tiny_resenc` one with a residual encoder; both have `2d` and `3d_fullres`. `shallow` has
+    two stages, as few as there can be, in `2d`.
     """
     root = tmp_path_factory.mktemp("nnunet")
     name = "Dataset900_Tiny"
@@ -139,3 +140,5 @@ def _prepare() -> None:
             size = NetworkSize(patch_size=patch_size, batch_size=2, features_per_stage=(4, 8, 8))
             options = {"network": size, "configurations": [configuration], "assignments": numbers}
             write_plans(900, name=target, source=source, **options)
+    shallow = NetworkSize(patch_size=(16, 16), batch_size=2, features_per_stage=(4, 8))
+    write_plans(900, name="shallow", source="nnUNetPlans", network=shallow, configurations=["2d"], assignments=numbers)

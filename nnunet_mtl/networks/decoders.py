@@ -1,12 +1,14 @@
 """How many decoders there are: one for all tasks, or one for each."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from nnunet_mtl.networks.unused import zero_of
 
 
 class SharedDecoder(nn.Module):
@@ -66,7 +68,7 @@ class TaskDecoders(nn.Module):
             for index, group in zip(present, groups, strict=True)
         ]
         unused = [decoders[index] for index in range(len(decoders)) if index not in present]
-        return _map(partial(_joined, order, _zero_of(unused)), *results)
+        return _map(partial(_joined, order, zero_of(unused)), *results)
 
 
 def _selected(group: Tensor, tensor: Tensor) -> Tensor:
@@ -76,12 +78,6 @@ def _selected(group: Tensor, tensor: Tensor) -> Tensor:
 def _joined(order: Tensor, zero: Tensor | float, *tensors: Tensor) -> Tensor:
     """Put the samples of all groups back in the batch's order."""
     return torch.cat(tensors).index_select(0, order) + zero
-
-
-def _zero_of(decoders: Sequence[nn.Module]) -> Tensor | float:
-    """Return a zero attached to every weight: DistributedDataParallel waits for the gradient of each."""
-    weights = [weight.sum() for decoder in decoders for weight in decoder.parameters()]
-    return 0.0 * torch.stack(weights).sum() if weights and torch.is_grad_enabled() else 0.0
 
 
 def _map(function: Callable[..., Tensor], *trees: Any) -> Any:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nnunet_mtl.networks.pyramid import BidirectionalPyramid, LevelFusion
 from nnunet_mtl.networks.pyramid_blocks import ConvNormAct, Shape, pointwise
+from nnunet_mtl.networks.unused import zero_of
 
 
 class Decoded(NamedTuple):
@@ -21,7 +22,7 @@ class Decoded(NamedTuple):
 
     levels: list[Tensor]
     stages: list[Tensor]
-    zero: Tensor | None
+    zero: Tensor | float | None
 
 
 class PyramidDecoder(nn.Module):
@@ -79,9 +80,4 @@ class PyramidDecoder(nn.Module):
             unused.append(self.fuse1)
         last = self.segmentation_aware(levels, after)
         stages = [cast(Tensor, before), cast(Tensor, after), last] if supervised else [last]
-        return Decoded(levels, stages, _zero_of(unused) if attach and unused else None)
-
-
-def _zero_of(modules: Sequence[nn.Module]) -> Tensor:
-    first, *others = (weight.sum() for module in modules for weight in module.parameters())
-    return 0.0 * sum(others, first)
+        return Decoded(levels, stages, zero_of(unused) if attach and unused else None)

@@ -26,6 +26,7 @@ from nnunet_mtl.networks.streams import (
     each_of,
 )
 from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
+from nnunet_mtl.networks.unused import zero_of
 
 
 class _Encoded(NamedTuple):
@@ -104,6 +105,9 @@ class _StreamedUNet(TaskGuidedNetwork):
             for scale, answer in zip(scales, answers, strict=True):
                 scale.append(answer)
         logits = [cat(scale, dim=1).index_select(1, self.place_of_region) for scale in scales]
+        if raw and not self.deep_supervision:
+            layers = (self.decoders.layers(self.decoder, index)[:-1] for index in range(self.passes.num_tasks))
+            logits = [logits[0] + zero_of(layer for of_task in layers for layer in of_task)]
         return PassResult(
             logits if raw and self.deep_supervision else logits[0],
             self._features(encoded.before_norm, coarsest, seen) if keep_features else None,

@@ -12,6 +12,7 @@ from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.network_arguments import POINTS, part_arguments
 from nnunet_mtl.networks.output import MultiTaskOutput
 from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
+from nnunet_mtl.networks.unused import zero_of
 
 _NO_ATTENTION = (
     "plans: this network has no attention behind its coarsest decoder stage, which its classification head reads: "
@@ -203,7 +204,7 @@ class TaskGuidedNetwork(nn.Module):
             pairs = zip(stages, decoder.seg_layers, strict=True)
             return PassResult([head(stage, layer, context) for stage, layer in pairs][::-1], features)
         logits = head(stages[-1], decoder.seg_layers[-1], context)
-        return PassResult(logits if raw else head.regions(logits), features)
+        return PassResult(logits + zero_of(decoder.seg_layers[:-1]) if raw else head.regions(logits), features)
 
     @overload
     def forward(

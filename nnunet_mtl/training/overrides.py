@@ -38,7 +38,7 @@ OVERRIDES = (
     Override.of(
         "_build_loss",
         "extended",
-        "the loss reads only what is annotated",
+        "the loss reads only what is annotated; one scale alone weighs 1",
         v2_8_1="ba86dfb893fa",
     ),
     Override.of(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -50,6 +51,14 @@ class ScheduledTrainer(nnUNetTrainer):
         for group in optimizer.param_groups:
             group["momentum"] = self.settings.momentum
         return optimizer, scheduler
+
+    def _build_loss(self) -> Any:
+        """Return nnU-Net's loss; its weight of the one scale that a network of two stages has would be 0 / 0."""
+        with np.errstate(invalid="ignore"):
+            loss = super()._build_loss()
+        if self.enable_deep_supervision and len(loss.weight_factors) == 1:
+            loss.weight_factors = (1.0,)
+        return loss
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
         """Return nnU-Net's augmentation geometry, without the mirroring that the settings switch off."""

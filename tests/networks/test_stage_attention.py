@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnunet_mtl.networks.classification import ClassificationHead
 from nnunet_mtl.networks.stage_attention import NoStageAttention
 
 
@@ -77,10 +78,9 @@ def test_numbers_of_the_method_reach_it(build: Callable[..., Any]) -> None:
 def test_answers_read_the_coarsest_stage_after_its_attention(build: Callable[..., Any]) -> None:
     seen: list[Any] = []
 
-    class Reader(nn.Module):
-        def __init__(self, questions: Any, encoder: Any, decoder: Any, dropout: float) -> None:
-            super().__init__()
-            self.questions = list(questions)
+    class Reader(ClassificationHead):
+        def answer(self, *arguments: Any) -> nn.Module:
+            return nn.Identity()
 
         def forward(self, index: int, features: Any, evidence: Tensor | None) -> Tensor:
             seen.append(features)

@@ -46,15 +46,19 @@ def results(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def build(trainer_class: Any, prepared: Any, plans: str = "tiny", configuration: str = "3d_fullres") -> Any:
+def build(
+    trainer_class: Any, prepared: Any, plans: str = "tiny", configuration: str = "3d_fullres", **settings: Any
+) -> Any:
     dataset_json = json.loads(json.dumps(prepared.dataset_json))
-    trainer = trainer_class(prepared.plans(plans), configuration, 0, dataset_json, torch.device("cpu"))
+    planned = prepared.plans(plans)
+    planned["nnunet_mtl"]["settings"] |= settings
+    trainer = trainer_class(planned, configuration, 0, dataset_json, torch.device("cpu"))
     trainer.initialize()
     return trainer
 
 
 def batch_of(trainer: Any, keys: list[str], seed: int = 0) -> dict[str, Any]:
-    """A batch as nnU-Net's loader makes it: float data, one bool target per scale of deep supervision."""
+    """A batch as nnU-Net's loader makes it: float data, bool targets, a list of them with deep supervision."""
     rng = torch.Generator().manual_seed(seed)
     patch = trainer.configuration_manager.patch_size
     shapes = [patch]
@@ -65,7 +69,8 @@ def batch_of(trainer: Any, keys: list[str], seed: int = 0) -> dict[str, Any]:
         ]
     targets = [torch.rand(len(keys), N_REGIONS, *shape, generator=rng) > 0.7 for shape in shapes]
     data = torch.randn(len(keys), 1, *patch, generator=rng)
-    return {"data": data, "target": targets, "keys": np.array(keys)}
+    target = targets if trainer.enable_deep_supervision else targets[0]
+    return {"data": data, "target": target, "keys": np.array(keys)}
 
 
 def test_a_leaf_is_composition_only() -> None:
@@ -163,6 +168,18 @@ def test_a_checkpoint_restores_the_weights(trainer_class: Any, prepared: Any, re
         assert torch.equal(other.network.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_two_stages_train(trainer_class: Any, prepared: Any, results: Path, deep_supervision: bool) -> None:
+    """One scale is supervised then, which nnU-Net's loss weighs with 0 / 0."""
+    trainer = build(trainer_class, prepared, "shallow", "2d", deep_supervision=deep_supervision)
+    trainer.on_train_epoch_start()
+    batch = batch_of(trainer, ["liver_000", "kidney_001"])
+    for _ in range(2):
+        assert np.isfinite(trainer.train_step(batch)["loss"])
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(batch)["loss"])
+
+
 def step_on(trainer_class: Any, prepared: Any, scramble: list[tuple[int, int]]) -> tuple[Any, Any, Any]:
     """One training and one validation step on the same weights and drawing, some label channels inverted."""
     torch.manual_seed(1)
@@ -214,13 +231,19 @@ def test_nothing_that_is_saved_holds_the_case_table(trainer_class: Any, prepared
     assert "secretpatient" in json.dumps(prepared.dataset_json)  # what is looked for exists
 
 
-def test_every_parameter_gets_a_gradient(trainer_class: Any, prepared: Any, results: Path) -> None:
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_every_parameter_gets_a_gradient(
+    trainer_class: Any, prepared: Any, results: Path, monkeypatch: pytest.MonkeyPatch, deep_supervision: bool
+) -> None:
     """DDP without `find_unused_parameters` hangs otherwise."""
-    trainer = build(trainer_class, prepared)
-    # nnU-Net gives the lowest resolution no weight, except under DDP
-    unused = {name for name, _ in trainer.network.named_parameters() if ".seg_layers.0." in name}
+    trainer = build(trainer_class, prepared, deep_supervision=deep_supervision)
+    # what rests loses its gradient when DDP has seen it
+    monkeypatch.setattr(trainer, "resting_parameters", lambda: (), raising=False)
+    # nnU-Net gives the lowest resolution no weight, except under DDP; without deep supervision it uses one layer alone
+    coarse = ".seg_layers.0." if deep_supervision or issubclass(trainer_class, MultiTaskTrainer) else ".seg_layers."
+    unused = {name for name, _ in trainer.network.named_parameters() if coarse in name}
     trainer.on_train_epoch_start()
     trainer.train_step(batch_of(trainer, ["liver_000", "kidney_001"]))
     assert len(unused) >= 2  # of every decoder
     missing = {name for name, value in trainer.network.named_parameters() if value.grad is None}
-    assert missing <= unused
+    assert missing <= (unused if deep_supervision or not issubclass(trainer_class, MultiTaskTrainer) else set())

@@ -6,6 +6,7 @@ After He et al., ACSNet, 2024, segmentation and classification of breast ultraso
 from typing import Any, ClassVar
 
 from nnunet_mtl.settings import Settings
+from nnunet_mtl.training.composition import READS_NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
@@ -17,9 +18,8 @@ class nnUNetTrainerACSNet(MultiTaskTrainer):
         **MultiTaskTrainer.class_heads,
         "own": "nnunet_mtl.networks.channel_attention_head.ChannelAttentionHead",
     }
-    # As published: no dropout, no warm-up. The branch reads no evidence, so none is hidden from it.
-    branch: ClassVar = {"class_head": "own", "class_weight": 1.0, "class_gradient": 1.0, "class_dropout": 0.0}
-    defaults: ClassVar = {**branch, "class_warmup": 0.0, "own_evidence": 0.0, "loss_weighting": "liebel_koerner"}
+    branch: ClassVar = {"class_head": "own", **READS_NO_EVIDENCE, "class_dropout": 0.0}  # no dropout, as published
+    defaults: ClassVar = {**branch, "loss_weighting": "liebel_koerner"}
     variants: ClassVar = {
         "gate_unit": {
             "published": {"encoder_attention": "nnunet_mtl.networks.gate_unit.GateUnit"},

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import PYRAMID
 from nnunet_mtl.settings import Settings
+from nnunet_mtl.training.composition import READS_NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
@@ -19,8 +20,7 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.aware_branches.AwareHead"}
     defaults: ClassVar = {
         "class_head": "own",
-        "class_gradient": 1.0,
-        "class_weight": 1.0,
+        **READS_NO_EVIDENCE,
         "loss_weighting": "liebel_koerner",
     }
     published_parts: ClassVar = {

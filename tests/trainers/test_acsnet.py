@@ -116,18 +116,6 @@ def test_without_a_question_it_segments(build: Build) -> None:
     assert np.isfinite(trainer.train_step(batch_of(trainer))["loss"])
 
 
-def first_loss(build: Build, **settings: Any) -> float:
-    trainer = build(**settings)
-    return float(trainer.train_step(batch_of(trainer))["loss"])
-
-
-def test_no_evidence_is_hidden_from_a_branch_that_reads_none(build: Build) -> None:
-    """Hiding some at random would weigh the same patch now by the annotation, now by the network's own evidence."""
-    assert nnUNetTrainerACSNet.defaults["own_evidence"] == 0
-    assert first_loss(build) == first_loss(build, own_evidence=0.0)
-    assert first_loss(build) != first_loss(build, own_evidence=1.0)  # with all of it hidden
-
-
 def test_the_offsets_move_in_training_and_start_at_zero(build: Build) -> None:
     trainer = build()
     predictors = [value for name, value in trainer.network.named_parameters() if ".predict." in name]

@@ -168,6 +168,23 @@ def test_a_checkpoint_restores_the_weights(trainer_class: Any, prepared: Any, re
         assert torch.equal(other.network.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("name", ["HPS", "MTAN", "CTAN", "MAMTLN", "ACSNet"])
+def test_no_evidence_is_hidden_from_a_head_that_reads_none(name: str, find: Any, prepared: Any, results: Path) -> None:
+    """Hiding some at random would weigh the same patch now by the annotation, now by the network's own evidence."""
+    trainer_class = find(f"nnUNetTrainer{name}")
+
+    def first_loss(**settings: float) -> float:
+        torch.manual_seed(0)
+        trainer = build(trainer_class, prepared, configuration="2d", **settings)
+        trainer.on_train_epoch_start()
+        step = trainer.train_step(batch_of(trainer, ["liver_000", "liver_001"]))
+        return float(step["loss/classification/malignancy"])
+
+    assert first_loss() > 0
+    assert first_loss() == first_loss(own_evidence=0.0, class_warmup=0.0)
+    assert first_loss() != first_loss(own_evidence=1.0)  # with all of it hidden
+
+
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_two_stages_train(trainer_class: Any, prepared: Any, results: Path, deep_supervision: bool) -> None:
     """One scale is supervised then, which nnU-Net's loss weighs with 0 / 0."""

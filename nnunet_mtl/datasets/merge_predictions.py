@@ -13,6 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 from nnunet_mtl._messages import listed
 from nnunet_mtl.datasets.label_maps import LabelMap, LabelMapError, LabelMapReader, Table, combinations, painted, refuse
 from nnunet_mtl.datasets.merged_answers import merge_answers
+from nnunet_mtl.datasets.merged_values import find_values, merge_values
 from nnunet_mtl.datasets.prediction_folders import PredictionFolder, open_folders
 from nnunet_mtl.datasets.raw_dataset import RawDataset, written_whole
 from nnunet_mtl.task_maps import task_maps
@@ -26,7 +27,7 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
         source: Folder of the data set in `nnUNet_raw`.
         folders: What `nnUNetv2_predict` wrote with networks trained on extracts of it.
         output: Gets the maps of all tasks, a folder of maps for each task, `dataset.json`, and the answers to
-            image-level questions, as `nnunet_mtl evaluate` reads them.
+            image-level questions, as `nnunet_mtl evaluate` reads them, and the values of regression tasks.
 
     Returns:
         Text for the user: the regions that nobody predicts, if any, and what was made.
@@ -38,6 +39,8 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
     problems: list[str] = []
     opened = open_folders(folders, raw.taskset, raw.file_ending, problems)
     cases = _cases(opened, raw.file_ending, problems)
+    regressions = [task.name for task in raw.taskset.regressions]
+    values = find_values(folders, regressions, cases, raw.file_ending, problems)
     refuse(problems)
     merge = _Merge(raw, opened, LabelMapReader(raw.reader(), problems))
     with written_whole(output) as folder:
@@ -46,7 +49,8 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
             merge.write(case, folder)
         refuse(problems)
         answered = merge_answers(folders, [question.name for question in raw.taskset.classification], folder)
-    text = f"merged {len(cases)} cases of {len(opened)} folders{_with(answered)}: {output}; "
+        merge_values(values, cases, raw.file_ending, folder)
+    text = f"merged {len(cases)} cases of {len(opened)} folders{_with(answered, list(values))}: {output}; "
     text += f"next: nnunet_mtl evaluate -pred {output}"
     text += f" -ref FOLDER -d {source.name}"
     missing = [name for name, there in zip(raw.taskset.regions, merge.predicted, strict=True) if not there]
@@ -55,8 +59,10 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
     return text
 
 
-def _with(answered: Sequence[str]) -> str:
-    return f", with the answers to {listed(answered)}" if answered else ""
+def _with(answered: Sequence[str], values: Sequence[str]) -> str:
+    parts = [f"the answers to {listed(answered)}"] if answered else []
+    parts += [f"the values of {listed(values)}"] if values else []
+    return f", with {' and '.join(parts)}" if parts else ""
 
 
 class _Merge:

@@ -40,7 +40,7 @@ class VoxelTargets(NamedTuple):
 
     Attributes:
         target: In units of the scale, (B, D, *spatial) float32.
-        inside: Voxels that count, (B, D, *spatial) bool.
+        inside: Voxels that count, (B, D, *spatial) bool; none that nnU-Net is to ignore.
         known: Samples that have the target, (B, D) bool, on the CPU.
         present: Whether anything counts of a task in any sample, D of them.
     """
@@ -118,6 +118,8 @@ class RegressionTraining:
         self._rows = [task.channel - first for task in self.tasks]
         self._scales = torch.tensor([task.scale or 1.0 for task in self.tasks])
         self._inside = [None if task.inside is None else cases.regions.index(task.inside) for task in self.tasks]
+        # nnU-Net puts the mask of its ignore label behind the regions
+        self._ignored = None if cases.ignore_label is None else len(cases.regions)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[task.name for task in self.tasks]})"
@@ -160,7 +162,8 @@ class RegressionTraining:
         Args:
             keys: Case identifiers, B of them.
             data: As the loader gives it, (B, C, *spatial), on the CPU.
-            target: Region targets at full resolution, (B, R or more, *spatial) bool.
+            target: Region targets at full resolution, (B, R, *spatial) bool; with the ignore label (B, R + 1, *spatial)
+                and its mask is the last channel.
 
         Returns:
             The images, and what is taught; None without regression tasks.
@@ -171,18 +174,21 @@ class RegressionTraining:
         images, behind = data[:, :-n_last].contiguous(), data[:, -n_last:]
         scales = self._scales.view(-1, *(1,) * (data.ndim - 2))
         known = torch.tensor([self._cases.regressed(key) for key in keys])
-        inside = self._where(keys, target, behind[:, -1] >= _WHOLE)
+        counted = behind[:, -1] >= _WHOLE
+        if self._ignored is not None:
+            counted = counted & ~target[:, self._ignored]
+        inside = self._where(keys, target, counted)
         present = tuple(bool((inside[:, index] & _as_mask(has, inside)).any()) for index, has in enumerate(known.T))
         return images, VoxelTargets(behind[:, self._rows] / scales, inside, known, present)
 
-    def _where(self, keys: Sequence[str], target: Tensor, in_case: Tensor) -> Tensor:
+    def _where(self, keys: Sequence[str], target: Tensor, counted: Tensor) -> Tensor:
         """Return the voxels that count, (B, D, *spatial): of the region that is named, where that was annotated."""
         annotated = [self._cases.annotated(key) for key in keys]
         columns = [
             torch.stack(
                 [
                     there if region is None or not known[region] else there & sample[region]
-                    for there, sample, known in zip(in_case, target, annotated, strict=True)
+                    for there, sample, known in zip(counted, target, annotated, strict=True)
                 ]
             )
             for region in self._inside

@@ -18,7 +18,9 @@ from nnunet_mtl.inference.request import PredictOptions
 from nnunet_mtl.phantoms.dose_dataset import DoseOptions, write_dose_dataset
 from nnunet_mtl.planning.network_size import NetworkSize
 from nnunet_mtl.planning.plans import write_plans
+from nnunet_mtl.trainers.nnUNetTrainerCTAN import nnUNetTrainerCTAN
 from nnunet_mtl.trainers.nnUNetTrainerHPS import nnUNetTrainerHPS
+from nnunet_mtl.trainers.nnUNetTrainerMTAN import nnUNetTrainerMTAN
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
 
 pytestmark = pytest.mark.slow
@@ -72,6 +74,30 @@ def cases_with_dose(trainer):
     return [case for case in tasks.cases if tasks.regressed(case)[0]]
 
 
+def taught(trainer, steps=12):
+    """Teach one batch of cases with a dose again and again; the dose's loss in each step."""
+    batch = next(trainer.dataloader_train) | {"keys": np.array(cases_with_dose(trainer)[:2])}
+    return [float(trainer.train_step(batch)["loss/regression/dose"]) for _ in range(steps)]
+
+
+def array(path):
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+
+
+def values_exported_as_logits(trainer, image):
+    """The network's values for an image, in units of the scale, by nnU-Net's own prediction and export of logits."""
+    predictor = nnUNetPredictor(device=CPU, perform_everything_on_device=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(trainer.output_folder_base), (0,), "checkpoint_final.pth")
+    network = predictor.network
+    network.register_forward_pre_hook(lambda _, x, named: (x, {**named, "full_output": True}), with_kwargs=True)
+    # the same values in the channel of every region
+    network.register_forward_hook(lambda _, x, output: output.regression["dose"] + 0 * output.segmentation)
+    read, properties = predictor.plans_manager.image_reader_writer_class().read_images([str(image)])
+    _, probabilities = predictor.predict_single_npy_array(read, properties, save_or_return_probabilities=True)
+    values = np.log(probabilities[0] / (1 - probabilities[0]))  # the sigmoid undone
+    return values.reshape(array(image).shape)
+
+
 def log_of(trainer):
     return Path(trainer.log_file).read_text()
 
@@ -109,6 +135,14 @@ def test_that_a_step_teaches_the_dose(started):
     assert any(not torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("cls", [nnUNetTrainerHPS, nnUNetTrainerMTAN, nnUNetTrainerCTAN])
+def test_that_every_trainer_that_regresses_learns_the_dose_of_a_batch(planned, cls):
+    trainer = make(planned, cls)
+    trainer.on_train_start()
+    first, *_, last = taught(trainer)
+    assert last < 0.9 * first
+
+
 def test_that_a_scrambled_dose_of_a_case_without_one_changes_no_weight(started):
     unknown = [case for case in started.cases.tasks.cases if not started.cases.tasks.regressed(case)[0]]
     known = cases_with_dose(started)
@@ -142,6 +176,7 @@ def test_that_the_error_is_logged_in_the_unit_of_the_dose(started):
 
 def test_that_predict_writes_floats_on_the_images_grid_and_nnunets_segmentations(planned, started, tmp_path):
     root, _ = planned
+    taught(started)
     started.save_checkpoint(f"{started.output_folder}/checkpoint_final.pth")
     raw = root / "raw" / NAME
     options = {"model": Path(started.output_folder_base), "folds": (0,), "device": "cpu", "npp": 0, "nps": 0}
@@ -153,15 +188,21 @@ def test_that_predict_writes_floats_on_the_images_grid_and_nnunets_segmentations
     assert written.GetPixelID() == SimpleITK.sitkFloat32
     assert written.GetSize() == image.GetSize()
     assert written.GetDirection() == image.GetDirection()
-    assert mae_of_folder(ours / "regression" / "dose", raw / "regressionTs" / "dose", raw / "labelsTs").mean < 60
+    inside = array(raw / "labelsTs" / "test_000.nii.gz") > 0
+    values = array(ours / "regression" / "dose" / "test_000.nii.gz")[inside]
+    expected = values_exported_as_logits(started, raw / "imagesTs" / "test_000_0000.nii.gz")[inside]
+    (dose,) = started.regression.tasks
+    assert np.abs(expected).mean() > 0.2  # so neither zeros nor values in units of the scale are near it
+    # nnU-Net adds up patches in half precision
+    np.testing.assert_allclose(values, dose.scale * expected, atol=0.02 * dose.scale)
+    truth = array(raw / "regressionTs" / "dose" / "test_000.nii.gz")[inside]
+    scores = mae_of_folder(ours / "regression" / "dose", raw / "regressionTs" / "dose", raw / "labelsTs")
+    assert scores.mean == pytest.approx(np.abs(values - truth).mean())
     (tmp_path / "stock").mkdir()
     stock = nnUNetPredictor(device=CPU, perform_everything_on_device=False, allow_tqdm=False)
     stock.initialize_from_trained_model_folder(str(started.output_folder_base), (0,), "checkpoint_final.pth")
     stock.predict_from_files_sequential(str(raw / "imagesTs"), str(tmp_path / "stock"))
-    maps = [
-        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / "test_000.nii.gz")))
-        for folder in (ours, tmp_path / "stock")
-    ]
+    maps = [array(folder / "test_000.nii.gz") for folder in (ours, tmp_path / "stock")]
     assert np.array_equal(*maps)
     again = PredictOptions(
         images=raw / "imagesTs", output=ours, disable_progress_bar=True, continue_prediction=True, **options

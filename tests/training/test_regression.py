@@ -88,6 +88,41 @@ def test_that_what_counts_is_the_region_where_it_is_annotated_and_the_case_elsew
     assert torch.equal(voxels.inside[0, 1], in_case)  # depth is for everywhere
 
 
+@pytest.mark.parametrize(
+    ("key", "task"),
+    [
+        ("all", "dose"),  # inside a region
+        ("no_body", "dose"),  # which is not annotated
+        ("all", "depth"),  # everywhere
+    ],
+)
+def test_that_ignored_voxels_count_nowhere(key, task):
+    tasks = TaskSet.from_dataset_json({**DATASET, "labels": {**DATASET["labels"], "ignore": 3}})
+    training = RegressionTraining(tasks, tasks.regressions)
+    keys, data, target = batch_of(key)
+    values = {name: value.detach() for name, value in values_of(1).items()}
+    column, channel = {"dose": (0, 2), "depth": (1, 1)}[task]
+    target[:, 0] = True
+    nothing_ignored = torch.cat([target, torch.zeros(1, 1, *SHAPE, dtype=torch.bool)], dim=1)
+    some_ignored = nothing_ignored.clone()
+    some_ignored[:, 2, 0] = True  # the first row
+    _, every = training.split(keys, data, nothing_ignored)
+    _, fewer = training.split(keys, data, some_ignored)
+    assert int(every.inside[:, column].sum()) == SHAPE[0] * (SHAPE[1] - 2)  # two columns lie outside the case
+    assert int(fewer.inside[:, column].sum()) == (SHAPE[0] - 1) * (SHAPE[1] - 2)
+    assert training.numbers(values, fewer)[VOXELS][column] == (SHAPE[0] - 1) * (SHAPE[1] - 2)
+
+    before, errors = losses(training, keys, data, some_ignored, values), training.numbers(values, fewer)[ERROR]
+    data[:, channel, 0] = float("nan")
+    assert losses(training, keys, data, some_ignored, values) == before
+    assert np.array_equal(training.numbers(values, training.split(keys, data, some_ignored)[1])[ERROR], errors)
+    data[:, channel, 1] += 1
+    assert losses(training, keys, data, some_ignored, values)[term_of(task)] != before[term_of(task)]
+
+    some_ignored[:, 2] = True
+    assert not training.present(training.split(keys, data, some_ignored)[1])[term_of(task)]
+
+
 def test_that_the_padding_teaches_nothing(training):
     keys, data, target = batch_of("all")
     values = values_of(1)

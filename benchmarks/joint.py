@@ -192,13 +192,24 @@ class Benchmark:
 
     def _single(self, dataset: int, names: tuple[str, str]) -> tuple[dict[str, float], float]:
         option, name = names
-        words = ("-d", str(self.phantom.dataset), option, name, "--with_block", "-o", str(dataset))
+        inside = self._task_around(name)
+        words = ("-d", str(self.phantom.dataset), option, *inside, name, "--with_block", "-o", str(dataset))
         self.chain.made(dataset, "nnunet_mtl", "extract", *words, folds=0)
         trainer = f"nnUNetTrainer{BASELINE}"
-        minutes = self.chain.trained(dataset, trainer, PLANS)
+        minutes = self.chain.trained(dataset, trainer, PLANS, **self._untaught(inside))
         images = self.chain.raw(dataset) / "imagesTs"
         out, _ = self.chain.predicted(f"{dataset}_single", images, dataset, trainer, PLANS)
         return self._metrics(out, self.chain.raw(dataset), (name,)), minutes
+
+    def _task_around(self, name: str) -> tuple[str, ...]:
+        """Return the task of the region inside which a regression task counts: without it the loss would be another."""
+        regions = [task.inside for task in self.tasks.regressions if task.name == name]
+        return tuple(task.name for task in self.tasks.tasks if set(task.regions) & set(regions))
+
+    @staticmethod
+    def _untaught(tasks: tuple[str, ...]) -> dict[str, str]:
+        """Return the settings with which tasks are there and not learnt."""
+        return {"loss_weighting": "fixed", "loss_weights": ",".join(f"{task}=0" for task in tasks)} if tasks else {}
 
     def _metrics(self, out: Path, raw: Path | None = None, only: tuple[str, ...] = ()) -> dict[str, float]:
         """Return Dice by region, AUC by question and error by regression task, of all or some of them."""

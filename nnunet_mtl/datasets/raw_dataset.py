@@ -70,8 +70,10 @@ class RawDataset:
         if regions_are_tasks and not taskset.has_block and taskset.has_regions:
             taskset = with_region_tasks(taskset)
         elif not taskset.has_block:
+            regions = "; extract takes its regions for tasks, without --with_block" if taskset.has_regions else ""
             raise RawDatasetError(
                 f"{path}: has no nnunet_mtl block, so it is one task already; give a data set of several tasks with -d"
+                f"{regions}"
             )
         if not isinstance(dataset_json.get("file_ending"), str):
             raise RawDatasetError(f'{path}: file_ending: must be given, such as ".nii.gz"')

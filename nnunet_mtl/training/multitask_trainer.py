@@ -118,6 +118,11 @@ class MultiTaskTrainer(LossTermsTrainer):
             self.bare_network.segmentation_head.load_embedding(rows)
         self.dataset_class = self.regression.dataset_class(self.dataset_class, number_of_channels(self.dataset_json))
         self.print_to_log_file(f"nnunet_mtl: {len(self.tasks.tasks)} tasks, settings {self.settings}")
+        if not self.label_manager.has_regions:
+            self.print_to_log_file(
+                "nnunet_mtl: no label has several values, so the loss is nnU-Net's softmax loss: the settings loss, "
+                "dice_weight and bce_weight change nothing"
+            )
         if text := self.regression.describe(type(self).__name__):
             self.print_to_log_file(f"nnunet_mtl: {text}")
         if self.settings.loss_weighting in AGGREGATES_GRADIENTS:

@@ -261,7 +261,7 @@ def test_no_case_left_is_refused_with_the_reason(union):
 def test_a_data_set_without_a_block_is_refused(union):
     del union.description["nnunet_mtl"]
     (union.folder / "dataset.json").write_text(json.dumps(union.description))
-    refused(union, "has no nnunet_mtl block", "liver", 901, with_block=True)
+    refused(union, "has no nnunet_mtl block.*without --with_block", "liver", 901, with_block=True)
     plain = {
         name: value[0] if isinstance(value, list) else value for name, value in union.description["labels"].items()
     }

@@ -121,6 +121,8 @@ def test_a_data_set_without_regions_trains_too(prepared: Any, results: Path) -> 
     assert np.isfinite(trainer.train_step(batch)["loss"])
     with torch.no_grad():
         assert trainer.validation_step(batch)["tp_hard"].shape == (6,)
+    text = next(results.rglob("training_log*.txt")).read_text()
+    assert "so the loss is nnU-Net's softmax loss: the settings loss, dice_weight and bce_weight change nothing" in text
 
 
 # ---- what teaches what

@@ -95,8 +95,8 @@ class Settings:
         curriculum_end: Share of the epochs after which the innermost begin.
         curriculum_ramp: Epochs over which the loss of a task that begins rises to its weight.
         pyramid_width: Channels of every level of the pyramid of `nnUNetTrainerMAMTLN`.
-        pyramid_levels: How many of the encoder's deepest stages are its levels; fewer where it has no more below full
-            resolution.
+        pyramid_levels: How many of the encoder's deepest stages are its levels; 0: four, or as many as reach the third
+            stage, at a quarter of the resolution. Fewer where it has no more below full resolution.
         visual_attention: Whether levels pass visual attention on the way down the pyramid.
         adaptive_attention: Whether levels pass adaptive spatial attention with the fusion of all.
         adaptive_output: What that attention hands on: its product with the fusion, as in the released code ("product"),
@@ -178,7 +178,7 @@ class Settings:
     curriculum_end: float = 0.67
     curriculum_ramp: int = 5
     pyramid_width: int = 64
-    pyramid_levels: int = 4
+    pyramid_levels: int = 0
     visual_attention: bool = True
     adaptive_attention: bool = True
     adaptive_output: Literal["product", "alone"] = "product"
@@ -193,8 +193,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         counts = ("epochs", "iterations", "val_iterations", "save_every", "class_every", "class_top_k")
-        for name in (*counts, "region_embedding_size", "pyramid_levels", "deformable_stages"):
+        for name in (*counts, "region_embedding_size", "deformable_stages"):
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
+        _require(0 <= self.pyramid_levels <= 10**9, "pyramid_levels", self.pyramid_levels, "at least 0")
         # a group of the normalisation needs two channels
         _require(
             2 <= self.pyramid_width <= 10**6, "pyramid_width", self.pyramid_width, "at least 2 and at most 1000000"

@@ -44,6 +44,7 @@ REFUSED = [
     ({"val_iterations": 0}, "val_iterations=0 must be at least 1"),
     ({"save_every": 0}, "save_every=0 must be at least 1"),
     ({"epochs": 10**5000}, "epochs=an integer of 16610 bits must be at least 1 and at most"),
+    ({"pyramid_levels": -1}, "pyramid_levels=-1 must be at least 0"),
     ({"weight_decay": float("nan")}, "weight_decay=nan must be at least 0 and finite"),
     ({"weight_decay": float("inf")}, "weight_decay=inf must be at least 0 and finite"),
     ({"weight_decay": -1e-9}, "weight_decay=-1e-09 must be at least 0"),

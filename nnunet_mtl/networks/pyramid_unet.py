@@ -1,7 +1,8 @@
 """MA-MTLN over nnU-Net's plans: the planned encoder, and the pyramid with its task-aware branches for a decoder.
 
-The deepest stages of the encoder are the levels of the pyramid, four as published or as many as are below full
-resolution. The encoder and its state-dict keys are those of the stock classes. One pass serves every task.
+The deepest stages of the encoder are the levels of the pyramid: four as published, more if that does not reach the
+third stage, at a quarter of the resolution as published, fewer if no more are below full resolution. The encoder and
+its state-dict keys are those of the stock classes. One pass serves every task.
 
 Source: Zhang Y. et al., MA-MTLN, IEEE TMI 2021, and its released code, re-implemented from equations. Ours: the planned
 encoder for the published SE-ResNeXt-50, other numbers of levels, 2D, strides and kernels from plans, several tasks.
@@ -32,7 +33,8 @@ from nnunet_mtl.networks.pyramid_decoder import PyramidDecoder
 from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
 from nnunet_mtl.networks.visual_attention import VisualAttention
 
-_OPTIONS: Mapping[str, Any] = {"width": 64, "levels": 4, "output": "product"}
+_OPTIONS: Mapping[str, Any] = {"width": 64, "levels": 0, "output": "product"}
+_PUBLISHED_LEVELS = 4
 
 
 class _Encoded(NamedTuple):
@@ -44,7 +46,7 @@ class _Encoded(NamedTuple):
 class _Segmented(NamedTuple):
     encoded: _Encoded
     stages: list[Tensor]  # the two supervised paths, or neither, and the last branch
-    zero: Tensor | None
+    zero: Tensor | float | None
     features: Features | None
 
 
@@ -59,7 +61,8 @@ class _PyramidUNet(TaskGuidedNetwork):
         segmentation_aware: Class of the branch that segments.
         classification_aware: Class of the branch that describes the patch to the method's own head; without that head
             there is none.
-        method_options: "width" and number of "levels" of the pyramid, and the "output" of the adaptive attention.
+        method_options: "width" and number of "levels" of the pyramid, of which 0 stands for what the module says, and
+            the "output" of the adaptive attention.
         others: Of `TaskGuidedNetwork`, and the stock class's own.
 
     Raises:
@@ -157,7 +160,8 @@ class _PyramidUNet(TaskGuidedNetwork):
 def _shape(encoder: Any, deepest: Sequence[int], options: Mapping[str, Any]) -> Shape:
     """Return the numbers of the pyramid over the deepest stages of an encoder, and the planned size of the last."""
     dimensions = len(encoder.strides[0])
-    n_levels = min(options["levels"], len(encoder.strides) - 1)
+    below = len(encoder.strides) - 1  # stages below full resolution; without the first of them: from stride 4 on
+    n_levels = min(options["levels"] or max(_PUBLISHED_LEVELS, below - 1), below)
     if n_levels < 1:
         raise ArchitectureError("plans: arch_kwargs.n_stages=1 leaves no stage below full resolution: plan again")
     size, levels = tuple(deepest), []

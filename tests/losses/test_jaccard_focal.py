@@ -18,13 +18,13 @@ def make_batch(spatial=(4, 5, 3), ignore=False, seed=0):
 
 
 def one_pair(logits, truth, counts):
-    """1 - Jaccard and focal loss of one region of one sample, from the equations."""
-    p, y, counted = logits.sigmoid()[counts], truth[counts], int(counts.sum())
+    """1 - Jaccard and focal loss of one region of one sample, from the equations, in double precision."""
+    p, y, counted = logits.double().sigmoid()[counts], truth[counts], int(counts.sum())
     intersection, union = p[y].sum(), p.sum() + y.sum() - p[y].sum()
     of_truth = torch.where(y, p, 1 - p)
     alpha = torch.where(y, 0.8, 0.2)
     focal = -(alpha * (1 - of_truth) * of_truth.log()).sum() / counted
-    return torch.stack([1 - (intersection + 1e-5) / (union + 1e-5), focal])
+    return torch.stack([1 - (intersection + 1e-5) / (union + 1e-5), focal]).float()
 
 
 @pytest.mark.parametrize("spatial", [(6, 5), (4, 5, 3)])
@@ -38,7 +38,7 @@ def test_means_are_over_the_annotated_regions_of_samples(spatial, ignore):
     terms = loss.terms(logits, target, ANNOTATED)
     assert list(terms) == ["jaccard", "focal"]
     torch.testing.assert_close(torch.stack(list(terms.values())), expected)
-    weights = torch.tensor([0.5, 0.1 * 3.0])
+    weights = torch.tensor([0.5, 3.0])
     value = loss(logits, target, ANNOTATED)
     torch.testing.assert_close(value, (weights * expected).sum())
     (gradient,) = torch.autograd.grad(value, logits)
@@ -84,6 +84,17 @@ def test_in_an_empty_region_the_focal_loss_teaches():
     assert float(terms["jaccard"].detach()) == pytest.approx(1, abs=1e-5)
     (gradient,) = torch.autograd.grad(terms["focal"], logits)
     assert bool((gradient[ANNOTATED] > 0).all())
+
+
+def test_false_positives_in_an_empty_patch_cost_a_good_share_of_what_a_missed_region_costs():
+    """By default: 0.2 -log(1 - p) p of every voxel, to the Jaccard term's 1."""
+    truth, annotated = torch.zeros(1, 1, 16, 16, dtype=torch.bool), torch.tensor([[True]])
+    nothing, everything = (torch.full((1, 1, 16, 16), value) for value in (-9.0, 3.0))
+    loss = JaccardFocalLoss(use_ignore_label=False)
+    cost = float(loss(everything, truth, annotated) - loss(nothing, truth, annotated))
+    p = 1 / (1 + math.exp(-3))
+    assert cost == pytest.approx(-0.2 * p * math.log(1 - p), rel=1e-3)
+    assert cost > 0.5
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 1.0])
@@ -155,4 +166,4 @@ def test_the_criterion_knows_it_by_its_mode():
     options = {"batch_dice": True, "use_ignore_label": True, "dice_weight": 2.0, "bce_weight": 0.5}
     loss = segmentation_loss("jaccard_focal", Layout((0, 0, 0), (0, 1, 2), ((1,),) * 3), **options)
     assert isinstance(loss, JaccardFocalLoss)
-    assert (loss.use_ignore_label, loss.dice_weight, loss.bce_weight) == (True, 2.0, 0.05)
+    assert (loss.use_ignore_label, loss.dice_weight, loss.bce_weight) == (True, 2.0, 0.5)

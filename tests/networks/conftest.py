@@ -96,7 +96,7 @@ def build_pyramid() -> Callable[..., nn.Module]:
         torch.manual_seed(0)
         own.setdefault("task_of_region", [0, 0, 1, 2, 2])
         own.setdefault("num_classes", len(own["task_of_region"]))
-        own["method_options"] = {"width": 8, "levels": 4, "output": "product"} | (options or {})
+        own["method_options"] = {"width": 8} | (options or {})
         network = PYRAMIDS[kind](**(architecture_kwargs(kind, dimensions, features, strides, kernels, 1) | own))
         network.apply(network.initialize)
         return network

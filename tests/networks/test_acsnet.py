@@ -152,6 +152,13 @@ def test_any_number_of_stages(acsnet: Build, kind: str, dimensions: int, stages:
     assert torch.isfinite(result.classification["malignancy"]).all()
 
 
+def test_its_kernels_are_3_along_every_axis_also_where_those_of_the_plans_are_1(acsnet: Build) -> None:
+    network = acsnet(dimensions=3, strides=ANISOTROPIC, kernels=[[1, 3, 3]] * 3)
+    gates = [gate.refine.kernel_size for gate in network.encoder_attention]
+    deformable = [level.attend.first.convolution.kernel_size for level in network.decoder_attention]
+    assert {*gates, *deformable} == {(3, 3, 3)}
+
+
 def test_odd_sizes(acsnet: Build) -> None:
     network = acsnet(dimensions=3, strides=ANISOTROPIC)
     assert network(image((6, 8, 12))).shape == (2, 5, 6, 8, 12)

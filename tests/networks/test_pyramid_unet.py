@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -55,13 +56,15 @@ def gradients(network: Any, loss: Tensor, *of: str) -> dict[str, float]:
 
 # ---- any plans
 
+LEVELS = {2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 5, 8: 6}  # of so many stages, unless told otherwise
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_stages", range(2, 9))
 def test_any_number_of_stages(build_pyramid: Build, kind: str, n_stages: int) -> None:
     strides = [[1, 1], *[[2, 2]] * min(4, n_stages - 1), *[[1, 1]] * max(0, n_stages - 5)]
     network = build_pyramid(kind, features=[4] * n_stages, strides=strides, **OWN)
-    assert network.n_levels == len(network.decoder.reduce) == min(4, n_stages - 1)
+    assert network.n_levels == len(network.decoder.reduce) == LEVELS[n_stages]
     output = asked(network)
     assert [tuple(each.shape) for each in output.segmentation] == [(2, 5, 32, 32), (2, 5, 16, 16), (2, 5, 16, 16)]
     assert output.classification["nodes"].shape == (2, 2)
@@ -70,6 +73,50 @@ def test_any_number_of_stages(build_pyramid: Build, kind: str, n_stages: int) ->
     total = sum(each.square().mean() for each in output.segmentation) + output.classification["nodes"].square().sum()
     total.backward()
     assert not [name for name, value in network.named_parameters() if value.grad is None]
+
+
+ANISOTROPIC = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [1, 2, 2], [1, 2, 1], [1, 1, 2], [2, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("n_stages", [6, 7, 8])
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_finest_level_is_at_a_quarter_of_the_resolution_however_deep_the_plans(
+    build_pyramid: Build, kind: str, dimensions: int, n_stages: int
+) -> None:
+    strides = [step[-dimensions:] for step in ANISOTROPIC[:n_stages]]
+    size = (8, 32, 32)[-dimensions:]
+    total = [math.prod(steps) for steps in zip(*strides, strict=True)]
+    deepest = [edge // step for edge, step in zip(size, total, strict=True)]
+    network = build_pyramid(
+        kind, dimensions=dimensions, features=[4] * n_stages, strides=strides, prompt_size=deepest, **OWN
+    )
+    attentions = network.decoder.pyramid.visual_attention
+    assert [len(each.branches) for each in attentions] == [4, 3, *[2] * (LEVELS[n_stages] - 2)]
+    # the widest dilation, at most 7 and nowhere wider than a level of 2 x 8 x 8 voxels
+    assert attentions[0].branches[3][-1].dilation == (1, 3, 3)[-dimensions:]
+    output = asked(network, image(size))
+    levels = network.decoder(network.encoder(image(size))[-network.n_levels :], supervised=False, attach=False).levels
+    assert tuple(levels[0].shape[2:]) == (2, 8, 8)[-dimensions:]
+    assert tuple(levels[-1].shape[2:]) == tuple(deepest)
+    assert output.segmentation[0].shape == (2, 5, *size)
+    (
+        sum(each.square().mean() for each in output.segmentation) + output.classification["nodes"].square().sum()
+    ).backward()
+    assert not [name for name, value in network.named_parameters() if value.grad is None]
+    memory = [network.compute_conv_feature_map_size([scale * edge for edge in size]) for scale in (1, 2)]
+    assert memory[0] > network.encoder.compute_conv_feature_map_size(size)
+    assert memory[1] == 2**dimensions * memory[0]
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(0, 6), (1, 1), (4, 4), (7, 7), (50, 7)])
+def test_a_number_of_levels_stays_that_number_down_from_full_resolution(
+    build_pyramid: Build, wanted: int, found: int
+) -> None:
+    strides = [[1, 1], *[[2, 2]] * 4, *[[1, 1]] * 3]
+    network = build_pyramid(features=[4] * 8, strides=strides, options={"levels": wanted}, **OWN)
+    assert network.n_levels == len(network.decoder.reduce) == found
+    assert asked(network).segmentation[0].shape == (2, 5, 32, 32)
 
 
 LAYOUTS: list[dict[str, Any]] = [

@@ -28,9 +28,16 @@ def build(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bui
     """Builds the trainer on three tasks and a question about one of them."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
 
-    def build(*, question: bool = True, **settings: Any) -> Any:
+    def build(*, question: bool = True, n_tasks: int = 0, **settings: Any) -> Any:
         dataset_json = json.loads(json.dumps(prepared.dataset_json))
         ours = dataset_json["nnunet_mtl"]
+        if n_tasks:  # of one region each
+            names = ["liver_tumour", *(f"organ{number}" for number in range(1, n_tasks))]
+            labels = {name: [label, label] for label, name in enumerate(names, start=1)}
+            dataset_json |= {"labels": {"background": 0, **labels}, "regions_class_order": [*range(1, n_tasks + 1)]}
+            ours["tasks"] = {name: {"regions": [name]} for name in names}
+            for case in ours["cases"].values():
+                case["annotated"] = names
         ours.pop("classification", None)
         for case in ours["cases"].values():
             case.pop("classes", None)
@@ -56,7 +63,8 @@ def batch_of(trainer: Any) -> dict[str, Any]:
         for scales in trainer._get_deep_supervision_scales()
     ]
     keys = np.array(["liver_000", "kidney_001"])
-    targets = [torch.rand(2, 5, *size, generator=rng) > 0.7 for size in sizes]
+    regions = len(trainer.tasks.task_of_region)
+    targets = [torch.rand(2, regions, *size, generator=rng) > 0.7 for size in sizes]
     return {"data": torch.randn(2, 1, *patch, generator=rng), "target": targets, "keys": keys}
 
 
@@ -114,6 +122,19 @@ def test_without_a_question_it_segments(build: Build) -> None:
     trainer = build(question=False)
     assert type(trainer.bare_network.classification) is NoClassification
     assert np.isfinite(trainer.train_step(batch_of(trainer))["loss"])
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 7])
+def test_any_number_of_tasks_is_learnt(build: Build, n_tasks: int) -> None:
+    trainer = build(n_tasks=n_tasks)
+    numbers = trainer.train_step(batch_of(trainer))
+    assert len(trainer.loss_terms) == n_tasks + 1
+    for term in trainer.loss_terms:
+        assert numbers[f"present/{term}"] == 1
+        assert 0 < numbers[f"loss/{term}"] < np.inf
+    assert np.isfinite(numbers["loss"])
+    with torch.no_grad():
+        assert trainer.network.eval()(batch_of(trainer)["data"]).shape == (2, n_tasks, 16, 16)
 
 
 def test_the_offsets_move_in_training_and_start_at_zero(build: Build) -> None:

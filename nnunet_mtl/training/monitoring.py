@@ -51,7 +51,7 @@ class MonitoredTrainer(CheckpointingTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Log the mean of each loss term over the batches that taught it, its weight, and how many taught nothing."""
         collated = self._gathered(train_outputs)
-        counts = collated["annotated"] > 0
+        counts = self._taught(collated)
         self.logger.log("train_losses", _mean(collated["loss"], counts), self.current_epoch)
         for term in self.loss_terms:
             mean = _mean(collated[f"loss/{term}"], collated[f"present/{term}"] > 0)
@@ -77,7 +77,7 @@ class MonitoredTrainer(CheckpointingTrainer):
             self.print_to_log_file("No annotated foreground in this epoch's validation patches: no pseudo Dice")
         self.logger.log("mean_fg_dice", mean, self.current_epoch)
         self.logger.log("dice_per_class_or_region", list(per_region), self.current_epoch)
-        self.logger.log("val_losses", _mean(collated["loss"], collated["annotated"] > 0), self.current_epoch)
+        self.logger.log("val_losses", _mean(collated["loss"], self._taught(collated)), self.current_epoch)
         for task, value in self._task_dice(per_region).items():
             self.logger.log(progress.task_key(task), value, self.current_epoch)
         for task, value in self.regression.mean_errors(collated).items():
@@ -99,6 +99,10 @@ class MonitoredTrainer(CheckpointingTrainer):
         if self.local_rank == 0:
             log = self.logger.local_logger.my_fantastic_logging
             progress.plot_progress(log, self.tasks, self.loss_terms, Path(self.output_folder))
+
+    def _taught(self, collated: Mapping[str, Any]) -> Any:
+        """Return in which batches anything taught any term of the loss, an outline, a value or an answer."""
+        return np.any([collated[f"present/{term}"] > 0 for term in self.loss_terms], axis=0)
 
     @property
     def _weighted_terms(self) -> tuple[str, ...]:

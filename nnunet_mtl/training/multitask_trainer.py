@@ -224,7 +224,7 @@ class MultiTaskTrainer(LossTermsTrainer):
         return output, target, known, losses
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do one optimiser step; return the loss terms and the number of samples with any annotation."""
+        """Do one optimiser step; return the loss terms, and which of them the batch taught."""
         self.optimizer.zero_grad(set_to_none=True)
         _, _, known, losses = self._forward(batch, training=True)
         present = self.present(known)
@@ -238,7 +238,7 @@ class MultiTaskTrainer(LossTermsTrainer):
         clip_gradients(self.optimizer)
         scaler.step(self.optimizer)
         scaler.update()
-        return _numbers(total, losses, known, present)
+        return _numbers(total, losses, present)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return loss terms and, over annotated regions only, the counts of the pseudo Dice."""
@@ -255,7 +255,7 @@ class MultiTaskTrainer(LossTermsTrainer):
         total = self.weighting(losses, present)
         answers = self.image_level.numbers(output, known, conditioned=self.bare_network.conditioned)
         return {
-            **_numbers(total, losses, known, present),
+            **_numbers(total, losses, present),
             **self.regression.numbers(output.regression, known.voxels),
             "tp_hard": tp,
             "fp_hard": fp,
@@ -264,12 +264,8 @@ class MultiTaskTrainer(LossTermsTrainer):
         }
 
 
-def _numbers(
-    total: Tensor, losses: dict[str, Tensor], known: BatchAnnotation, present: Mapping[str, bool]
-) -> dict[str, Any]:
+def _numbers(total: Tensor, losses: dict[str, Tensor], present: Mapping[str, bool]) -> dict[str, Any]:
     """Turn a step's losses into what nnU-Net collates: the same keys in each step, NumPy scalars."""
     terms = {f"loss/{name}": loss.detach().cpu().numpy() for name, loss in losses.items()}
     there = {f"present/{name}": np.float64(value) for name, value in present.items()}
-    of_voxels = [] if known.voxels is None else [known.voxels.known]
-    annotated = torch.cat([known.annotated, *of_voxels], dim=1).any(1).sum()
-    return {"loss": total.detach().cpu().numpy(), **terms, **there, "annotated": np.float64(annotated)}
+    return {"loss": total.detach().cpu().numpy(), **terms, **there}

@@ -145,7 +145,6 @@ def outputs(trainer: Any, annotated: list[float], losses: list[float]) -> list[d
         {
             "loss": np.float32(loss),
             "loss/segmentation": np.float32(loss),
-            "annotated": np.float64(n),
             "present/segmentation": np.float64(n > 0),
             "present/classification": np.float64(0),
             **counts,
@@ -159,6 +158,19 @@ def test_batches_without_annotation_are_counted_not_averaged_in(prepared: Any) -
     trainer = make(prepared)
     trainer.on_train_epoch_end(outputs(trainer, [2, 0, 1], [1.0, 0.0, 3.0]))
     assert trainer.logger.get_value("train_losses", step=-1) == 2.0
+    assert trainer.logger.get_value("batches_without_annotation", step=-1) == 1
+
+
+def test_a_batch_that_only_answers_is_averaged_in(prepared: Any) -> None:
+    """Of a data set of questions alone the loss would be logged as 0."""
+    trainer = make(prepared)
+    steps = outputs(trainer, [0, 0, 0], [0.5, 0.0, 1.5])
+    for index in (0, 2):
+        steps[index]["present/classification"] = np.float64(1)
+    trainer.on_train_epoch_end(steps)
+    trainer.on_validation_epoch_end(steps)
+    assert trainer.logger.get_value("train_losses", step=-1) == 1.0
+    assert trainer.logger.get_value("val_losses", step=-1) == 1.0
     assert trainer.logger.get_value("batches_without_annotation", step=-1) == 1
 
 

@@ -69,7 +69,7 @@ OVERRIDES = (
     Override.of(
         "on_train_epoch_end",
         "replaced",
-        "batches without annotation are counted, not averaged in",
+        "batches that teach nothing are counted, not averaged in",
         v2_8_1="137869f87e19",
     ),
     Override.of("validation_step", "replaced", "pseudo Dice over annotated regions only", v2_8_1="3d415b41f6f7"),

@@ -97,6 +97,22 @@ def test_without_the_block_regions_inside_regions_are_the_chain(prepared: Any, r
     trainer.train_step(batch_of(["one", "other"], [ANYWHERE, IN_LIVER]))
 
 
+def test_without_the_block_patches_of_the_data_set_come_from_pools_and_are_learnt(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = make(prepared, block=False, curriculum=False)
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    loader, _ = trainer.get_dataloaders()
+    batches = [next(loader) for _ in range(8)]
+    assert {ANYWHERE, IN_LIVER} == {pool for batch in batches for pool in batch[KEY].tolist()}
+    for batch in batches[:2]:
+        step = trainer.train_step(batch)
+        assert np.isfinite(step["loss"])
+    assert any(step["present/segmentation/all"] for step in map(trainer.train_step, batches))
+
+
 def test_where_nothing_is_nested_it_trains_as_others_do_and_says_so(prepared: Any, results: Path) -> None:
     dataset_json = json.loads(json.dumps(prepared.dataset_json))
     labels = {"background": 0, "liver": [1, 1], "liver_tumour": [2], "kidney": [3], "kidney_tumour": [4], "spleen": [5]}

@@ -6,6 +6,7 @@ cost one pass of the encoder; what they see of it is their stream, see `nnunet_m
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -97,14 +98,13 @@ class _StreamedUNet(TaskGuidedNetwork):
         stages = encoded.stages
         seen = each_of(self.streams, self.stream_bottleneck, self.streams(stages))
         shared = self.decoders(self.decoder, [stage.last for stage in stages])
-        scales: list[list[Tensor]] = [[] for _ in (stages[1:] if raw and self.deep_supervision else stages[:1])]
-        coarsest = []
-        for index in range(self.passes.num_tasks):
-            before_norm, answers = self._of_task(index, seen(index), shared, len(scales))
-            coarsest.append(before_norm)
+        scales: list[dict[int, Tensor]] = [{} for _ in (stages[1:] if raw and self.deep_supervision else stages[:1])]
+        coarsest: dict[int, Tensor] = {}
+        for index in range(self.passes.num_tasks) if raw else self.passes.selected:
+            coarsest[index], answers = self._of_task(index, seen(index), shared, len(scales))
             for scale, answer in zip(scales, answers, strict=True):
-                scale.append(answer)
-        logits = [cat(scale, dim=1).index_select(1, self.place_of_region) for scale in scales]
+                scale[index] = answer
+        logits = [self._of_regions(scale) for scale in scales]
         if raw and not self.deep_supervision:
             layers = (self.decoders.layers(self.decoder, index)[:-1] for index in range(self.passes.num_tasks))
             logits = [logits[0] + zero_of(layer for of_task in layers for layer in of_task)]
@@ -121,6 +121,16 @@ class _StreamedUNet(TaskGuidedNetwork):
         pairs = zip(stages[: -scales - 1 : -1], layers[: -scales - 1 : -1], strict=True)
         return before_norm, [self.segmentation_head(feature, layer) for feature, layer in pairs]
 
+    def _of_regions(self, of_task: Mapping[int, Tensor]) -> Tensor:
+        """Put the channels of all tasks in the order of the regions, zeros where a task was not decoded."""
+        like = next(iter(of_task.values()))
+        bounds = pairwise(self.passes.bounds)
+        every = [
+            of_task[index] if index in of_task else like.new_zeros(len(like), end - start, *like.shape[2:])
+            for index, (start, end) in enumerate(bounds)
+        ]
+        return cat(every, dim=1).index_select(1, self.place_of_region)
+
     def _regression(self, seen: Callable[[int], list[Tensor]], shared: Any) -> dict[str, Tensor]:
         first = self.passes.num_tasks
         return {
@@ -129,16 +139,17 @@ class _StreamedUNet(TaskGuidedNetwork):
         }
 
     def _features(
-        self, before_norm: list[Tensor], coarsest: list[Tensor], seen: Callable[[int], list[Tensor]]
+        self, before_norm: list[Tensor], coarsest: Mapping[int, Tensor], seen: Callable[[int], list[Tensor]]
     ) -> list[Features]:
-        """Return what each question is answered from."""
+        """Return what each question is answered from; one about a task that was not decoded is not asked."""
         tasks = self.streams.tasks
         factor = self.class_gradient
+        first = next(iter(coarsest.values()))
         encoder = [scale_gradient(each, factor) for each in before_norm]
         # A question's stream is taught by nothing else: with a factor of 0 its weights still get a gradient, of 0.
         streams = [scale_gradient(seen(tasks.pixel + q)[-1], factor, attached=True) for q in range(tasks.image)]
         return [
-            Features(encoder, scale_gradient(coarsest[max(question["task"], 0)], factor), None, streams)
+            Features(encoder, scale_gradient(coarsest.get(question["task"], first), factor), None, streams)
             for question in self.classification.questions
         ]
 

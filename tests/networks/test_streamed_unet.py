@@ -291,6 +291,23 @@ def test_what_is_not_asked_for_is_not_computed(build_streamed: Build, calls_of: 
     assert len(regression.seg_layers) == 1  # a value per voxel is supervised at full resolution alone
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_tasks_that_are_not_selected_are_not_decoded(build_streamed: Build, calls_of: CallsOf, method: str) -> None:
+    network = build_streamed(method, **(ANSWERING | {"classification": EvidenceHead})).eval()
+    layers = [network.decoders.layers(network.decoder, index)[-1] for index in range(3)]
+    with torch.no_grad():
+        every = network(image(), full_output=True)
+        network.select_tasks([2])
+        with calls_of(layers[0]) as first, calls_of(layers[1]) as second, calls_of(layers[2]) as third:
+            one = network(image(), full_output=True)
+    assert (len(first), len(second), len(third)) == (0, 0, 1)
+    of_task = [index for index, task in enumerate([0, 2, 1, 0, 2]) if task == 2]
+    assert torch.equal(one.segmentation[:, of_task], every.segmentation[:, of_task])
+    assert (one.segmentation[:, [0, 2, 3]] == OFF).all()
+    for name, answer in every.classification.items():  # one about task 2, one about none
+        assert torch.equal(one.classification[name], answer)
+
+
 def test_a_task_that_meets_no_other_is_decoded_before_the_next_one_is_masked(build_streamed: Build) -> None:
     """So that the features of one task at a time need memory in prediction."""
     order: list[str] = []

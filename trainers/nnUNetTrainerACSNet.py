@@ -6,7 +6,7 @@ After He et al., ACSNet, 2024, segmentation and classification of breast ultraso
 from typing import Any, ClassVar
 
 from nnunet_mtl.settings import Settings
-from nnunet_mtl.training.composition import READS_NO_EVIDENCE
+from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
@@ -18,8 +18,8 @@ class nnUNetTrainerACSNet(MultiTaskTrainer):
         **MultiTaskTrainer.class_heads,
         "own": "nnunet_mtl.networks.channel_attention_head.ChannelAttentionHead",
     }
-    branch: ClassVar = {"class_head": "own", **READS_NO_EVIDENCE, "class_dropout": 0.0}  # no dropout, as published
-    defaults: ClassVar = {**branch, "loss_weighting": "liebel_koerner"}
+    # as published: no dropout, learned weights
+    defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "class_dropout": 0.0, "loss_weighting": "liebel_koerner"}
     variants: ClassVar = {
         "gate_unit": {
             "published": {"encoder_attention": "nnunet_mtl.networks.gate_unit.GateUnit"},

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import STREAMED
 from nnunet_mtl.settings import Settings
-from nnunet_mtl.training.composition import READS_NO_EVIDENCE
+from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
@@ -19,8 +19,7 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
-    head: ClassVar = {"class_head": "own", **READS_NO_EVIDENCE}
-    defaults: ClassVar = {**head, "loss_weighting": "dwa", "attention_width": "quarter"}
+    defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "loss_weighting": "dwa", "attention_width": "quarter"}
     variants: ClassVar = {
         "cross_encoder": {
             True: {"streams": "nnunet_mtl.networks.ctan.CrossAttentionStreams"},

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import STREAMED
 from nnunet_mtl.settings import Settings
-from nnunet_mtl.training.composition import READS_NO_EVIDENCE
+from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
@@ -17,7 +17,7 @@ class nnUNetTrainerHPS(MultiTaskTrainer):
     family: ClassVar = STREAMED
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
-    defaults: ClassVar = {"class_head": "bottleneck", **READS_NO_EVIDENCE}
+    defaults: ClassVar = NO_EVIDENCE | {"class_head": "bottleneck"}
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import PYRAMID
 from nnunet_mtl.settings import Settings
-from nnunet_mtl.training.composition import READS_NO_EVIDENCE
+from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
@@ -18,11 +18,7 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
     task_losses: ClassVar = True
     published_loss: ClassVar = "jaccard_focal"
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.aware_branches.AwareHead"}
-    defaults: ClassVar = {
-        "class_head": "own",
-        **READS_NO_EVIDENCE,
-        "loss_weighting": "liebel_koerner",
-    }
+    defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "loss_weighting": "liebel_koerner"}
     published_parts: ClassVar = {
         "visual_attention": "nnunet_mtl.networks.visual_attention.VisualAttention",
         "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.AdaptiveAttention",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import STREAMED
 from nnunet_mtl.settings import Settings
-from nnunet_mtl.training.composition import READS_NO_EVIDENCE
+from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
@@ -18,7 +18,7 @@ class nnUNetTrainerMTAN(MultiTaskTrainer):
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
-    defaults: ClassVar = {"class_head": "own", **READS_NO_EVIDENCE, "loss_weighting": "dwa"}
+    defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "loss_weighting": "dwa"}
     variants: ClassVar = {
         "mtan_form": {
             "segnet": {

@@ -14,7 +14,7 @@ from nnunet_mtl.training.region_embedding import read_region_embedding
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 # Defaults of trainers whose own classification head reads no evidence: none is hidden from it, for the same patch would
 # weigh now by the annotation, now by the network's own; and questions are terms like others from the first epoch.
-READS_NO_EVIDENCE = {"class_weight": 1.0, "class_gradient": 1.0, "class_warmup": 0.0, "own_evidence": 0.0}
+NO_EVIDENCE = {"class_weight": 1.0, "class_gradient": 1.0, "class_warmup": 0.0, "own_evidence": 0.0}
 _HEADS = {
     "regions": "nnunet_mtl.networks.heads.RegionHead",
     "slots": "nnunet_mtl.networks.heads.SlotHead",

@@ -29,6 +29,7 @@ ROOMS = (
     ("nnunet_mtl.networks",),
     ("nnunet_mtl.losses",),
     ("nnunet_mtl.phantoms",),
+    ("nnunet_mtl.grid",),
     (
         "nnunet_mtl.tasks",
         "nnunet_mtl._task_parsing",
@@ -39,6 +40,7 @@ ROOMS = (
         "nnunet_mtl.settings",
         "nnunet_mtl.task_maps",
         "nnunet_mtl.files",
+        "nnunet_mtl.integrity",
         "nnunet_mtl.findings",
         "nnunet_mtl.errors",
     ),

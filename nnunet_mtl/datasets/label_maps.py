@@ -7,14 +7,14 @@ a table over the combinations, looked up voxel by voxel.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_mtl.errors import UserError
-from nnunet_mtl.evaluation.cases import grid_difference
 from nnunet_mtl.findings import one_line
+from nnunet_mtl.grid import Grid, grid_difference, grid_of
 
 Values = npt.NDArray[np.int64]
 Table = npt.NDArray[np.bool_]
@@ -32,6 +32,11 @@ class LabelMap(NamedTuple):
 
     labels: npt.NDArray[np.int32]
     properties: dict[str, Any]
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie."""
+        return grid_of(self.labels.shape, self.properties)
 
 
 @dataclass
@@ -72,11 +77,10 @@ class LabelMapReader:
             values = _shown(stored[0][strange])
             self.problems.append(f"{path}: holds {values}, its labels are 0 to {n_values - 1}; correct or predict it")
         found = LabelMap(labels, properties)
-        # The function reads no more of a map than these two.
-        difference = "" if like is None else grid_difference(cast(Any, found), cast(Any, like))
+        difference = None if like is None else grid_difference(found.grid, like.grid)
         if difference:
             self.problems.append(
-                f"{path}: is not on the grid of the case's other maps ({difference}); predict from the same image"
+                f"{path}: is not on the grid of the case's other maps ({difference.text}); predict from the same image"
             )
         return found
 

@@ -23,6 +23,7 @@ import SimpleITK
 from packaging.requirements import Requirement
 
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.grid import grid_difference, grid_of_image
 from nnunet_mtl.tasks import TaskSet, write_dataset_json
 
 Progress = Callable[[str], None]
@@ -180,7 +181,7 @@ def _dataset_json() -> dict[str, Any]:
 
 def _as_label(mask: SimpleITK.Image, image: SimpleITK.Image, leaf: int) -> SimpleITK.Image:
     """Return the mask's foreground with value `leaf` on the grid of `image`, as 8-bit integers."""
-    if not image.IsCongruentImageGeometry(mask, 1e-4, 1e-4):
+    if grid_difference(grid_of_image(mask), grid_of_image(image)):
         mask = SimpleITK.Resample(mask, image, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0)
     label: SimpleITK.Image = SimpleITK.Cast(mask != 0, SimpleITK.sitkUInt8) * leaf
     # Equal within the tolerance above is not equal for nnU-Net's readers.

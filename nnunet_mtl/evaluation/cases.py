@@ -18,11 +18,10 @@ from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.spacing import with_thickness
 from nnunet_mtl.findings import one_line
+from nnunet_mtl.grid import Grid, grid_difference, grid_of
 from nnunet_mtl.task_maps import task_maps
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
-# Headers store coordinates as 32-bit floats: a slice at -777.5 mm comes back to within a ten-thousandth of that.
-_TOLERANCE_MM = 1e-3
 _SHOWN_VALUES = 6
 
 Labels = npt.NDArray[np.float32]
@@ -217,6 +216,10 @@ class _Map(NamedTuple):
     labels: Labels  # (Z, Y, X)
     properties: Mapping[str, Any]
 
+    @property
+    def grid(self) -> Grid:
+        return grid_of(self.labels.shape, self.properties)
+
 
 def _read(path: Path, table: LabelTable, problems: list[str]) -> _Map | None:
     try:
@@ -273,29 +276,9 @@ def _is_float(path: Path) -> bool:
 
 
 def _grid_problems(path: Path, prediction: _Map, reference: _Map) -> list[str]:
-    difference = grid_difference(prediction, reference)
+    difference = grid_difference(prediction.grid, reference.grid)
     return (
-        [f"{path} is not on the grid of the reference ({difference}); predict from the same image"]
+        [f"{path} is not on the grid of the reference ({difference.text}); predict from the same image"]
         if difference
         else []
     )
-
-
-def grid_difference(prediction: _Map, reference: _Map) -> str:
-    """Say where two label maps' grids differ, in words; empty where they do not."""
-    if prediction.labels.shape != reference.labels.shape:
-        return f"{prediction.labels.shape} voxels against {reference.labels.shape}"
-    of_prediction, of_reference = prediction.properties, reference.properties
-    # Of nnU-Net's readers only SimpleITK's gives origin and direction; the others give the spacing.
-    pairs = [("spacing", of_prediction["spacing"], of_reference["spacing"])]
-    if "sitk_stuff" in of_prediction:
-        for key in ("origin", "direction"):
-            pairs.append((key, of_prediction["sitk_stuff"][key], of_reference["sitk_stuff"][key]))
-    for name, found, expected in pairs:
-        if not np.allclose(found, expected, rtol=0, atol=_TOLERANCE_MM):
-            return f"{name} {_rounded(found)} against {_rounded(expected)}"
-    return ""
-
-
-def _rounded(numbers: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"

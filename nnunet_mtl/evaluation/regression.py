@@ -15,6 +15,7 @@ import SimpleITK
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.missing import mean_of_present
+from nnunet_mtl.grid import grid_difference, grid_of_image
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -97,9 +98,8 @@ def _read(path: Path) -> Any:
 
 
 def _refuse_other_grid(path: Path, image: Any, other: Any) -> None:
-    same_size = image.GetSize() == other.GetSize()
-    if not same_size or not np.allclose(image.GetSpacing(), other.GetSpacing(), atol=1e-4):
+    difference = grid_difference(grid_of_image(image), grid_of_image(other))
+    if difference:
         raise RegressionEvaluationError(
-            f"{path}: is on another grid than what it is compared with: {image.GetSize()} voxels of "
-            f"{image.GetSpacing()} mm against {other.GetSize()} of {other.GetSpacing()}; resample it first"
+            f"{path}: is not on the grid of what it is compared with ({difference.text}); resample it first"
         )

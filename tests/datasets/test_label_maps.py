@@ -3,6 +3,7 @@ import pytest
 import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
@@ -113,3 +114,17 @@ def test_one_problem_is_one_line_and_none_is_none():
         refuse(["a"])
     with pytest.raises(LabelMapError, match=r"^2 problems, nothing was written:\n  a\n  b$"):
         refuse(["a", "b"])
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO(), NibabelIO(), NibabelIOWithReorient()])
+@pytest.mark.parametrize("spacing", [(1e-3, 1e-3, 2e-3), (1.0, 1.0, 3.0)])
+def test_a_map_a_voxel_beside_the_others_is_a_problem_whatever_the_reader(reader, spacing, tmp_path):
+    maps = LabelMapReader(reader, [])
+    first = maps.read(write(tmp_path / "a.nii.gz", [0.0, 1.0, 2.0], spacing), 3)
+    image = SimpleITK.ReadImage(str(tmp_path / "a.nii.gz"))
+    image.SetOrigin((0.0, spacing[1], 0.0))
+    SimpleITK.WriteImage(image, str(tmp_path / "b.nii.gz"))
+    maps.read(tmp_path / "b.nii.gz", 3, first)
+    (problem,) = maps.problems
+    assert "b.nii.gz: is not on the grid of the case's other maps (origin" in problem
+    assert "1 voxels apart" in problem

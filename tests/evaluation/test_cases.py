@@ -143,6 +143,29 @@ def test_everything_that_is_wrong_is_named_per_case_and_at_once(folders):
         assert re.search(expected, line), (expected, line)
 
 
+OFF = {
+    "origin": ((0, 0, 5), None),
+    "direction": ((0, 0, 0), (np.cos(0.17), -np.sin(0.17), 0, np.sin(0.17), np.cos(0.17), 0, 0, 0, 1)),
+    "flip": ((0, 0, 0), (-1, 0, 0, 0, 1, 0, 0, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+def test_a_map_at_another_place_is_refused_whatever_the_reader(folders, reader, off):
+    for folder in folders:
+        write(folder, "a", [0] * 32, shape=(2, 4, 4))
+    path = folders[0] / "a.nii.gz"
+    image = SimpleITK.ReadImage(str(path))
+    origin, direction = OFF[off]
+    image.SetOrigin(origin)
+    image.SetDirection(direction or image.GetDirection())
+    SimpleITK.WriteImage(image, str(path))
+    table = LabelTable({**DESCRIPTION, "overwrite_image_reader_writer": reader}, TABLE.taskset)
+    (problem,), _ = check_cases(pairs_of(folders), table, 1)
+    assert re.search("pred/a.nii.gz is not on the grid of the reference .(origin|direction) .* voxels apart", problem)
+
+
 def test_the_ignore_label_is_one_of_references_and_not_of_predictions(folders):
     predictions, references = folders
     write(references, "a", [4] * 8)

@@ -82,11 +82,13 @@ def _doctor(commands: Subparsers) -> None:
         from nnunet_mtl.doctor import diagnose, report
 
         findings = diagnose(options.dataset, _progress)
-        print(report(findings))
+        print(report(findings, every_detail=options.every_detail))
         return int(any(finding.level == "problem" for finding in findings))
 
     parser = _command(commands, "doctor", "Say what is wrong with the installation, or with a data set.", run)
     _dataset_argument(parser, required=False)
+    text = "list every file that is wrong, not the first few of each kind"
+    parser.add_argument("--all", dest="every_detail", action="store_true", help=text)
 
 
 def _plan(commands: Subparsers) -> None:

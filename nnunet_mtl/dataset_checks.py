@@ -1,72 +1,103 @@
-"""What is wrong with a data set: its block, its label files, and what nnU-Net keeps of it elsewhere."""
+"""What is wrong with a data set: its block, its files, and what nnU-Net keeps of it elsewhere."""
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
-from nnunetv2.utilities.utils import (
-    get_filenames_of_train_images_and_targets,
-    get_identifiers_from_splitted_dataset_folder,
-)
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import listed, shown
+from nnunet_mtl.datasets.raw_dataset import RawDataset
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.file_checks import CaseToCheck, Fault, check_files, findings_of
 from nnunet_mtl.findings import Finding, one_line
+from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.planning.folders import raw_folder
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
-_SHOWN_FILES = 5
+# What macOS and Windows leave in folders; macOS also puts "._NAME" beside every file.
+_HIDDEN = (".DS_Store", "Thumbs.db")
 
 
-class LabelFileError(UserError):
-    """A label file cannot be found, or cannot be read as integers."""
+class DatasetFilesError(UserError):
+    """The files of a data set cannot be found, or none of nnU-Net's readers is for them."""
 
 
 def check_dataset(dataset: str, progress: Callable[[str], None]) -> Iterator[Finding]:
-    """Look at a data set of `nnUNet_raw` and at what was made of it; every label file is read, nothing is changed.
+    """Look at a data set of `nnUNet_raw` and at what was made of it; every file is read, nothing is changed.
 
     Args:
         dataset: Its id ("900") or name ("Dataset900_Union").
-        progress: Called with one line of text before each label file.
+        progress: Called with one line of text after each case.
     """
     try:
-        raw = raw_folder(dataset)
-        dataset_json = read_dataset_json(raw / "dataset.json")
-        taskset = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
-        labels = _label_files(raw, dataset_json)
+        folder = raw_folder(dataset)
+        dataset_json = read_dataset_json(folder / "dataset.json")
+        taskset = TaskSet.from_dataset_json(dataset_json, str(folder / "dataset.json"))
+        if not isinstance(dataset_json.get("file_ending"), str):
+            raise DatasetFilesError(f'{folder / "dataset.json"}: file_ending: must be given, such as ".nii.gz"')
+        raw = RawDataset(folder, dataset_json, taskset)
+        files = _case_files(raw)
     except UserError as error:
         yield Finding("problem", one_line(error), "nothing else of the data set was looked at: mend that first")
         return
     if taskset.has_block:
         tasks = listed(task.name for task in taskset.tasks)
-        yield Finding("ok", f"{raw.name}: {len(taskset.cases)} cases in the block, tasks {tasks}")
+        yield Finding("ok", f"{folder.name}: {len(taskset.cases)} cases in the block, tasks {tasks}")
     else:
-        yield Finding("ok", f"{raw.name} has no nnunet_mtl block: one task, every case annotated")
-    yield from _case_names(taskset, labels)
-    yield from _label_values(dataset_json, taskset, labels, progress)
-    yield from _preprocessed(raw.name, dataset_json, taskset)
-    yield from _postprocessing(raw.name, taskset)
+        yield Finding("ok", f"{folder.name} has no nnunet_mtl block: one task, every case annotated")
+    yield from _description(raw, len(files))
+    yield from _stray_files(raw)
+    yield from _case_names(taskset, files)
+    yield from _files(raw, files, progress)
+    yield from _preprocessed(folder.name, dataset_json, taskset)
+    yield from _postprocessing(folder.name, taskset)
 
 
-def _label_files(raw: Path, dataset_json: dict[str, Any]) -> dict[str, Path]:
-    if "dataset" in dataset_json:  # nnU-Net's explicit list of files
-        try:
-            files = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
-            return {case: Path(paths["label"]) for case, paths in files.items()}
-        except (AttributeError, KeyError, TypeError):
-            raise LabelFileError(
-                f'{raw / "dataset.json"}: dataset: must be {{case: {{"images": [file, ...], "label": file}}}}'
-            ) from None
-    ending = dataset_json.get("file_ending")
-    if not isinstance(ending, str):
-        raise LabelFileError(f'{raw / "dataset.json"}: file_ending: must be given, such as ".nii.gz"')
-    if not (raw / "imagesTr").is_dir():
-        raise LabelFileError(f"{raw / 'imagesTr'}: there is no such folder; nnU-Net expects the training images there")
-    cases = get_identifiers_from_splitted_dataset_folder(str(raw / "imagesTr"), ending)
-    return {str(case): raw / "labelsTr" / f"{case}{ending}" for case in cases}
+def _case_files(raw: RawDataset) -> dict[str, tuple[tuple[Path, ...], Path]]:
+    """Return image files and label file of every training case, whether or not the block knows it."""
+    if "dataset" in raw.dataset_json:  # nnU-Net's explicit list of files
+        return {case: (files.images, files.label) for case, files in raw.listed_cases().items()}
+    if not (raw.folder / "imagesTr").is_dir():
+        raise DatasetFilesError(
+            f"{raw.folder / 'imagesTr'}: there is no such folder; nnU-Net expects the training images there"
+        )
+    labels = raw.folder / "labelsTr"
+    return {case: (images, labels / f"{case}{raw.file_ending}") for case, images in raw.images("imagesTr").items()}
+
+
+def _description(raw: RawDataset, n_cases: int) -> Iterator[Finding]:
+    path = raw.folder / "dataset.json"
+    expected = raw.dataset_json.get("numTraining")
+    if expected != n_cases:
+        text = f"{path}: numTraining is {shown(expected)}, but there are {n_cases} training cases"
+        yield Finding("problem", text, f'write "numTraining": {n_cases}, or add the missing images')
+
+
+def _stray_files(raw: RawDataset) -> Iterator[Finding]:
+    hidden = [path for path in sorted(raw.folder.rglob("*")) if _is_hidden(path.name, raw.file_ending)]
+    if hidden:
+        # nnU-Net takes a hidden image for a case, and the others for nothing
+        taken = any(path.name.endswith(raw.file_ending) for path in hidden)
+        text = f"{len(hidden)} hidden file(s) of an operating system in {raw.folder}: delete them"
+        details = tuple(str(path.relative_to(raw.folder)) for path in hidden)
+        yield Finding("problem" if taken else "warning", text, details=details)
+    named = re.compile(rf".+_\d{{4}}{re.escape(raw.file_ending)}")
+    images = raw.folder / "imagesTr"
+    strays = [path for path in sorted(images.glob(f"[!.]*{raw.file_ending}")) if not named.fullmatch(path.name)]
+    if strays and "dataset" not in raw.dataset_json:
+        text = f"{len(strays)} file(s) in {images} are not named CASE_0000{raw.file_ending}"
+        remedy = "name them so, with the number of their channel, or move them elsewhere"
+        yield Finding("problem", text, remedy, tuple(path.name for path in strays))
+
+
+def _is_hidden(name: str, ending: str) -> bool:
+    return name.startswith("._") or name in _HIDDEN or (name.startswith(".") and name.endswith(ending))
 
 
 def _case_names(taskset: TaskSet, labels: Iterable[str]) -> Iterator[Finding]:
@@ -80,39 +111,75 @@ def _case_names(taskset: TaskSet, labels: Iterable[str]) -> Iterator[Finding]:
         yield Finding("warning", text, "mend the names, or remove them from the block")
 
 
-def _label_values(
-    dataset_json: dict[str, Any], taskset: TaskSet, labels: dict[str, Path], progress: Callable[[str], None]
+def _files(
+    raw: RawDataset, files: dict[str, tuple[tuple[Path, ...], Path]], progress: Callable[[str], None]
 ) -> Iterator[Finding]:
-    known = {case: label for case, label in labels.items() if case in taskset.cases or not taskset.has_block}
-    wrong = []
-    for number, (case, label) in enumerate(known.items(), start=1):
-        progress(f"label file {number} of {len(known)}: {label.name}")
-        try:
-            taskset.check_leaves(case, _leaves(label, dataset_json))
-        except UserError as error:
-            wrong.append(one_line(error))
-    for text in wrong[:_SHOWN_FILES]:
-        yield Finding("problem", text, "mend the label file or the case's entry in the block")
-    if len(wrong) > _SHOWN_FILES:
-        yield Finding("problem", f"{len(wrong) - _SHOWN_FILES} more label files are wrong", "mend the first ones first")
-    if not known:
-        yield Finding("warning", "there is no training case to look at", "fill imagesTr and labelsTr")
-    elif not wrong:
-        yield Finding("ok", f"{len(known)} label files hold only what the annotated tasks of their cases contain")
-
-
-def _leaves(label: Path, dataset_json: dict[str, Any]) -> list[int]:
-    if not label.is_file():
-        raise LabelFileError(f"{label}: there is no such file; a case without structures needs a label file of zeros")
     try:
-        reader = determine_reader_writer_from_dataset_json(dataset_json, verbose=False)
-        values = np.unique(reader().read_seg(str(label))[0])
-    except Exception as error:  # each file format has its own
-        raise LabelFileError(f"{label}: cannot be read: {one_line(error)}") from error
-    strange = values[~np.isfinite(values) | (values != np.rint(values))]
-    if strange.size:
-        raise LabelFileError(f"{label}: holds {strange[0]}; the values of a label file are integers")
-    return [int(value) for value in values]
+        n_channels = number_of_channels(raw.dataset_json)
+        reader = _reader(raw)
+    except (KeyError, TypeError):
+        text = f'{raw.folder / "dataset.json"}: "channel_names" is missing'
+        yield Finding("problem", text, 'add nnU-Net\'s channel names, such as {"0": "CT"}')
+        return
+    except UserError as error:
+        yield Finding("problem", one_line(error), "no image or label file was looked at")
+        return
+    every = range(n_channels, n_channels + 1)
+    cases = [CaseToCheck(case, images, label, every) for case, (images, label) in files.items()]
+    cases += _test_cases(raw, n_channels)
+    if not files:
+        yield Finding("warning", "there is no training case to look at", "fill imagesTr and labelsTr")
+    faults: list[Fault] = []
+    n_right = 0
+    try:
+        for found in check_files(cases, reader, progress):
+            faults += found.faults
+            known = not raw.taskset.has_block or found.name in raw.taskset.cases
+            if known and found.name in files and found.values is not None:
+                wrong = _wrong_values(raw.taskset, found.name, files[found.name][1], found.values)
+                faults += wrong
+                n_right += not wrong
+    except UserError as error:
+        yield Finding("problem", one_line(error))
+    yield from findings_of(faults)
+    if files and n_right == len(files):
+        text = f"{n_right} label files hold only what the annotated tasks of their cases contain"
+        yield Finding("ok", text)
+    if cases and not faults:
+        yield Finding("ok", f"the files of {len(cases)} cases are whole, and each case's lie on one grid")
+
+
+def _reader(raw: RawDataset) -> type[Any]:
+    if raw.file_ending.lower() in Tiff3DIO.supported_file_endings:
+        # slices or volumes: an image must be looked at
+        with redirect_stderr(StringIO()):
+            return type(raw.reader())
+    try:
+        reader: type[Any] = determine_reader_writer_from_dataset_json(dict(raw.dataset_json), verbose=False)
+    except RuntimeError:
+        raise DatasetFilesError(
+            f"{raw.folder / 'dataset.json'}: file_ending: none of nnU-Net's readers reads {shown(raw.file_ending)}"
+        ) from None
+    return reader
+
+
+def _test_cases(raw: RawDataset, n_channels: int) -> Iterator[CaseToCheck]:
+    # nobody has the regression targets of test cases, which are the last channels
+    channels = range(n_channels - len(raw.taskset.regressions), n_channels + 1)
+    for case, images in raw.images("imagesTs").items():
+        label = raw.folder / "labelsTs" / f"{case}{raw.file_ending}"
+        yield CaseToCheck(f"{case} (imagesTs)", images, label if label.is_file() else None, channels)
+
+
+def _wrong_values(taskset: TaskSet, case: str, label: Path, values: Sequence[float]) -> list[Fault]:
+    strange = [value for value in values if not float(value).is_integer()]
+    if strange:
+        return [Fault("values", f"{label}: holds {strange[0]}; the values of a label file are integers")]
+    try:
+        taskset.check_leaves(case, [int(value) for value in values])
+    except UserError as error:
+        return [Fault("values", one_line(error))]
+    return []
 
 
 def _preprocessed(name: str, dataset_json: dict[str, Any], taskset: TaskSet) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ def diagnose(dataset: str | None = None, progress: Callable[[str], None] | None 
     """Look at the installation and, where one is named, at a data set.
 
     Args:
-        dataset: Data set id ("900") or name ("Dataset900_Union"); every label file of it is read.
+        dataset: Data set id ("900") or name ("Dataset900_Union"); every file of it is read.
         progress: Called with one line of text before each slow step.
     """
     tell = progress or (lambda line: None)

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+_SHOWN_DETAILS = 3
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -13,19 +15,30 @@ class Finding:
         level: "ok"; "warning" for what may be meant; "problem" for what fails or gives wrong results.
         text: What was found.
         remedy: What to do, empty where nothing is to be done.
+        details: Every instance of it, where there are several: a line each.
     """
 
     level: Literal["ok", "warning", "problem"]
     text: str
     remedy: str = ""
+    details: tuple[str, ...] = ()
 
 
-def report(findings: Iterable[Finding]) -> str:
-    """Return the findings as text, one or two lines each, and a last line that counts them."""
+def report(findings: Iterable[Finding], *, every_detail: bool = False) -> str:
+    """Return the findings as text, a line each with their remedies and details, and a last line that counts them.
+
+    Args:
+        findings: What was found.
+        every_detail: Whether all details are told, and not the first few.
+    """
     findings = list(findings)
     lines = []
     for finding in findings:
         lines.append(f"{finding.level:<8} {finding.text}")
+        told = finding.details if every_detail else finding.details[:_SHOWN_DETAILS]
+        lines += [f"{'':<8}    {detail}" for detail in told]
+        if len(told) < len(finding.details):
+            lines.append(f"{'':<8}    and {len(finding.details) - len(told)} more, which --all lists")
         if finding.remedy:
             lines.append(f"{'':<8} -> {finding.remedy}")
     problems, warnings = (sum(finding.level == level for finding in findings) for level in ("problem", "warning"))

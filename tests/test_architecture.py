@@ -20,6 +20,7 @@ ROOMS = (
     ("nnunet_mtl.trainers", "nnunet_mtl.planners", "nnunet_mtl.ext_trainers"),
     ("nnunet_mtl.cli",),
     ("nnunet_mtl.demo", "nnunet_mtl.doctor", "nnunet_mtl.dataset_checks", "nnunet_mtl.probe", "nnunet_mtl.methods"),
+    ("nnunet_mtl.file_checks",),
     ("nnunet_mtl.discovery",),
     ("nnunet_mtl.training",),
     ("nnunet_mtl.planning",),

@@ -93,7 +93,7 @@ class RawDataset:
             TaskSetError: If the block says nothing of one of them.
         """
         if "dataset" in self.dataset_json:
-            cases = self._listed_cases()
+            cases = self.listed_cases()
         else:
             labels = self.folder / "labelsTr"
             images = self.images("imagesTr")
@@ -105,7 +105,12 @@ class RawDataset:
         self.taskset.require_cases(cases)
         return dict(sorted(cases.items()))
 
-    def _listed_cases(self) -> dict[str, CaseFiles]:
+    def listed_cases(self) -> dict[str, CaseFiles]:
+        """Return the training cases that `dataset.json` lists with their files.
+
+        Raises:
+            RawDatasetError: If the list is not as nnU-Net reads it.
+        """
         try:
             # nnU-Net writes the paths it finds into what it is given.
             files = get_filenames_of_train_images_and_targets(str(self.folder), deepcopy(dict(self.dataset_json)))

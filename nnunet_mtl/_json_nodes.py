@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_mtl._messages import key_path, listed, shown
+from nnunet_mtl._names import name_problem, twins
 from nnunet_mtl.errors import UserError
 
 
@@ -93,3 +94,23 @@ class Node:
             raise self.error(f"{what} must be a string, is {shown(self.value)}; write a name in quotes")
         if not self.value or not self.value.isprintable():
             raise self.error(f"{what} must be a name of printable characters, is {shown(self.value)}; rename it")
+
+
+def require_file_names(places: Mapping[str, Node], what: str) -> None:
+    """Refuse names that would not do as names of files and folders, or not beside each other.
+
+    Args:
+        places: Where each name stands.
+        what: Of what they are names, in the singular, with its article.
+
+    Raises:
+        TaskSetError: For the first such name.
+    """
+    for name, place in places.items():
+        if problem := name_problem(name):
+            raise place.error(f"the name of {what} {problem}; rename it")
+    if pair := twins(places):
+        raise places[pair[1]].error(
+            f"differs from {shown(pair[0])} only in case or Unicode form, which some file systems do not tell apart; "
+            "rename one of them"
+        )

@@ -1,8 +1,10 @@
 """nnU-Net's own `labels` and `regions_class_order`, read as strictly as the regions of tasks need."""
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
-from nnunet_mtl._json_nodes import Node
+from nnunet_mtl._json_nodes import Node, require_file_names
 from nnunet_mtl._messages import quoted, shown
 
 
@@ -39,6 +41,8 @@ def parse_labels(dataset: Node, has_block: bool) -> Labels:
     if node is None:
         raise dataset.error('"labels" is missing; add nnU-Net\'s labels')
     children = node.members("label names")
+    if has_block:  # without one nothing is named after labels
+        require_file_names(children, "a label")
     written = {key: _values(child) for key, child in children.items() if key not in ("background", "ignore")}
     _check_background(node, children)
     if not written:
@@ -64,7 +68,8 @@ def parse_labels(dataset: Node, has_block: bool) -> Labels:
 def _values(node: Node) -> tuple[int, ...]:
     """Return the label values as written; two equal ones are nnU-Net's region of a single value."""
     if isinstance(node.value, list | tuple):
-        values = tuple(item.integer() for item in node.items("integers"))
+        integers = all(type(value) is int for value in node.value)  # then no value needs a place for a message
+        values = tuple(node.value) if integers else tuple(item.integer() for item in node.items("integers"))
     else:
         values = (node.integer("an integer or a list of integers"),)
     if not values:
@@ -133,20 +138,38 @@ def _regions_class_order(
             raise item.error(
                 f"{shown(item.value)} is not a label value of region {shown(name)}; write one of {_enumerated(values)}"
             )
-    for i, values in enumerate(region_labels):
-        inside = [j for j, others in enumerate(region_labels) if set(others) < set(values)]
-        if inside and inside[0] < i:
-            raise items[inside[0]].error(
-                f"region {shown(regions[inside[0]])} is painted before {shown(regions[i])}, which contains and so "
+    bits = [sum(1 << value for value in values) for values in region_labels]  # sets, compared in one step each
+    for i, within in enumerate(_inside(region_labels, bits)):
+        first = min(within, default=i)
+        if first < i:
+            raise items[first].error(
+                f"region {shown(regions[first])} is painted before {shown(regions[i])}, which contains and so "
                 f'overwrites it; move {shown(regions[i])} before it in "labels" and in "regions_class_order"'
             )
-        own = set(values).difference(*(region_labels[j] for j in inside))
-        if own and items[i].value not in own:
+        own = bits[i] & ~reduce(or_, (bits[j] for j in within), 0)
+        if own and not own >> items[i].value & 1:
+            own_values = tuple(value for value in region_labels[i] if own >> value & 1)
             raise items[i].error(
                 f"{shown(items[i].value)} belongs to a region inside {shown(regions[i])} too; "
-                f"write {_enumerated(tuple(sorted(own)))}, so that the two can be told apart"
+                f"write {_enumerated(own_values)}, so that the two can be told apart"
             )
     return tuple(item.value for item in items)
+
+
+def _inside(region_labels: tuple[tuple[int, ...], ...], bits: list[int]) -> list[list[int]]:
+    """Return for each region those that lie in it and do not fill it.
+
+    Args:
+        region_labels: Values of each region, ascending.
+        bits: An integer for each region, with the bits of its values set.
+    """
+    starting: dict[int, list[int]] = {}
+    for j, values in enumerate(region_labels):
+        starting.setdefault(values[0], []).append(j)
+    return [
+        [j for value in values for j in starting.get(value, ()) if bits[j] != bits[i] and not bits[j] & ~bits[i]]
+        for i, values in enumerate(region_labels)
+    ]
 
 
 def _enumerated(values: tuple[int, ...]) -> str:

@@ -39,7 +39,8 @@ def spelt(name: str) -> str:
 
 def quoted(name: str) -> str:
     """Return a name as it is written in JSON, cut to one short line."""
-    return json.dumps(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}...")
+    short = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+    return json.dumps(short, ensure_ascii=not short.isprintable())
 
 
 def key_path(path: str, key: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnunet_mtl._json_nodes import Node
+from nnunet_mtl._json_nodes import Node, require_file_names
 from nnunet_mtl._messages import listed, shown
 from nnunet_mtl._regression_parsing import TYPE, RegressionTask, is_regression
 
@@ -126,11 +126,12 @@ def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
     segmenting = {name: child for name, child in children.items() if not is_regression(child)}
     if not segmenting:
         raise node.error("holds regression tasks only, and nnU-Net trains labels; add a task with regions (the body)")
-    _refuse_slashes(children)
+    require_file_names(children, "a task")
+    known = dict.fromkeys(regions)  # looked up by name, in their order for messages
     owner: dict[str, str] = {}
     tasks = []
     for name, child in segmenting.items():
-        tasks.append(_parse_task(name, child, segmenting, regions))
+        tasks.append(_parse_task(name, child, segmenting, known))
         for region, place in child.fields(("regions",), _TASK_KEYS)["regions"].names("labels").items():
             if region in owner:
                 raise place.error(f"region {shown(region)} is in task {shown(owner[region])} too; remove it from one")
@@ -141,19 +142,14 @@ def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
         if region in children and owner[region] != region:
             raise children[region].error(f"a region of task {shown(owner[region])} has this name; rename one of them")
     _check_parents(tasks, children)
+    require_file_names(_slot_places(segmenting), "a slot")
     return tuple(tasks)
-
-
-def _refuse_slashes(tasks: Mapping[str, Node]) -> None:
-    for name, child in tasks.items():
-        if "/" in name or "\\" in name:
-            raise child.error("a task's name must not contain a slash; rename it")
 
 
 _TASK_KEYS = ("slots", "parent", "overlaps", "type")
 
 
-def _parse_task(name: str, node: Node, names: Collection[str], labels: tuple[str, ...]) -> Task:
+def _parse_task(name: str, node: Node, names: Collection[str], labels: Collection[str]) -> Task:
     fields = node.fields(("regions",), _TASK_KEYS)
     regions = fields["regions"].names("labels")
     if not regions:
@@ -165,36 +161,61 @@ def _parse_task(name: str, node: Node, names: Collection[str], labels: tuple[str
         slots = tuple(fields["slots"].names("slot names"))
         if len(slots) != len(regions):
             raise fields["slots"].error(f"has {len(slots)} entries for {len(regions)} regions; give one per region")
-    others = [other for other in names if other != name]
-    parent = fields["parent"].known_name(others, "other task") if "parent" in fields else None
+    parent = _other_task(fields["parent"], name, names) if "parent" in fields else None
     overlaps = fields["overlaps"].names("task names") if "overlaps" in fields else {}
     for place in overlaps.values():
-        place.known_name(others, "other task")
+        _other_task(place, name, names)
     kind = fields["type"].known_name(TYPES, "type") if "type" in fields else TYPES[0]
     return Task(name, tuple(regions), slots, parent, tuple(overlaps), kind)
 
 
+def _slot_places(tasks: Mapping[str, Node]) -> dict[str, Node]:
+    places: dict[str, Node] = {}
+    for task in tasks.values():
+        fields = task.fields(("regions",), _TASK_KEYS)
+        for slot, place in fields["slots"].names("slot names").items() if "slots" in fields else ():
+            places.setdefault(slot, place)
+    return places
+
+
+def _other_task(place: Node, name: str, names: Collection[str]) -> str:
+    # the others are listed for a refusal alone: with a list for each task, reading would take quadratic time
+    other = place.name()
+    if other != name and other in names:
+        return other
+    return place.known_name([one for one in names if one != name], "other task")
+
+
 def _check_parents(tasks: list[Task], places: dict[str, Node]) -> None:
     parent_of = {task.name: task.parent for task in tasks}
+    leads_out: set[str] = set()
     for task in tasks:
-        seen = [task.name]
-        while (parent := parent_of[seen[-1]]) is not None:
-            if parent in seen:
-                circle = listed([*seen[seen.index(parent) :], parent])
+        path = dict.fromkeys([task.name])  # in the order walked
+        here = task.name
+        while (parent := parent_of[here]) is not None and parent not in leads_out:
+            if parent in path:
+                walked = list(path)
+                circle = listed([*walked[walked.index(parent) :], parent])
                 place = places[parent].fields(("regions",), _TASK_KEYS)["parent"]
                 raise place.error(f"parents run in a circle ({circle}); remove one")
-            seen.append(parent)
+            path[parent] = None
+            here = parent
+        leads_out.update(path)
 
 
 def parse_classification(node: Node, regions: tuple[str, ...]) -> tuple[ClassificationTask, ...]:
     """Read `classification`."""
-    return tuple(_parse_question(name, child, regions) for name, child in node.members("names").items())
+    children = node.members("names")
+    require_file_names(children, "a question")
+    return tuple(_parse_question(name, child, regions) for name, child in children.items())
 
 
 def _parse_question(name: str, node: Node, regions: tuple[str, ...]) -> ClassificationTask:
     fields = node.fields(("kind", "classes"), ("evidence",))
     kind = fields["kind"].known_name(KINDS, "kind")
-    classes = tuple(fields["classes"].names("class names"))
+    places = fields["classes"].names("class names")
+    require_file_names(places, "a class")
+    classes = tuple(places)
     fewest = 1 if kind == "multilabel" else 2
     if len(classes) < fewest:
         raise fields["classes"].error(f"has {len(classes)} entries; {kind} needs at least {fewest} classes, add them")
@@ -211,7 +232,11 @@ def parse_cases(
     """Read `cases`."""
     names = annotatable(tasks, regressions)
     by_name = {question.name: question for question in questions}
-    return {case: _parse_case(child, names, by_name) for case, child in node.members("case names").items()}
+    children = node.members("case names")
+    for case, child in children.items():
+        if "/" in case:
+            raise child.error("the name of a case must not contain a slash; rename it, and its files")
+    return {case: _parse_case(child, names, by_name) for case, child in children.items()}
 
 
 def _parse_case(node: Node, names: dict[str, tuple[str, ...]], questions: dict[str, ClassificationTask]) -> Case:

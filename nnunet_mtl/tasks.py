@@ -136,7 +136,8 @@ class TaskSet:
     def slot_of_region(self) -> tuple[int, ...]:
         """Index into `slot_names` of each region, (R,)."""
         slots = {r: slot for task in self.tasks for r, slot in zip(task.regions, task.slots, strict=True)}
-        return tuple(self.slot_names.index(slots[region]) for region in self.regions)
+        number = {slot: i for i, slot in enumerate(self.slot_names)}
+        return tuple(number[slots[region]] for region in self.regions)
 
     @cached_property
     def _annotatable(self) -> dict[str, tuple[str, ...]]:

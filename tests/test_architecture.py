@@ -38,6 +38,7 @@ ROOMS = (
         "nnunet_mtl._labels",
         "nnunet_mtl._json_nodes",
         "nnunet_mtl._messages",
+        "nnunet_mtl._names",
         "nnunet_mtl.settings",
         "nnunet_mtl.task_maps",
         "nnunet_mtl.files",

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 
 SETTINGS = settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-WORDS = st.text("abzéλ肝_-. ()'\"[]{}:,1", min_size=1, max_size=6).filter(lambda t: t not in ("background", "ignore"))
+# Good names of files, none of which differ only in case or Unicode form.
+WORDS = st.text("abzéλ肝_-. ()'\"[]{}:,1", min_size=1, max_size=6).filter(
+    lambda t: t == t.strip() and t not in (".", "..", "background", "ignore")
+)
 
 
 @st.composite

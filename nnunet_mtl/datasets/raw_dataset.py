@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._names import name_problem
+from nnunet_mtl.datasets.region_tasks import with_region_tasks
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.files import write_json
-from nnunet_mtl.tasks import Task, TaskSet, read_dataset_json, write_dataset_json
+from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
 
 SPLITS_NAME = "splits_final.json"
 Splits = list[dict[str, list[str]]]
@@ -62,13 +64,14 @@ class RawDataset:
 
         Raises:
             TaskSetError: If it cannot be read or is refused.
+            RegionNameError: If a region has no name for a task.
             RawDatasetError: If it has no block, or names no file ending.
         """
         path = folder / "dataset.json"
         dataset_json = read_dataset_json(path)
         taskset = TaskSet.from_dataset_json(dataset_json, str(path))
         if regions_are_tasks and not taskset.has_block and taskset.has_regions:
-            taskset = with_region_tasks(taskset)
+            taskset = with_region_tasks(taskset, path)
         elif not taskset.has_block:
             regions = "; extract takes its regions for tasks, without --with_block" if taskset.has_regions else ""
             raise RawDatasetError(
@@ -114,7 +117,7 @@ class RawDataset:
         try:
             # nnU-Net writes the paths it finds into what it is given.
             files = get_filenames_of_train_images_and_targets(str(self.folder), deepcopy(dict(self.dataset_json)))
-            return {
+            found = {
                 str(case): CaseFiles(tuple(map(Path, of_case["images"])), Path(of_case["label"]))
                 for case, of_case in files.items()
             }
@@ -122,6 +125,13 @@ class RawDataset:
             raise RawDatasetError(
                 f'{self.folder / "dataset.json"}: dataset: must be {{case: {{"images": [file, ...], "label": file}}}}'
             ) from None
+        if strange := [case for case in found if "/" in case]:
+            # files are named after cases, and would lie elsewhere
+            raise RawDatasetError(
+                f"{self.folder / 'dataset.json'}: dataset: the name of a case must not contain a slash, as "
+                f"{listed(strange)} does; rename it"
+            )
+        return found
 
     def images(self, part: str) -> dict[str, tuple[Path, ...]]:
         """Return the images of every case of a folder such as `imagesTs`; empty where there is no such folder."""
@@ -172,17 +182,6 @@ class RawDataset:
         return {key: value for key, value in (kept | new).items() if value is not None}
 
 
-def with_region_tasks(taskset: TaskSet) -> TaskSet:
-    """Return a task set in which every region is a task, inside the smallest region that contains it: nested labels."""
-    labels = {region: set(values) for region, values in zip(taskset.regions, taskset.region_labels, strict=True)}
-
-    def parent(region: str) -> str | None:
-        outer = [other for other in taskset.regions if labels[region] < labels[other]]
-        return min(outer, key=lambda other: len(labels[other]), default=None)
-
-    return replace(taskset, tasks=tuple(Task(one, (one,), (one,), parent(one)) for one in taskset.regions))
-
-
 def _restricted(path: Path, cases: Collection[str], source: str) -> Splits:
     try:
         splits = [
@@ -213,6 +212,8 @@ def place_of(source: Path, dataset_id: int, name: str) -> Path:
         raise RawDatasetError(f"-o {dataset_id}: a data set id lies between 1 and 999")
     if not re.fullmatch(r"[\w.-]+", name):
         raise RawDatasetError(f"--name {shown(name)}: use letters, digits, '-', '_' and '.' only")
+    if problem := name_problem(name):
+        raise RawDatasetError(f"--name {shown(name)}: the name of a data set {problem}; give another")
     start = f"Dataset{dataset_id:03d}"
     beside = {path.name for path in source.parent.glob(f"{start}*")}
     taken = sorted(beside.union(map(str, find_candidate_datasets(dataset_id))))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._names import name_problem, twins
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.answer_comparison import compare_answers
 from nnunet_mtl.evaluation.answer_figures import question_figures
@@ -201,15 +202,26 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart, as names of folders."""
+    """Return the shortest ends of the paths that tell them apart on any file system, as names of folders."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts), default=0) + 1):
         names = ["_".join(part.strip("/") for part in of_folder[-length:]) for of_folder in parts]
-        if len(set(names)) == len(names):
-            return names
+        if twins(names) is None and len(set(names)) == len(names):
+            return [_checked(name, folder) for name, folder in zip(names, folders, strict=True)]
     if folders:
-        raise EvaluationError(f"--runs: {listed(map(str, folders))} name a folder twice; name each once")
+        raise EvaluationError(
+            f"--runs: {listed(map(str, folders))} name a folder twice, or differ only in case or Unicode form; name "
+            "each once"
+        )
     return []
+
+
+def _checked(name: str, folder: Path) -> str:
+    if problem := name_problem(name):
+        raise EvaluationError(
+            f"--runs {folder}: its results would be in a folder {shown(name)}, whose name {problem}; rename the folder"
+        )
+    return name
 
 
 def _questions(predictions: Path, asked: Evaluation, cases: Sequence[str]) -> dict[str, QuestionEvaluation]:

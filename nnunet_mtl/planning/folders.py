@@ -7,6 +7,8 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+from nnunet_mtl._messages import shown
+from nnunet_mtl._names import name_problem
 from nnunet_mtl.errors import UserError
 
 
@@ -37,12 +39,15 @@ def new_raw_folder(dataset_id: int, name: str) -> Path:
     """Return `$nnUNet_raw/DatasetXXX_name` for a data set that is to be written; nothing is made.
 
     Raises:
-        PlanningError: If the variable is not set, or the id is out of range or taken by another data set.
+        PlanningError: If the variable is not set, the id is out of range or taken by another data set, or the name is
+            none of a folder.
     """
     if not nnUNet_raw.is_set():
         raise PlanningError("nnUNet_raw is not set; set it to the folder that nnU-Net keeps its data in")
     if not 1 <= dataset_id <= 999:
         raise PlanningError(f"data set id {dataset_id}: must lie between 1 and 999")
+    if problem := name_problem(name):
+        raise PlanningError(f"--name {shown(name)}: the name of a data set {problem}; give another")
     folder = Path(nnUNet_raw) / f"Dataset{dataset_id:03d}_{name}"
     others = [other.name for other in Path(nnUNet_raw).glob(f"Dataset{dataset_id:03d}_*") if other != folder]
     if others:

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from nnunet_mtl._names import name_problem, same_on_disk
 from nnunet_mtl.files import write_json
 from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, read_plans
 from nnunet_mtl.planning.network_size import NetworkSize
@@ -46,7 +47,9 @@ def write_plans(
     """
     folder = preprocessed_folder(dataset)
     source_path, target = folder / f"{source}.json", folder / f"{name}.json"
-    _check_name(name, source)
+    check_plans_name(name, f"--name {name!r}", [path.stem for path in folder.glob("*.json")])
+    if name == source:
+        raise PlanningError(f"--name {name}: the new plans need another name than those they are made from")
     plans = read_plans(source_path)
     block = plans.get("nnunet_mtl", {})
     base = Settings.from_mapping(block.get("settings", {}), f"{source_path}: nnunet_mtl.settings")
@@ -66,14 +69,27 @@ def write_plans(
     return target
 
 
-def _check_name(name: str, source: str) -> None:
-    if name == source:
-        raise PlanningError(f"--name {name}: the new plans need another name than those they are made from")
+def check_plans_name(name: str, option: str, others: Collection[str]) -> None:
+    """Refuse a name that plans, and so files and results folders, cannot have.
+
+    Args:
+        name: Of new plans.
+        option: Where it was given, for the message.
+        others: Names of other plans, or files, beside which the new ones will lie.
+
+    Raises:
+        PlanningError: If the name will not do.
+    """
     # nnU-Net joins trainer, plans and configuration by two underscores in the names of results folders.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name or name.endswith((".json", "_")):
         raise PlanningError(
-            f"--name {name!r}: a plans name has letters, digits, '.', '-' and single '_' inside it, and no '.json'"
+            f"{option}: a plans name has letters, digits, '.', '-' and single '_' inside it, and no '.json'"
         )
+    if problem := name_problem(name):
+        raise PlanningError(f"{option}: a plans name {problem}; give another")
+    twin = next((other for other in others if other != name and same_on_disk(other) == same_on_disk(name)), None)
+    if twin is not None:
+        raise PlanningError(f"{option}: differs from {twin}, which is there, only in case; give another")
 
 
 def _resize(plans: dict[str, Any], network: NetworkSize, configurations: Sequence[str], source: Path) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from nnunet_mtl.files import write_json
 from nnunet_mtl.inference.model_folder import TrainedModel, build_network
 from nnunet_mtl.networks.architecture import family_of, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.planning.plans import check_plans_name
 from nnunet_mtl.probe.features import Source, quiet
 from nnunet_mtl.probe.fit import LinearProbe
 from nnunet_mtl.probe.folds import Fold, ProbeError
@@ -42,7 +42,8 @@ def export_folder(source: Source, name: str) -> Path:
         name: Of the new plans.
 
     Raises:
-        ProbeError: If the model or the name will not do, or the folder is there.
+        ProbeError: If the model will not do, or the folder is there.
+        PlanningError: If the name will not do.
     """
     model = source.model
     if not source.outputs.has_regions:
@@ -57,8 +58,8 @@ def export_folder(source: Source, name: str) -> Path:
             f"--export: {model.trainer_name} builds its network in a way of its own, which the plans do not tell; the "
             "report does without --export"
         )
-    if not re.fullmatch(r"\w[\w.-]*", name) or "__" in name:
-        raise ProbeError(f"--export {shown(name)}: a name of plans is letters, digits, '-', '.' and single '_'")
+    others = [path.name.split("__")[1] for path in model.folder.parent.glob("*__*__*")]
+    check_plans_name(name, f"--export {shown(name)}", others)
     trainer = model.trainer_name if source.ours else _STOCK_BECOMES
     folder = model.folder.parent / f"{trainer}__{name}__{model.configuration}"
     if folder.exists():

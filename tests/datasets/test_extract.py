@@ -243,6 +243,7 @@ def test_what_is_asked_wrongly_is_refused_in_one_line(union):
     refused(union, "-o 900: the id is taken by Dataset900_Union; give another", "liver", 900)
     refused(union, "-o 1000: a data set id lies between 1 and 999", "liver", 1000)
     refused(union, "--name '../x': use letters", "liver", 901, "../x")
+    refused(union, "--name 'aaa.*must not be longer than 120 characters", "liver", 901, "a" * 121)
 
 
 @pytest.mark.parametrize("place", ["raw", "pre", "results"])
@@ -276,6 +277,18 @@ def test_without_a_block_every_region_is_a_task(union):
     text = extract(union.folder, ["liver_tumour"], 901)
     assert text.startswith("liver_tumour: 6 of 6 training cases")
     np.testing.assert_array_equal(union.label(901, "whole_0"), np.where(ORACLE == 3, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("../tumour", "must not contain a slash"), ("Liver", "'liver' and 'Liver' must differ in more")],
+)
+def test_regions_that_become_tasks_have_names_of_folders(union, name, message):
+    del union.description["nnunet_mtl"]
+    labels = union.description["labels"]
+    union.description["labels"] = {name if old == "liver_tumour" else old: value for old, value in labels.items()}
+    (union.folder / "dataset.json").write_text(json.dumps(union.description))
+    refused(union, f"labels: as .*{message}.*; rename", "liver", 901)
 
 
 def test_a_data_set_without_a_file_ending_is_refused(union):
@@ -348,6 +361,9 @@ def test_files_that_are_listed_in_the_description_get_nnunets_names(union):
     assert "dataset" not in description(union, 901)
     assert cases_in(union.made(901) / "labelsTr") == ["liver_0"]
     assert same_file(union, "imagesTr", "liver_0_0001.nii.gz")
+    union.description["dataset"] = {"../liver_0": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}
+    union.write_description()
+    refused(union, "dataset: the name of a case must not contain a slash", "liver", 902)
     union.description["dataset"] = {"liver_0": "imagesTr"}
     union.write_description()
     refused(union, "dataset: must be .case:", "liver", 902)

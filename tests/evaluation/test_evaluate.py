@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +175,21 @@ def test_what_cannot_be_done_is_said_in_one_line(data, capsys, words, message):
     assert run(*words, "-ref", data / "labelsTr") == 2
     error = capsys.readouterr().err
     assert message in error
+    assert error.count("\n") == 1
+
+
+def test_runs_whose_folders_differ_only_in_case_get_folders_that_differ_in_more(data):
+    for name in ("one/Good", "two/good"):
+        shutil.copytree("good", name)
+    assert run("--runs", "one/Good", "two/good", "-ref", data / "labelsTr", "-o", "out", "--no_figures") == 0
+    assert sorted(path.name for path in Path("out").iterdir() if path.is_dir()) == ["one_Good", "two_good"]
+
+
+def test_the_name_of_a_run_is_that_of_a_folder(data, capsys):
+    shutil.copytree("good", "x" * 121)
+    assert run("--runs", "good", "x" * 121, "-ref", data / "labelsTr", "-o", "out") == 2
+    error = capsys.readouterr().err
+    assert "must not be longer than 120 characters, and has 121; rename the folder" in error
     assert error.count("\n") == 1
 
 

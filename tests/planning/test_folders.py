@@ -33,6 +33,13 @@ def test_new_id_is_free_and_in_range(dataset, dataset_id, message):
         new_raw_folder(dataset_id, "Phantom")
 
 
+@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "a\\b", "..", " a", "a ", "a\n", "", "a" * 121])
+def test_a_new_folder_lies_where_nnunet_looks_for_it(dataset, name):
+    with pytest.raises(UserError, match=r"--name .*: the name of a data set must") as error:
+        new_raw_folder(7, name)
+    assert "\n" not in str(error.value)
+
+
 def test_new_folder_needs_the_variable(dataset, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(UserError, match="nnUNet_raw is not set"):

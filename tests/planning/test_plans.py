@@ -68,6 +68,8 @@ def test_same_plans_again_are_no_conflict_and_others_are(dataset):
         ({"name": "a__b"}, "a plans name has letters"),
         ({"name": "../a"}, "a plans name has letters"),
         ({"name": "a.json"}, "a plans name has letters"),
+        ({"name": "a" * 121}, "must not be longer than 120 characters, and has 121"),
+        ({"name": "NNUNETPLANS"}, "differs from nnUNetPlans, which is there, only in case"),
         ({"name": "dataset", "overwrite": True}, "dataset.json: not a plans file"),
         ({"assignments": ["epoch=5"]}, "unknown setting 'epoch'"),
         ({"assignments": ["epochs=0"]}, "epochs=0 must be at least 1"),

@@ -147,7 +147,7 @@ def test_evidence_is_named_as_in_the_model(trained: Trained, data: Path) -> None
     assert ours.network.classification.questions[0]["evidence"] == 1
 
 
-@pytest.mark.parametrize("name", ["a__b", "a/b", "", "..", "a b"])
+@pytest.mark.parametrize("name", ["a__b", "a/b", "", "..", "a b", "a" * 121, "TINY"])
 def test_a_name_that_is_none_is_refused(trained: Trained, data: Path, name: str) -> None:
     with pytest.raises(UserError, match="--export"):
         export(opened(trained(), data), name, {})

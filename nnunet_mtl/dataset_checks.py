@@ -84,9 +84,9 @@ def _stray_files(raw: RawDataset) -> Iterator[Finding]:
     if hidden:
         # nnU-Net takes a hidden image for a case, and the others for nothing
         taken = any(path.name.endswith(raw.file_ending) for path in hidden)
-        text = f"{len(hidden)} hidden file(s) of an operating system in {raw.folder}: delete them"
         details = tuple(str(path.relative_to(raw.folder)) for path in hidden)
-        yield Finding("problem" if taken else "warning", text, details=details)
+        text = f"{len(hidden)} hidden file(s) of an operating system in {raw.folder}, such as {details[0]}: delete them"
+        yield Finding("problem" if taken else "warning", text, details=details, told=0)
     named = re.compile(rf".+_\d{{4}}{re.escape(raw.file_ending)}")
     images = raw.folder / "imagesTr"
     strays = [path for path in sorted(images.glob(f"[!.]*{raw.file_ending}")) if not named.fullmatch(path.name)]

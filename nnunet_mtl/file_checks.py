@@ -31,25 +31,28 @@ _SAME_IMAGE = "write them again from the same image, or copy its header if only 
 _NIBABEL = '"overwrite_image_reader_writer": "NibabelIO"'  # it takes the spacing and leaves directions alone
 # Of each kind, in the order in which they are told: what follows the number of faults, and what to do about them.
 _KINDS = {
-    "missing": ("files are not there", "add them; a case without structures needs a label file of zeros"),
-    "damaged": ("files are damaged or end too early", "copy or write them again"),
+    "missing": ("file(s) not there", "add them; a case without structures needs a label file of zeros"),
+    "damaged": ("file(s) damaged, or too short", "copy or write them again"),
     "oblique": (
-        "files have directions that are not orthonormal, which SimpleITK does not read",
+        "file(s) with directions that are not orthonormal, which SimpleITK does not read",
         f"resample them, or copy their qform to their sform if that is right; or write {_NIBABEL} into dataset.json",
     ),
-    "unreadable": ("files cannot be read", "write them again as nnU-Net's reader of this data set reads them"),
+    "unreadable": ("file(s) that cannot be read", "write them again as nnU-Net's reader of this data set reads them"),
     "volumes": (
-        "files hold more than one volume (a time axis, or colours)",
+        "file(s) with more than one volume (a time axis, or colours)",
         "write the one volume that is meant into a file of its own",
     ),
-    "channels": ("cases have another number of channels than dataset.json", "add or remove image files"),
-    "values": ("label files hold what they must not", "mend the label file or the case's entry in the block"),
+    "channels": ("case(s) with another number of channels than dataset.json", "add or remove image files"),
+    "values": (
+        "label file(s) with values that must not be there",
+        "mend the label file or the case's entry in the block",
+    ),
     **{
-        f"channels {kind}": (f"image files differ from the first channel of their case in {kind}", _SAME_IMAGE)
+        f"channels {kind}": (f"image file(s) that differ from the first channel of their case in {kind}", _SAME_IMAGE)
         for kind in ("number of dimensions", "shape", "spacing", "origin", "direction")
     },
     **{
-        f"label {kind}": (f"label files differ from their images in {kind}", _SAME_IMAGE)
+        f"label {kind}": (f"label file(s) that differ from their images in {kind}", _SAME_IMAGE)
         for kind in ("number of dimensions", "shape", "spacing", "origin", "direction")
     },
 }
@@ -184,7 +187,8 @@ def _read(path: Path, reader: type[Any], faults: list[Fault], *, is_label: bool)
     try:
         array, properties = reader().read_seg(str(path)) if is_label else reader().read_images([str(path)])
     except Exception as error:  # noqa: BLE001 - readers raise anything, and the other files are to be looked at too
-        faults.append(Fault(_kind(error), f"{path}: {one_line(error)}"))
+        # SimpleITK's messages begin with places in its source
+        faults.append(Fault(_kind(error), f"{path}: {one_line(error).rpartition('ITK ERROR: ')[2]}"))
         return None
     values = tuple(np.unique(array).tolist()) if is_label else ()
     return _Image(len(array), grid_of(array.shape[1:], properties), values)

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-_SHOWN_DETAILS = 3
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -16,12 +14,14 @@ class Finding:
         text: What was found.
         remedy: What to do, empty where nothing is to be done.
         details: Every instance of it, where there are several: a line each.
+        told: How many of them are told where not all are asked for.
     """
 
     level: Literal["ok", "warning", "problem"]
     text: str
     remedy: str = ""
     details: tuple[str, ...] = ()
+    told: int = 3
 
 
 def report(findings: Iterable[Finding], *, every_detail: bool = False) -> str:
@@ -35,9 +35,9 @@ def report(findings: Iterable[Finding], *, every_detail: bool = False) -> str:
     lines = []
     for finding in findings:
         lines.append(f"{finding.level:<8} {finding.text}")
-        told = finding.details if every_detail else finding.details[:_SHOWN_DETAILS]
+        told = finding.details if every_detail else finding.details[: finding.told]
         lines += [f"{'':<8}    {detail}" for detail in told]
-        if len(told) < len(finding.details):
+        if 0 < len(told) < len(finding.details):
             lines.append(f"{'':<8}    and {len(finding.details) - len(told)} more, which --all lists")
         if finding.remedy:
             lines.append(f"{'':<8} -> {finding.remedy}")

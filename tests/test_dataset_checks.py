@@ -8,6 +8,7 @@ import SimpleITK
 import tifffile
 from skimage import io
 
+from nnunet_mtl.cli import main
 from nnunet_mtl.dataset_checks import check_dataset
 from nnunet_mtl.findings import report
 
@@ -187,7 +188,7 @@ def test_a_label_file_that_is_missing_or_broken_is_a_problem(data):
     assert "liver_0.nii.gz: there is no such file" in _only_detail()
     data.label("liver_0").write_text("not an image, but as long as the header of one would be" * 10)
     assert "liver_0.nii.gz: " in _only_detail()
-    assert "files cannot be read" in _only_fault().text
+    assert "cannot be read" in _only_fault().text
 
 
 def _add_cases(data, number):
@@ -207,8 +208,8 @@ def test_faults_are_counted_by_kind_and_all_are_listed_if_asked(data):
         _write_image(data.label(f"more_{number}"), [0, 1])
     data.label("both_0").unlink()
     missing, values = _faults()
-    assert missing.text == "1 files are not there"
-    assert values.text == "9 label files hold what they must not"
+    assert missing.text == "1 file(s) not there"
+    assert values.text == "9 label file(s) with values that must not be there"
     assert len(values.details) == 9
     assert "and 6 more, which --all lists" in report([values])
     for number in range(9):
@@ -241,7 +242,7 @@ def test_a_label_at_another_place_than_its_image_is_a_problem(data, reader, kind
         kind = "origin"  # the first voxel is another one after the axes are turned
     detail = _only_detail()
     assert f"labelsTr/liver_0.nii.gz: {kind} (" in detail
-    assert _only_fault().text == f"1 label files differ from their images in {kind}"
+    assert _only_fault().text == f"1 label file(s) that differ from their images in {kind}"
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -335,7 +336,10 @@ def test_hidden_files_are_one_line_and_hide_no_other_fault(data):
         (data.raw / "labelsTr" / f"._{case}.nii.gz").write_bytes(b"Mac OS X")
     fault = _only_fault()
     assert fault.level == "problem"  # nnU-Net takes them for cases
-    assert fault.text == f"8 hidden file(s) of an operating system in {data.raw}: delete them"
+    expected = f"8 hidden file(s) of an operating system in {data.raw}, such as Thumbs.db: delete them"
+    assert fault.text == expected
+    assert report([fault]).splitlines()[:-1] == [f"problem  {expected}"]
+    assert "imagesTr/._liver_0_0000.nii.gz" in report([fault], every_detail=True)
     data.label("liver_0").unlink()
     hidden, missing = _faults()
     assert "hidden" in hidden.text
@@ -391,6 +395,17 @@ def test_a_file_ending_that_nobody_reads_is_a_problem(data):
     data.write(data.read() | {"file_ending": ".xyz"})
     texts = [fault.text for fault in _faults()]
     assert any("none of nnU-Net's readers reads '.xyz'" in text for text in texts)
+
+
+def test_the_command_lists_the_first_few_or_all(data, capsys):
+    _add_cases(data, 5)
+    for number in range(5):
+        data.label(f"more_{number}").unlink()
+    assert main(["doctor", "-d", "900"]) == 1
+    printed = capsys.readouterr().out
+    assert ("more_2.nii.gz: there is no" in printed, "more_3.nii.gz: there is no" in printed) == (True, False)
+    assert main(["doctor", "-d", "900", "--all"]) == 1
+    assert "more_4.nii.gz: there is no such file" in capsys.readouterr().out
 
 
 @pytest.mark.slow

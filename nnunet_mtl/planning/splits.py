@@ -65,7 +65,8 @@ def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
     listed = dataset_json.get("dataset")
     if listed is None:
         listed = get_identifiers_from_splitted_dataset_folder(str(raw / "imagesTr"), dataset_json["file_ending"])
-    return sorted(str(case) for case in listed)
+    # macOS leaves "._CASE_0000.nii.gz" beside every image, which nnU-Net takes for one
+    return sorted(str(case) for case in listed if not str(case).startswith("."))
 
 
 def _patients(tasks: TaskSet, cases: Sequence[str]) -> list[str]:

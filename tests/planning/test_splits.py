@@ -55,6 +55,15 @@ def test_same_call_same_folds_and_other_folds_need_leave(dataset):
     assert len(read(dataset)) == 3
 
 
+def test_hidden_files_are_no_cases(dataset):
+    make_splits(900)
+    folds = read(dataset)
+    for path in list((dataset.raw / "imagesTr").iterdir()):
+        path.with_name(f"._{path.name}").touch()
+    make_splits(900)
+    assert read(dataset) == folds
+
+
 def test_folds_in_the_raw_folder_are_not_contradicted(dataset):
     (dataset.raw / "splits_final.json").write_text(json.dumps([{"train": ["liver_00"], "val": ["liver_01"]}]))
     with pytest.raises(UserError, match=r"raw.*splits_final\.json: other folds are there; nnU-Net compares it"):

@@ -39,6 +39,8 @@ ROOMS = (
         "nnunet_mtl.settings",
         "nnunet_mtl.task_maps",
         "nnunet_mtl.files",
+        "nnunet_mtl.integrity",
+        "nnunet_mtl.csv_tables",
         "nnunet_mtl.findings",
         "nnunet_mtl.errors",
     ),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl.csv_tables import read_rows
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.case_scores import RegionScores
 from nnunet_mtl.evaluation.lesions import LesionCounts
@@ -91,15 +91,8 @@ class RunScores:
         Raises:
             RunScoresError: If it cannot be read or a column is missing.
         """
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                missing = [name for name in (*_KEYS, *METRICS, *_COUNTS) if name not in (reader.fieldnames or ())]
-                if missing:
-                    raise RunScoresError(f"{path}: no column {listed(missing)}; run `nnunet_mtl evaluate` again")
-                scores = [_line(row, path, reader.line_num) for row in reader]
-        except OSError as error:
-            raise RunScoresError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        rows = read_rows(path, (*_KEYS, *METRICS, *_COUNTS), RunScoresError, METRICS)
+        scores = [_line(row, path, line) for line, row in rows]
         return cls(tuple(scores))
 
     def summary(self, taskset: TaskSet) -> dict[str, Any]:

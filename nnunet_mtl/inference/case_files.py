@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
-from nnunet_mtl.inference.integrity import file_problem
+from nnunet_mtl.integrity import file_problem
 
 
 class InputError(UserError):

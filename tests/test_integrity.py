@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from nnunet_mtl.inference.integrity import file_problem
+from nnunet_mtl.integrity import file_problem
 
 
 def written(path: Path) -> Path:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.cases import grid_difference
+from nnunet_mtl.evaluation.label_files import LabelFileError, read_label_file
 from nnunet_mtl.findings import one_line
 
 Values = npt.NDArray[np.int64]
@@ -57,19 +58,16 @@ class LabelMapReader:
         Returns:
             The map, even if a problem was found; None if it cannot be read at all.
         """
-        if not path.is_file():
-            self.problems.append(f"{path}: is not there; write or predict it")
-            return None
         try:
-            stored, properties = self.reader.read_seg(str(path))
-        except Exception as error:  # noqa: BLE001 - readers raise anything, and the other maps are to be named too
-            self.problems.append(f"{path}: cannot be read ({one_line(error)}); write it again")
+            stored, properties = read_label_file(path, self.reader)
+        except LabelFileError as error:
+            self.problems.append(str(error))
             return None
         with np.errstate(invalid="ignore"):  # NaN is no integer, and is told below
-            labels = stored[0].astype(np.int32)
-        strange = (labels != stored[0]) | (labels < 0) | (labels >= n_values)
+            labels = stored.astype(np.int32)
+        strange = (labels != stored) | (labels < 0) | (labels >= n_values)
         if strange.any():
-            values = _shown(stored[0][strange])
+            values = _shown(stored[strange])
             self.problems.append(f"{path}: holds {values}, its labels are 0 to {n_values - 1}; correct or predict it")
         found = LabelMap(labels, properties)
         # The function reads no more of a map than these two.

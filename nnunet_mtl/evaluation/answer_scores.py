@@ -1,8 +1,8 @@
 """Everything that is reported of answers of which one class is true: scores, intervals, confusion, points of figures.
 
-What cannot be said is None, never a number. Scores that hold classes against each other (AUC, average precision, balanced
-accuracy, F1) need a case of every class, kappa cases of two. Sensitivity needs a case of the second class, specificity
-one of the first. Means over cases (accuracy, Brier score, calibration error, error in steps) need a case.
+What cannot be said is None, never a number. Scores that hold classes against each other (AUC, average precision,
+balanced accuracy, F1) need a case of every class, kappa cases of two. Sensitivity needs a case of the second class,
+specificity one of the first. Means over cases (accuracy, Brier score, calibration error, error in steps) need a case.
 """
 
 from collections.abc import Mapping

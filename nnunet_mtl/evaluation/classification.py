@@ -1,8 +1,8 @@
 """The few scores of image-level answers that training, probes and demonstrations look at, and a check for collapse.
 
-What cannot be said is None, never a number: AUC and balanced accuracy where a class has no case, accuracy without a case.
-All that an evaluation reports is in `question_evaluation`; reading and intervals, which are used with these scores, can be
-had from here too.
+What cannot be said is None, never a number: AUC and balanced accuracy where a class has no case, accuracy without a
+case. All that an evaluation reports is in `question_evaluation`; reading and intervals, which are used with these
+scores, can be had from here too.
 """
 
 from collections.abc import Mapping

@@ -11,16 +11,19 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.answer_comparison import compare_answers
 from nnunet_mtl.evaluation.answer_figures import question_figures
 from nnunet_mtl.evaluation.case_scores import check_cases, score_cases
-from nnunet_mtl.evaluation.cases import LabelTable, Pair, case_table, find_pairs, refuse
+from nnunet_mtl.evaluation.cases import Pair, case_table, find_pairs, refuse
 from nnunet_mtl.evaluation.comparison import compare_runs
+from nnunet_mtl.evaluation.described_regions import not_in_common
 from nnunet_mtl.evaluation.figures import bland_altman_figure, boxes_figure
+from nnunet_mtl.evaluation.label_table import LabelTable, described
 from nnunet_mtl.evaluation.question_evaluation import QuestionEvaluation, evaluate_table
 from nnunet_mtl.evaluation.ranking import Method
 from nnunet_mtl.evaluation.run_scores import CASES_NAME, RunScores
 from nnunet_mtl.evaluation.segmentation import Options
-from nnunet_mtl.evaluation.selected_overlays import write_overlays
+from nnunet_mtl.evaluation.selected_overlays import overlays, picture_problems
 from nnunet_mtl.evaluation.tables import METRICS_OF_TABLE, result_table
 from nnunet_mtl.files import write_json
+from nnunet_mtl.findings import one_line
 
 ANSWERS_NAME, SUMMARY_NAME, COMPARISON_NAME = "classification.csv", "summary.json", "comparison.json"
 
@@ -90,8 +93,10 @@ def evaluate(predictions: Path, output: Path, asked: Evaluation, say: Say) -> Ru
     pairs, problems = find_pairs(predictions, asked.references, asked.table, fully_labelled=asked.fully_labelled)
     found, warnings = check_cases(pairs, asked.table, asked.n_processes)
     refuse([*problems, *found])
-    questions = _questions(predictions, asked, [pair.case for pair in pairs])
-    for line in (*warnings, *asked.options.describe()):
+    questions = _questions(predictions, asked, [pair.case for pair in pairs], say)
+    if asked.figures and asked.images is not None:
+        warnings += picture_problems(pairs, asked.table, asked.images)
+    for line in (*_unlike(predictions, asked.table), *warnings, *asked.options.describe()):
         say(line)
     scores = RunScores(tuple(score_cases(pairs, asked.table, asked.options, asked.n_processes)))
     summary = {
@@ -163,18 +168,28 @@ def last_line(run: Run, output: Path) -> str:
     figures = [f"{len(run.scores.cases)} cases"]
     for slot, of_slot in run.summary["slots"].items():
         if of_slot["mean_dice"] is not None:
-            figures.append(f"mean Dice of {slot} {of_slot['mean_dice']:.3f}")
+            of_cases = _of_cases(of_slot["n_cases"], of_slot["n_cases"] + of_slot["n_missing"])
+            figures.append(f"mean Dice of {slot} {of_slot['mean_dice']:.3f} ({of_cases})")
     for name, question in run.questions.items():
         area = question.metrics.get("auc")
-        figures.append(f"AUC of {name} {'not available' if area is None else f'{area:.3f}'}")
+        of_cases = _of_cases(len(question.answered.cases), question.answered.n_labelled)
+        figures.append(f"AUC of {name} {'not available' if area is None else f'{area:.3f}'} ({of_cases})")
     return f"{', '.join(figures)}; everything is in {output}"
+
+
+def _of_cases(counted: int, there: int) -> str:
+    return f"{counted} of {there} case{'' if there == 1 else 's'}"
 
 
 def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable) -> None:
     """Write the table of the runs as `table.md` and `table.tex`."""
     taskset = table.taskset
     tasks = {task.name: dict(zip(task.regions, task.slots, strict=True)) for task in taskset.tasks}
-    result = result_table({name: run.scores.means(METRICS_OF_TABLE) for name, run in runs.items()}, tasks)
+    result = result_table(
+        {name: run.scores.means(METRICS_OF_TABLE) for name, run in runs.items()},
+        tasks,
+        {name: run.scores.n_cases(METRICS_OF_TABLE) for name, run in runs.items()},
+    )
     (output / "table.md").write_text(result.markdown(), encoding="utf-8")
     (output / "table.tex").write_text(result.latex(), encoding="utf-8")
 
@@ -195,9 +210,16 @@ def _run(folder: Path, output: Path, asked: Evaluation, say: Say) -> Run:
 
 def _read_summary(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except (ValueError, RecursionError) as error:
+        problem = f"is no JSON ({one_line(error)})"
+    else:
+        if isinstance(content, dict) and isinstance(content.get("classification", {}), dict):
+            return content
+        problem = "is not what `nnunet_mtl evaluate` writes"
+    raise EvaluationError(f"{path}: {problem}; give the folder of predictions, which is then evaluated again")
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -212,12 +234,25 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return []
 
 
-def _questions(predictions: Path, asked: Evaluation, cases: Sequence[str]) -> dict[str, QuestionEvaluation]:
+def _unlike(predictions: Path, table: LabelTable) -> list[str]:
+    found = described(predictions, table)
+    difference = "" if found is None else not_in_common(found, table.taskset)
+    return [f"{found.path}: {difference}: not scored"] if found is not None and difference else []
+
+
+def _questions(predictions: Path, asked: Evaluation, cases: Sequence[str], say: Say) -> dict[str, QuestionEvaluation]:
     path = predictions / ANSWERS_NAME
-    known = case_table(asked.references, asked.table.taskset)
-    if not path.is_file() or not known.classification:
+    if not path.is_file():
         return {}
-    return evaluate_table(path, known, cases)
+    known = case_table(asked.references, asked.table.taskset)
+    if not known.classification:
+        say(f"{path}: is not looked at, {known.source} asks no question")
+        return {}
+    questions = evaluate_table(path, known, cases)
+    for question in questions.values():
+        for line in question.answered.notes(path):
+            say(line)
+    return questions
 
 
 def _overlap_note(pairs: Sequence[Pair]) -> str:
@@ -228,17 +263,35 @@ def _overlap_note(pairs: Sequence[Pair]) -> str:
 
 
 def _write_figures(folder: Path, run: Run, pairs: Sequence[Pair], asked: Evaluation, say: Say) -> None:
+    """Draw what can be drawn: everything is scored by now, and no picture is worth losing that."""
     folder.mkdir(exist_ok=True)
-    by_task: dict[str, dict[str, list[float]]] = {}
-    volumes = {}
-    for region, task in run.scores.regions.items():
-        by_task.setdefault(task, {})[region] = list(run.scores.values(region, "dice").values())
-        volumes[region] = tuple(
-            list(run.scores.values(region, metric).values()) for metric in ("volume_ml", "reference_volume_ml")
-        )
-    (folder / "dice.png").write_bytes(boxes_figure(by_task))
-    (folder / "volumes.png").write_bytes(bland_altman_figure({name: (v[0], v[1]) for name, v in volumes.items()}))
-    for name, content in question_figures(run.questions).items():
-        (folder / name).write_bytes(content)
+    drawings: list[tuple[str, Callable[[], bytes]]] = [
+        ("dice.png", lambda: boxes_figure(_dice_by_task(run.scores))),
+        ("volumes.png", lambda: bland_altman_figure(_volumes(run.scores))),
+        *question_figures(run.questions),
+    ]
     if asked.images is not None:
-        write_overlays(folder, run.scores, pairs, asked.table, asked.images, say)
+        drawings += overlays(run.scores, pairs, asked.table, asked.images)
+    for name, draw in drawings:
+        (folder / name).unlink(missing_ok=True)  # of an earlier evaluation
+        try:
+            content = draw()
+        except Exception as error:  # noqa: BLE001 - readers and matplotlib raise anything
+            say(f"no picture {folder / name}: {one_line(error)}")
+        else:
+            (folder / name).write_bytes(content)
+
+
+def _dice_by_task(scores: RunScores) -> dict[str, dict[str, list[float]]]:
+    by_task: dict[str, dict[str, list[float]]] = {}
+    for region, task in scores.regions.items():
+        by_task.setdefault(task, {})[region] = list(scores.values(region, "dice").values())
+    return by_task
+
+
+def _volumes(scores: RunScores) -> dict[str, tuple[list[float], list[float]]]:
+    found = {}
+    for region in scores.regions:
+        ours, theirs = (scores.values(region, name) for name in ("volume_ml", "reference_volume_ml"))
+        found[region] = (list(ours.values()), list(theirs.values()))
+    return found

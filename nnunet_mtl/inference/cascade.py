@@ -27,10 +27,10 @@ from nnunet_mtl.inference.cascade_request import CascadeOptions
 from nnunet_mtl.inference.cascade_stage import Regions, Stage, refuse_unlike
 from nnunet_mtl.inference.case_files import CaseFiles, find_cases, number_of_channels
 from nnunet_mtl.inference.done import ARGUMENTS, refuse_other_predictions
-from nnunet_mtl.integrity import file_problem
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 from nnunet_mtl.inference.request import PredictError, device_to_use
 from nnunet_mtl.inference.workers import Failure, attempt
+from nnunet_mtl.integrity import file_problem
 from nnunet_mtl.tasks import TaskSet, without_cases
 
 

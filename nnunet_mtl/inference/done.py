@@ -9,10 +9,10 @@ from typing import Any
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.answers import read_case_answers
-from nnunet_mtl.integrity import file_problem
 from nnunet_mtl.inference.regression import FOLDER
 from nnunet_mtl.inference.stages import Model
 from nnunet_mtl.inference.workers import Failure, attempt
+from nnunet_mtl.integrity import file_problem
 from nnunet_mtl.task_maps import LabelMap
 from nnunet_mtl.tasks import ClassificationTask
 

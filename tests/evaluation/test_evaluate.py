@@ -84,7 +84,7 @@ def test_a_run_is_written_as_tables_and_figures(data, capsys):
     assert "HD95: maximum of the two directed 95th percentiles" in printed
     last = printed.splitlines()[-1]
     assert last.startswith("7 cases, mean Dice of organ ")
-    assert last.endswith("AUC of malignancy 1.000; everything is in out")
+    assert last.endswith("AUC of malignancy 1.000 (7 of 7 cases); everything is in out")
     lines = (data.parent / "out" / "cases.csv").read_text().splitlines()
     assert len(lines) == 1 + 6 * 3 + 1  # of the last case the spleen alone was annotated
     summary = json.loads((data.parent / "out" / "summary.json").read_text())
@@ -129,7 +129,7 @@ def test_runs_are_compared_and_ranked(data, capsys):
     assert {one["region"] for one in compared["tests"]["comparisons"]} == {"liver", "liver_tumour", "spleen"}
     assert compared["answers"] == []  # only one of them answers
     table = (data.parent / "out" / "table.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in table[2:]] == ["| bad", "| good"]
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| bad", "| good", "| of"]
     # results of an earlier evaluation are taken as they are
     assert run("--runs", "out/bad", "good", "--single_task", "out/good", *words[:-1], "again") == 0
     printed = capsys.readouterr().out
@@ -181,5 +181,8 @@ def test_a_missing_image_costs_a_picture_and_nothing_else(data, capsys):
     for number in range(1, 7):
         (data / "imagesTr" / f"case_{number}_0000.nii.gz").unlink()
     assert run("-pred", "good", "-ref", data / "labelsTr") == 0
-    assert capsys.readouterr().out.count("no picture of the ") == 3
+    printed = capsys.readouterr().out
+    assert "imagesTr: 7 of 7 cases have no image CASE_0000.nii.gz, so no picture: case_0, " in printed
+    assert printed.index("7 of 7 cases have no image") < printed.index("HD95: ")  # before anything is scored
+    assert printed.count("no picture good/evaluation/figures/") == 3
     assert not (data.parent / "good" / "evaluation" / "figures" / "worst.png").exists()

@@ -77,7 +77,7 @@ class LabelledAnswers:
         if not self.n_labelled:
             lines.append(f"{start}no case has a label, so nothing is scored; list classes in the case table")
         if zeros := lost_zeros(self.unknown, self.unanswered):
-            names = listed(f"{name} for {whole}" for name, whole in zeros.items())
+            names = ", ".join(f"{spelt(name)} for {spelt(zeros[name])}" for name in list(zeros)[:_MOST_PROBLEMS])
             lines.append(
                 f"{start}{names}: a spreadsheet drops leading zeros, and nobody can tell which case that was; import "
                 "the column `case` as text, or predict again"

@@ -8,16 +8,15 @@ from typing import Any
 
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
-from nnunet_mtl.evaluation.answer_comparison import compare_answers
-from nnunet_mtl.evaluation.answer_figures import question_figures
+from nnunet_mtl.evaluation.answer_comparison import AnsweredCases, compare_answers, require_same_answers
 from nnunet_mtl.evaluation.case_scores import check_cases, score_cases
 from nnunet_mtl.evaluation.cases import Pair, case_table, find_pairs, refuse
 from nnunet_mtl.evaluation.comparison import compare_runs
 from nnunet_mtl.evaluation.described_regions import not_in_common
-from nnunet_mtl.evaluation.figures import bland_altman_figure, boxes_figure
 from nnunet_mtl.evaluation.label_table import LabelTable, described
 from nnunet_mtl.evaluation.question_evaluation import QuestionEvaluation, evaluate_table
 from nnunet_mtl.evaluation.ranking import Method
+from nnunet_mtl.evaluation.run_figures import write_figures
 from nnunet_mtl.evaluation.run_scores import CASES_NAME, RunScores
 from nnunet_mtl.evaluation.segmentation import Options
 from nnunet_mtl.evaluation.selected_overlays import overlays, picture_problems
@@ -72,6 +71,15 @@ class Run:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def answered(self) -> dict[str, AnsweredCases]:
+        """The cases behind the figures of each question."""
+        questions = self.summary.get("classification", {})
+        return {
+            name: AnsweredCases(question["n_cases"], frozenset(question["unanswered"]))
+            for name, question in questions.items()
+        }
+
+    @property
     def areas(self) -> dict[str, float | None]:
         """The AUC of each question that it answers."""
         questions = self.summary.get("classification", {})
@@ -90,14 +98,39 @@ def evaluate(predictions: Path, output: Path, asked: Evaluation, say: Say) -> Ru
     Raises:
         UserError: If anything is wrong with the input; nothing is written then.
     """
+    return _scored(_checked(predictions, asked, say), output, asked, say)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A run in whose files nothing is wrong: what is to be scored, and its answers."""
+
+    predictions: Path
+    pairs: Sequence[Pair]
+    questions: Mapping[str, QuestionEvaluation]
+
+    @property
+    def answered(self) -> dict[str, AnsweredCases]:
+        found = {name: question.answered for name, question in self.questions.items()}
+        return {name: AnsweredCases(len(one.cases), frozenset(one.unanswered)) for name, one in found.items()}
+
+
+def _checked(predictions: Path, asked: Evaluation, say: Say) -> _Checked:
     pairs, problems = find_pairs(predictions, asked.references, asked.table, fully_labelled=asked.fully_labelled)
     found, warnings = check_cases(pairs, asked.table, asked.n_processes)
     refuse([*problems, *found])
     questions = _questions(predictions, asked, [pair.case for pair in pairs], say)
     if asked.figures and asked.images is not None:
         warnings += picture_problems(pairs, asked.table, asked.images)
-    for line in (*_unlike(predictions, asked.table), *warnings, *asked.options.describe()):
+    for line in (*_unlike(predictions, asked.table), *warnings):
         say(line)
+    return _Checked(predictions, pairs, questions)
+
+
+def _scored(checked: _Checked, output: Path, asked: Evaluation, say: Say) -> Run:
+    for line in asked.options.describe():
+        say(line)
+    predictions, pairs, questions = checked.predictions, checked.pairs, checked.questions
     scores = RunScores(tuple(score_cases(pairs, asked.table, asked.options, asked.n_processes)))
     summary = {
         "predictions": str(predictions),
@@ -113,7 +146,8 @@ def evaluate(predictions: Path, output: Path, asked: Evaluation, say: Say) -> Ru
     write_json(output / SUMMARY_NAME, summary)
     write_tables(output, {predictions.name or str(predictions): run}, asked.table)
     if asked.figures:
-        _write_figures(output / "figures", run, pairs, asked, say)
+        pictures = () if asked.images is None else overlays(scores, pairs, asked.table, asked.images)
+        write_figures(output / "figures", scores, questions, pictures, say)
     return run
 
 
@@ -142,10 +176,15 @@ def evaluate_runs(
     Raises:
         UserError: If anything is wrong with the input.
     """
-    names = _names(folders)
-    runs = {name: _run(folder, output / name, asked, say) for name, folder in zip(names, folders, strict=True)}
     single_names = [f"single_task_{name}" for name in _names(single_task)]
-    baseline = [_run(folder, output / name, asked, say) for name, folder in zip(single_names, single_task, strict=True)]
+    places = dict(zip([*_names(folders), *single_names], [*folders, *single_task], strict=True))
+    # Whatever is wrong with any of them is told before hours are spent on another one.
+    checked = {name: _earlier_or_checked(folder, asked, say) for name, folder in places.items()}
+    require_same_answers({name: run.answered for name, run in checked.items()})
+    runs = {
+        name: run if isinstance(run, Run) else _scored(run, output / name, asked, say) for name, run in checked.items()
+    }
+    baseline = [runs.pop(name) for name in single_names]
     comparison = compare_runs(
         {name: run.scores for name, run in runs.items()},
         [run.scores for run in baseline],
@@ -194,18 +233,18 @@ def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable) -> No
     (output / "table.tex").write_text(result.latex(), encoding="utf-8")
 
 
-def _run(folder: Path, output: Path, asked: Evaluation, say: Say) -> Run:
-    if (folder / CASES_NAME).is_file():
-        summary = _read_summary(folder / SUMMARY_NAME)
-        if summary.get("rules") != list(asked.options.describe()):
-            raise EvaluationError(
-                f"{folder}: was evaluated by other rules (see {SUMMARY_NAME}) than those asked for now; give the same "
-                "options, or the folder of predictions"
-            )
-        say(f"{folder}: evaluated before, taken as it is")
-        return Run(RunScores.read(folder / CASES_NAME), summary=summary)
-    say(f"{folder}")
-    return evaluate(folder, output, asked, say)
+def _earlier_or_checked(folder: Path, asked: Evaluation, say: Say) -> Run | _Checked:
+    if not (folder / CASES_NAME).is_file():
+        say(f"{folder}")
+        return _checked(folder, asked, say)
+    summary = _read_summary(folder / SUMMARY_NAME)
+    if summary.get("rules") != list(asked.options.describe()):
+        raise EvaluationError(
+            f"{folder}: was evaluated by other rules (see {SUMMARY_NAME}) than those asked for now; give the same "
+            "options, or the folder of predictions"
+        )
+    say(f"{folder}: evaluated before, taken as it is")
+    return Run(RunScores.read(folder / CASES_NAME), summary=summary)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
@@ -216,10 +255,15 @@ def _read_summary(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         problem = f"is no JSON ({one_line(error)})"
     else:
-        if isinstance(content, dict) and isinstance(content.get("classification", {}), dict):
+        if isinstance(content, dict) and _holds_questions(content.get("classification", {})):
             return content
         problem = "is not what `nnunet_mtl evaluate` writes"
     raise EvaluationError(f"{path}: {problem}; give the folder of predictions, which is then evaluated again")
+
+
+def _holds_questions(content: Any) -> bool:
+    keys = {"metrics", "n_cases", "unanswered"}
+    return isinstance(content, dict) and all(isinstance(one, dict) and keys <= one.keys() for one in content.values())
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -260,38 +304,3 @@ def _overlap_note(pairs: Sequence[Pair]) -> str:
     if own:
         return f"tasks {listed(own)} are scored by maps of their own, every other by the one map of all tasks"
     return "scored by the one map of all tasks, in which a later region overwrites an earlier one"
-
-
-def _write_figures(folder: Path, run: Run, pairs: Sequence[Pair], asked: Evaluation, say: Say) -> None:
-    """Draw what can be drawn: everything is scored by now, and no picture is worth losing that."""
-    folder.mkdir(exist_ok=True)
-    drawings: list[tuple[str, Callable[[], bytes]]] = [
-        ("dice.png", lambda: boxes_figure(_dice_by_task(run.scores))),
-        ("volumes.png", lambda: bland_altman_figure(_volumes(run.scores))),
-        *question_figures(run.questions),
-    ]
-    if asked.images is not None:
-        drawings += overlays(run.scores, pairs, asked.table, asked.images)
-    for name, draw in drawings:
-        (folder / name).unlink(missing_ok=True)  # of an earlier evaluation
-        try:
-            content = draw()
-        except Exception as error:  # noqa: BLE001 - readers and matplotlib raise anything
-            say(f"no picture {folder / name}: {one_line(error)}")
-        else:
-            (folder / name).write_bytes(content)
-
-
-def _dice_by_task(scores: RunScores) -> dict[str, dict[str, list[float]]]:
-    by_task: dict[str, dict[str, list[float]]] = {}
-    for region, task in scores.regions.items():
-        by_task.setdefault(task, {})[region] = list(scores.values(region, "dice").values())
-    return by_task
-
-
-def _volumes(scores: RunScores) -> dict[str, tuple[list[float], list[float]]]:
-    found = {}
-    for region in scores.regions:
-        ours, theirs = (scores.values(region, name) for name in ("volume_ml", "reference_volume_ml"))
-        found[region] = (list(ours.values()), list(theirs.values()))
-    return found

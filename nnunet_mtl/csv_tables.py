@@ -10,10 +10,11 @@ import io
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import listed, spelt
 from nnunet_mtl.errors import UserError
 
 _SEPARATORS = (",", ";", "\t")
+_MOST_NAMES = 12
 _SAVE = 'save it as "CSV UTF-8"'
 
 
@@ -59,6 +60,31 @@ def lost_zeros(unknown: Iterable[str], missing: Iterable[str]) -> dict[str, str]
     """Return which unknown names may be missing ones whose leading zeros a spreadsheet dropped, as `7` of `007`."""
     whole = {name.lstrip("0") or "0": name for name in missing if name.isdecimal() and name.startswith("0")}
     return {name: whole[name] for name in unknown if name in whole}
+
+
+def unmatched(start: str, found: Iterable[str], expected: Iterable[str]) -> list[str]:
+    """Return a line for names of cases that are missing in a table, unknown there, or may have lost their zeros.
+
+    Args:
+        start: What the lines begin with, such as the path of the table.
+        found: Names in the table.
+        expected: Names that should be there.
+    """
+    there, wanted = list(dict.fromkeys(found)), list(dict.fromkeys(expected))
+    missing = [name for name in wanted if name not in set(there)]
+    unknown = [name for name in there if name not in set(wanted)]
+    lines = []
+    if missing:
+        lines.append(f"{start}: {len(missing)} of {len(wanted)} cases have no answer: {listed(missing)}; predict them")
+    if unknown:
+        lines.append(f"{start}: {len(unknown)} answered case(s) are no case here and do not count: {listed(unknown)}")
+    if zeros := lost_zeros(unknown, missing):
+        names = ", ".join(f"{spelt(name)} for {spelt(zeros[name])}" for name in list(zeros)[:_MOST_NAMES])
+        lines.append(
+            f"{start}: {names}: a spreadsheet drops leading zeros, and nobody can tell which case that was; import the "
+            "column `case` as text, or predict again"
+        )
+    return lines
 
 
 def _text(path: Path, refused: type[UserError]) -> str:

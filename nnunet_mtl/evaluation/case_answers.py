@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_mtl._messages import listed, shown, spelt
-from nnunet_mtl.csv_tables import lost_zeros, read_rows
+from nnunet_mtl.csv_tables import read_rows, unmatched
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.tasks import ClassificationTask, TaskSet
 
@@ -64,25 +64,10 @@ class LabelledAnswers:
         Args:
             path: Where the answers are from.
         """
-        start = f"{path}: question {spelt(self.question.name)}: "
-        lines = []
-        if self.unanswered:
-            missing = f"{len(self.unanswered)} of {self.n_labelled} cases with a label have no answer"
-            lines.append(f"{start}{missing}: {listed(self.unanswered)}; predict them")
-        if self.unknown:
-            lines.append(
-                f"{start}{len(self.unknown)} answered case(s) are not among the references and do not count: "
-                f"{listed(self.unknown)}"
-            )
+        start = f"{path}: question {spelt(self.question.name)}"
         if not self.n_labelled:
-            lines.append(f"{start}no case has a label, so nothing is scored; list classes in the case table")
-        if zeros := lost_zeros(self.unknown, self.unanswered):
-            names = ", ".join(f"{spelt(name)} for {spelt(zeros[name])}" for name in list(zeros)[:_MOST_PROBLEMS])
-            lines.append(
-                f"{start}{names}: a spreadsheet drops leading zeros, and nobody can tell which case that was; import "
-                "the column `case` as text, or predict again"
-            )
-        return lines
+            return [f"{start}: no case has a label, so nothing is scored; list classes in the case table"]
+        return unmatched(start, (*self.cases, *self.unknown), (*self.cases, *self.unanswered))
 
 
 def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -93,7 +78,7 @@ def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     """
     answers: dict[str, dict[str, dict[str, float]]] = {}
     problems = []
-    for line, row in read_rows(path, COLUMNS[:4], AnswersError, _NUMBERS):
+    for line, row in answer_rows(path):
         of_case = answers.setdefault(row["task"], {}).setdefault(row["case"], {})
         problem = _problem(row["probability"])
         if row["class"] in of_case:
@@ -104,6 +89,15 @@ def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
             of_case[row["class"]] = float(row["probability"])
     refuse(path, problems, "correct or remove these lines")
     return answers
+
+
+def answer_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a `classification.csv` with their numbers, as they are but for decimal commas.
+
+    Raises:
+        AnswersError: If it cannot be read, or lacks a column.
+    """
+    yield from read_rows(path, COLUMNS[:4], AnswersError, _NUMBERS)
 
 
 def _problem(probability: str) -> str:

@@ -48,13 +48,13 @@ class DescribedRegions:
         return frozenset({0}.union(*self.taskset.region_labels))
 
 
-def described_regions(folder: Path, taskset: TaskSet, file_ending: str) -> DescribedRegions:
+def described_regions(folder: Path, taskset: TaskSet, file_ending: str | None) -> DescribedRegions:
     """Match the regions of a folder's label maps with those of a data set.
 
     Args:
         folder: Holds a `dataset.json`.
         taskset: Of the data set.
-        file_ending: Of its label maps.
+        file_ending: Of the label maps; None where nothing is said of it.
 
     Raises:
         TaskSetError: If the description cannot be read.

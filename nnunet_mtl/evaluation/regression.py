@@ -15,6 +15,7 @@ import SimpleITK
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.missing import mean_of_present
+from nnunet_mtl.integrity import file_problem
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -90,6 +91,8 @@ def _case(path: Path) -> str:
 
 
 def _read(path: Path) -> Any:
+    if problem := file_problem(path):
+        raise RegressionEvaluationError(f"{path}: cannot be read ({problem}); write or predict it again")
     try:
         return SimpleITK.ReadImage(str(path))
     except RuntimeError:

@@ -300,7 +300,7 @@ def test_answers_that_a_spreadsheet_saved(data, capsys):
     """A byte-order mark; a case whose zeros are gone, one without an answer, one that nobody knows."""
     raw, folder = data, data.parent / "excel"
     renamed = dict(zip(CASES, ("007", "1a", "2a", "3a", "4a", "5a", "6a"), strict=True))
-    for case, new in renamed.items():
+    for new in renamed.values():
         write(raw / "labelsTs" / f"{new}.nii.gz", labels())
         write(folder / f"{new}.nii.gz", labels())
     block = DESCRIPTION["nnunet_mtl"]
@@ -315,9 +315,9 @@ def test_answers_that_a_spreadsheet_saved(data, capsys):
     assert run("-pred", "excel", "-ref", raw / "labelsTs", "-o", "out") == 0
     printed = capsys.readouterr().out
     start = "excel/classification.csv: question malignancy: "
-    assert f"{start}2 of 7 cases with a label have no answer: 007, 6a; predict them" in printed
-    assert f"{start}2 answered case(s) are not among the references and do not count: 7, stranger" in printed
-    assert f'{start}"7 for 007": a spreadsheet drops leading zeros' in printed
+    assert f"{start}2 of 7 cases have no answer: 007, 6a; predict them" in printed
+    assert f"{start}2 answered case(s) are no case here and do not count: 7, stranger" in printed
+    assert f"{start}7 for 007: a spreadsheet drops leading zeros" in printed
     assert "AUC of malignancy 1.000 (5 of 7 cases)" in printed.splitlines()[-1]
     question = json.loads((data.parent / "out" / "summary.json").read_text())["classification"]["malignancy"]
     assert (question["n_cases"], question["n_labelled"]) == (5, 7)

@@ -86,7 +86,7 @@ class LabelMapReader:
         """
         try:
             self.reader.write_seg(labels, str(path), like.properties)
-        except Exception as error:  # as above
+        except Exception as error:  # writers raise anything
             raise LabelMapError(f"{path}: cannot be written ({one_line(error)}); check the disk") from error
 
 

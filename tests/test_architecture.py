@@ -43,6 +43,7 @@ ROOMS = (
         "nnunet_mtl.task_maps",
         "nnunet_mtl.files",
         "nnunet_mtl.integrity",
+        "nnunet_mtl.csv_tables",
         "nnunet_mtl.findings",
         "nnunet_mtl.errors",
     ),

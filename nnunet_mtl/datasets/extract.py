@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from nnunet_mtl.datasets.extracted_block import Chosen, channel_names, channels_kept, dropped, restricted
 from nnunet_mtl.datasets.extracted_labels import TaskLabels, Values
+from nnunet_mtl.datasets.fingerprint import FINGERPRINT_NAME, read_fingerprint
 from nnunet_mtl.datasets.label_maps import LabelMapReader, refuse
 from nnunet_mtl.datasets.raw_dataset import (
     RawDataset,
@@ -30,8 +31,6 @@ from nnunet_mtl.datasets.raw_dataset import (
 )
 from nnunet_mtl.evaluation.cases import case_table
 from nnunet_mtl.tasks import TaskSet, write_dataset_json
-
-FINGERPRINT_NAME = "dataset_fingerprint.json"
 
 
 def extract(
@@ -186,6 +185,7 @@ def _fingerprint(raw: RawDataset, chosen: Chosen) -> Path | None:
     if nnUNet_preprocessed.is_set():
         path = Path(nnUNet_preprocessed, raw.folder.name, FINGERPRINT_NAME)
         if path.is_file():
+            read_fingerprint(path)  # a broken one would be found by the planning of the new data set, far from here
             return path
     if not chosen.segmentations:
         raise RawDatasetError(

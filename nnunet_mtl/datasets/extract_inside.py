@@ -29,6 +29,7 @@ from nnunet_mtl.datasets.raw_dataset import (
     write_description,
     written_whole,
 )
+from nnunet_mtl.integrity import file_problem
 from nnunet_mtl.tasks import TaskSet
 
 
@@ -200,6 +201,8 @@ def _crop(path: Path, box: Box, shape: Sequence[int]) -> Any:
         box: In the order of arrays, (Z, Y, X); a 2D image has one slice.
         shape: Of the label map.
     """
+    if problem := file_problem(path):  # SimpleITK fills with zeros what a file lacks
+        raise RawDatasetError(f"{path}: cannot be read ({problem}); write the image again")
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nnunet_mtl._messages import listed, shown
-from nnunet_mtl.datasets.extracted_labels import NOTHING, regions_of
+from nnunet_mtl.datasets.extracted_labels import regions_of
 from nnunet_mtl.datasets.raw_dataset import RawDatasetError
+from nnunet_mtl.evaluation.described_regions import NOTHING
 from nnunet_mtl.tasks import Case, Task, TaskSet
 
 

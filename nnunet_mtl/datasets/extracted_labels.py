@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_mtl.evaluation.described_regions import NOTHING
 from nnunet_mtl.tasks import TaskSet
-
-# Stands for the regions of a data set that keeps none: nnU-Net cannot do without a label.
-NOTHING = "nothing"
 
 Values = npt.NDArray[np.uint16]
 

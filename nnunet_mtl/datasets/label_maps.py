@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.evaluation.label_files import LabelFileError, read_label_file
 from nnunet_mtl.findings import one_line
 from nnunet_mtl.grid import Grid, grid_difference, grid_of
 
@@ -62,19 +63,16 @@ class LabelMapReader:
         Returns:
             The map, even if a problem was found; None if it cannot be read at all.
         """
-        if not path.is_file():
-            self.problems.append(f"{path}: is not there; write or predict it")
-            return None
         try:
-            stored, properties = self.reader.read_seg(str(path))
-        except Exception as error:  # noqa: BLE001 - readers raise anything, and the other maps are to be named too
-            self.problems.append(f"{path}: cannot be read ({one_line(error)}); write it again")
+            stored, properties = read_label_file(path, self.reader)
+        except LabelFileError as error:
+            self.problems.append(str(error))
             return None
         with np.errstate(invalid="ignore"):  # NaN is no integer, and is told below
-            labels = stored[0].astype(np.int32)
-        strange = (labels != stored[0]) | (labels < 0) | (labels >= n_values)
+            labels = stored.astype(np.int32)
+        strange = (labels != stored) | (labels < 0) | (labels >= n_values)
         if strange.any():
-            values = _shown(stored[0][strange])
+            values = _shown(stored[strange])
             self.problems.append(f"{path}: holds {values}, its labels are 0 to {n_values - 1}; correct or predict it")
         found = LabelMap(labels, properties)
         difference = None if like is None else grid_difference(found.grid, like.grid)
@@ -92,7 +90,7 @@ class LabelMapReader:
         """
         try:
             self.reader.write_seg(labels, str(path), like.properties)
-        except Exception as error:  # as above
+        except Exception as error:  # writers raise anything
             raise LabelMapError(f"{path}: cannot be written ({one_line(error)}); check the disk") from error
 
 

@@ -48,7 +48,8 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
         for case in tqdm(cases, desc="merge", unit="case"):
             merge.write(case, folder)
         refuse(problems)
-        answered = merge_answers(folders, [question.name for question in raw.taskset.classification], folder)
+        questions = [question.name for question in raw.taskset.classification]
+        answered, notes = merge_answers(folders, questions, cases, folder)
         merge_values(values, cases, raw.file_ending, folder)
     text = f"merged {len(cases)} cases of {len(opened)} folders{_with(answered, list(values))}: {output}; "
     text += f"next: nnunet_mtl evaluate -pred {output}"
@@ -56,7 +57,7 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
     missing = [name for name, there in zip(raw.taskset.regions, merge.predicted, strict=True) if not there]
     if missing:
         text = f"no folder predicts {listed(missing)}: background in every map, so their scores say nothing\n{text}"
-    return text
+    return "\n".join([*notes, text])
 
 
 def _with(answered: Sequence[str], values: Sequence[str]) -> str:

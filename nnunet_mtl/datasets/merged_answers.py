@@ -7,41 +7,48 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_mtl._messages import spelt
+from nnunet_mtl.csv_tables import unmatched
 from nnunet_mtl.datasets.raw_dataset import RawDatasetError
-from nnunet_mtl.evaluation.case_answers import COLUMNS, read_answers
+from nnunet_mtl.evaluation.case_answers import COLUMNS, answer_rows, read_answers
 from nnunet_mtl.files import write_json
 
 CSV_NAME, JSON_NAME = "classification.csv", "classification.json"
 
 
-def merge_answers(folders: Sequence[Path], questions: Collection[str], output: Path) -> tuple[str, ...]:
+def merge_answers(
+    folders: Sequence[Path], questions: Collection[str], cases: Collection[str], output: Path
+) -> tuple[tuple[str, ...], list[str]]:
     """Write the answers of folders of predictions into one table, and what is stored beside them.
 
     Args:
         folders: Some of them hold a `classification.csv`, as `nnunet_mtl predict` writes it.
         questions: Of the data set; what else a table holds is left out.
+        cases: Names of those that are merged.
         output: Gets `classification.csv` if any question is answered, and `classification.json` if every folder that
             answers has one.
 
     Returns:
-        The questions that are answered.
+        The questions that are answered, and a line for each whose answers are not those of the cases.
 
     Raises:
         UserError: If a table cannot be read, or two folders answer a question.
     """
     answered: dict[str, Path] = {}
+    notes: list[str] = []
     for folder in folders:
         path = folder / CSV_NAME
-        for question in read_answers(path) if path.is_file() else ():
+        for question, of_question in (read_answers(path) if path.is_file() else {}).items():
             if question in answered:
                 raise RawDatasetError(f"question {question}: answered by {answered[question]} and {folder}; give one")
             if question in questions:
                 answered[question] = folder
+                notes += unmatched(f"{path}: question {spelt(question)}", of_question, cases)
     if answered:
         (output / CSV_NAME).write_text(_table(answered), encoding="utf-8")
     if answered and all((folder / JSON_NAME).is_file() for folder in answered.values()):
         write_json(output / JSON_NAME, _stored(answered))
-    return tuple(answered)
+    return tuple(answered), notes
 
 
 def _table(answered: dict[str, Path]) -> str:
@@ -49,8 +56,7 @@ def _table(answered: dict[str, Path]) -> str:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     for question, folder in answered.items():
-        with (folder / CSV_NAME).open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["task"] == question]
+        rows = (row for _, row in answer_rows(folder / CSV_NAME) if row["task"] == question)
         writer.writerows([row.get(column, "") for column in COLUMNS] for row in rows)
     return table.getvalue()
 

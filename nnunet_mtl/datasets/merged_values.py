@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_mtl._messages import listed
+from nnunet_mtl.integrity import file_problem
 
 FOLDER = "regression"  # of predictions, as `nnunet_mtl predict` names it
 
@@ -19,7 +20,7 @@ def find_values(
         tasks: Of the data set; maps of others are left out.
         cases: Names of the cases, each of which must have a map of a task that any has.
         file_ending: Of the maps.
-        problems: Gets a line for a task that two folders have, and for cases without a map.
+        problems: Gets a line for a task that two folders have, for cases without a map and for maps that are not whole.
 
     Returns:
         The folder of the maps of each task that any folder has.
@@ -34,6 +35,8 @@ def find_values(
             missing = [case for case in cases if not (found[task] / f"{case}{file_ending}").is_file()]
             if missing:
                 problems.append(f"{found[task]}: {len(missing)} case(s) missing: {listed(missing)}; predict them")
+            there = (found[task] / f"{case}{file_ending}" for case in cases if case not in missing)
+            problems += [f"{path}: {problem}; predict it again" for path in there if (problem := file_problem(path))]
     return found
 
 

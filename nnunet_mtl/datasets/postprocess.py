@@ -19,6 +19,7 @@ from nnunet_mtl.evaluation.component_rules import (
     read_rules,
     share_rules,
 )
+from nnunet_mtl.evaluation.described_regions import described_regions
 from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
 
 
@@ -85,8 +86,8 @@ def _process(
 ) -> int:
     """Process the maps of one folder; return how many there were."""
     dataset_json: dict[str, Any] = read_dataset_json(folder / "dataset.json")
-    taskset = TaskSet.from_dataset_json(dataset_json, str(folder / "dataset.json"))
     ending = str(dataset_json.get("file_ending", raw.file_ending))
+    taskset = described_regions(folder, raw.taskset, dataset_json.get("file_ending")).taskset
     cases = sorted(path for path in folder.glob(f"[!.]*{ending}") if path.is_file())
     if not cases:
         raise LabelMapError(f"{folder}: no prediction named *{ending}; check -i")

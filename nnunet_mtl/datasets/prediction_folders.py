@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_mtl._messages import listed
-from nnunet_mtl.datasets.extracted_labels import NOTHING
 from nnunet_mtl.datasets.label_maps import Table, Values, membership
 from nnunet_mtl.errors import UserError
-from nnunet_mtl.tasks import TaskSet, read_dataset_json
+from nnunet_mtl.evaluation.described_regions import DescribedRegionsError, described_regions
+from nnunet_mtl.tasks import TaskSet
 
 
 @dataclass(frozen=True)
@@ -76,31 +76,21 @@ def open_folders(
 
 
 def _open(folder: Path, taskset: TaskSet, file_ending: str, problems: list[str]) -> PredictionFolder | None:
-    path = folder / "dataset.json"
     if not folder.is_dir():
         problems.append(f"{folder}: no such folder; check -i")
         return None
     try:
-        dataset_json = read_dataset_json(path)
-        predicted = TaskSet.from_dataset_json(dataset_json, str(path))
+        found = described_regions(folder, taskset, file_ending)
+    except DescribedRegionsError as error:
+        problems.append(str(error))
+        return None
     except UserError as error:
         problems.append(f"{error} (nnUNetv2_predict puts it beside its predictions)")
         return None
-    if dataset_json.get("file_ending") != file_ending:
+    if found.unknown:
         problems.append(
-            f"{path}: file_ending {dataset_json.get('file_ending')}, the data set's is {file_ending}; "
-            "give predictions of data sets made by `nnunet_mtl extract`"
+            f"{found.path}: predicts {listed(found.unknown)}, which the data set does not have (it has "
+            f"{listed(taskset.regions)})"
         )
         return None
-    named = {
-        region: channel for channel, region in enumerate(predicted.regions) if region not in ("background", NOTHING)
-    }
-    unknown = [region for region in named if region not in taskset.regions]
-    if unknown:
-        problems.append(
-            f"{path}: predicts {listed(unknown)}, which the data set does not have (it has {listed(taskset.regions)})"
-        )
-        return None
-    return PredictionFolder(
-        folder, predicted, {taskset.regions.index(region): channel for region, channel in named.items()}
-    )
+    return PredictionFolder(folder, found.taskset, found.channels)

@@ -1,19 +1,20 @@
 """The figures of the image-level answers, by file name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from nnunet_mtl.evaluation.answer_scores import AnswerScores
 from nnunet_mtl.evaluation.figures import Curve, reliability_figure, roc_figure
 from nnunet_mtl.evaluation.question_evaluation import QuestionEvaluation
 
 
-def question_figures(questions: Mapping[str, QuestionEvaluation]) -> dict[str, bytes]:
-    """Draw reliability diagram and ROC of each question; a question of several classes has a line for each.
+def question_figures(questions: Mapping[str, QuestionEvaluation]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield reliability diagram and ROC of each question; a question of several classes has a line for each.
 
-    Returns:
-        PNG files by name: `reliability_QUESTION.png`, and `roc_QUESTION.png` where both answers occur.
+    Yields:
+        The name of a PNG file, and what draws it: `reliability_QUESTION.png`, and `roc_QUESTION.png` where both answers
+        occur.
     """
-    figures = {}
     for name, question in questions.items():
         reliability, roc = [], []
         for title, scores in _lines(name, question):
@@ -23,10 +24,9 @@ def question_figures(questions: Mapping[str, QuestionEvaluation]) -> dict[str, b
             if scores.roc is not None:
                 roc.append(Curve(title, scores.roc.false_positive_rate, scores.roc.true_positive_rate))
         if any(len(curve.x) for curve in reliability):
-            figures[f"reliability_{name}.png"] = reliability_figure(reliability)
+            yield f"reliability_{name}.png", partial(reliability_figure, reliability)
         if roc:
-            figures[f"roc_{name}.png"] = roc_figure(roc)
-    return figures
+            yield f"roc_{name}.png", partial(roc_figure, roc)
 
 
 def _lines(name: str, question: QuestionEvaluation) -> Iterator[tuple[str, AnswerScores]]:

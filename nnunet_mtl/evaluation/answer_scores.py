@@ -1,8 +1,8 @@
 """Everything that is reported of answers of which one class is true: scores, intervals, confusion, points of figures.
 
-What cannot be said is None, never a number. Scores that look at each class (AUC, average precision, balanced accuracy,
-F1, sensitivity, specificity) need a case of every class. Means over cases (accuracy, Brier score, calibration error,
-kappa, error in steps) need cases of two classes.
+What cannot be said is None, never a number. Scores that hold classes against each other (AUC, average precision,
+balanced accuracy, F1) need a case of every class, kappa cases of two. Sensitivity needs a case of the second class,
+specificity one of the first. Means over cases (accuracy, Brier score, calibration error, error in steps) need a case.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,6 @@ from sklearn.metrics import (
     cohen_kappa_score,
     f1_score,
     mean_absolute_error,
-    recall_score,
 )
 
 from nnunet_mtl.evaluation.calibration_scores import (
@@ -92,14 +91,20 @@ def score_answers(
         seed: Of the drawing.
     """
     n_classes, occurring = targets.shape[1], int(targets.any(0).sum())
+    labels, answered = targets.argmax(1), answers.argmax(1)
     two = n_classes == 2
     reliable = reliability(probabilities[:, 1], targets[:, 1]) if two else top_class_reliability(probabilities, targets)
     metrics: dict[str, float | None] = dict.fromkeys(metric_names(n_classes, ordinal=ordinal))
+    if occurring:
+        metrics |= _scores_of_cases(labels, answered, ordinal)
+        metrics |= {"brier": float(squared_errors(probabilities, targets).mean()), "ece": reliable.error}
+    if ordinal and occurring >= 2:
+        metrics["quadratic_kappa"] = _quadratic_kappa(labels, answered, n_classes)
     if occurring == n_classes:
         metrics |= _scores_of_classes(probabilities, targets, answers)
-    if occurring >= 2:
-        metrics |= _scores_of_cases(targets.argmax(1), answers.argmax(1), n_classes, ordinal)
-        metrics |= {"brier": float(squared_errors(probabilities, targets).mean()), "ece": reliable.error}
+    if two:
+        recalls = {"sensitivity": 1, "specificity": 0}
+        metrics |= {name: _recall(labels, answered, number) for name, number in recalls.items() if number in labels}
     intervals = score_intervals(
         [name for name, value in metrics.items() if value is not None],
         probabilities,
@@ -130,18 +135,20 @@ def _scores_of_classes(probabilities: Array, targets: Array, answers: Array) -> 
         "macro_f1": f1_score(labels, answered, average="macro"),
     }
     if targets.shape[1] == 2:
-        found |= {
-            "f1": f1_score(labels, answered),
-            "sensitivity": recall_score(labels, answered),
-            "specificity": recall_score(labels, answered, pos_label=0),
-        }
+        found["f1"] = f1_score(labels, answered)
     return {name: float(value) for name, value in found.items()}
 
 
-def _scores_of_cases(labels: Array, answered: Array, n_classes: int, ordinal: bool) -> dict[str, float]:
+def _recall(labels: Array, answered: Array, number: int) -> float:
+    return float((answered[labels == number] == number).mean())
+
+
+def _scores_of_cases(labels: Array, answered: Array, ordinal: bool) -> dict[str, float]:
     found = {"accuracy": accuracy_score(labels, answered)}
     if ordinal:
-        numbers = range(n_classes)
-        found["quadratic_kappa"] = cohen_kappa_score(labels, answered, weights="quadratic", labels=numbers)
         found["mean_absolute_error"] = mean_absolute_error(labels, answered)
     return {name: float(value) for name, value in found.items()}
+
+
+def _quadratic_kappa(labels: Array, answered: Array, n_classes: int) -> float:
+    return float(cohen_kappa_score(labels, answered, weights="quadratic", labels=range(n_classes)))

@@ -1,6 +1,5 @@
 """The probabilities of a `classification.csv`, as `nnunet_mtl predict` writes it, joined with a data set's labels."""
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import listed, shown, spelt
+from nnunet_mtl.csv_tables import read_rows, unmatched
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.tasks import ClassificationTask, TaskSet
 
 COLUMNS = ("case", "task", "class", "probability", "evidence_volume_mm3")
+_NUMBERS = COLUMNS[3:]
 _SUM = 0.02  # probabilities written by hand have two
 _MOST_PROBLEMS = 12
 
@@ -39,6 +40,7 @@ class LabelledAnswers:
             than two classes, of which the likeliest is the answer.
         stored: Whether thresholds and answers are those stored with the prediction; if not, thresholds are 0.5.
         unanswered: Cases with a label and without an answer.
+        unknown: Cases that are answered and are not among those that count; their answers are left out.
     """
 
     question: ClassificationTask
@@ -49,6 +51,23 @@ class LabelledAnswers:
     thresholds: tuple[float, ...]
     stored: bool
     unanswered: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def n_labelled(self) -> int:
+        """Number of cases with a label, answered or not."""
+        return len(self.cases) + len(self.unanswered)
+
+    def notes(self, path: Path) -> list[str]:
+        """Return a line for everything that scores of these answers leave out.
+
+        Args:
+            path: Where the answers are from.
+        """
+        start = f"{path}: question {spelt(self.question.name)}"
+        if not self.n_labelled:
+            return [f"{start}: no case has a label, so nothing is scored; list classes in the case table"]
+        return unmatched(start, (*self.cases, *self.unknown), (*self.cases, *self.unanswered))
 
 
 def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -59,32 +78,31 @@ def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     """
     answers: dict[str, dict[str, dict[str, float]]] = {}
     problems = []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS[:4] if name not in (reader.fieldnames or ())]
-            if missing:
-                raise AnswersError(f"{path}: line 1: no column {listed(missing)}; expected {', '.join(COLUMNS)}")
-            for row in reader:
-                of_case = answers.setdefault(row["task"], {}).setdefault(row["case"], {})
-                problem = _problem(row["probability"])
-                if row["class"] in of_case:
-                    problem = "case, task and class a second time"
-                if problem:
-                    problems.append(f"line {reader.line_num}: {problem}")
-                else:
-                    of_case[row["class"]] = float(row["probability"])
-    except OSError as error:
-        raise AnswersError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise AnswersError(f"{path}: is no CSV file ({error}); give the one that nnunet_mtl predict wrote") from None
+    for line, row in answer_rows(path):
+        of_case = answers.setdefault(row["task"], {}).setdefault(row["case"], {})
+        problem = _problem(row["probability"])
+        if row["class"] in of_case:
+            problem = "case, task and class a second time"
+        if problem:
+            problems.append(f"line {line}: {problem}")
+        else:
+            of_case[row["class"]] = float(row["probability"])
     refuse(path, problems, "correct or remove these lines")
     return answers
 
 
-def _problem(probability: str | None) -> str:
+def answer_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a `classification.csv` with their numbers, as they are but for decimal commas.
+
+    Raises:
+        AnswersError: If it cannot be read, or lacks a column.
+    """
+    yield from read_rows(path, COLUMNS[:4], AnswersError, _NUMBERS)
+
+
+def _problem(probability: str) -> str:
     try:
-        value = float(probability or "")
+        value = float(probability)
     except ValueError:
         value = math.nan
     return "" if 0 <= value <= 1 else f"probability {shown(probability)} must be a number from 0 to 1"
@@ -126,7 +144,9 @@ def join_labels(
     thresholds = (0.5,) * n_thresholds(question)
     found = _answered(question, probabilities, thresholds)
     unanswered = tuple(case for case in labels if case not in answered)
-    return LabelledAnswers(question, known, probabilities, targets, found, thresholds, False, unanswered)
+    counting = taskset.cases if chosen is None else chosen
+    unknown = tuple(case for case in answered if case not in counting)
+    return LabelledAnswers(question, known, probabilities, targets, found, thresholds, False, unanswered, unknown)
 
 
 def n_thresholds(question: ClassificationTask) -> int:

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import SimpleITK
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import listed, spelt
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.evaluation.label_files import LabelFileError, read_label_file
+from nnunet_mtl.evaluation.label_table import LabelTable, MapValues, values_of_folder, values_of_tasks
 from nnunet_mtl.evaluation.spacing import with_thickness
-from nnunet_mtl.findings import one_line
 from nnunet_mtl.grid import Grid, grid_difference, grid_of
-from nnunet_mtl.task_maps import task_maps
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 _SHOWN_VALUES = 6
@@ -32,26 +32,11 @@ class CasesError(UserError):
     """Predictions and references cannot be compared; every case that is in the way is named."""
 
 
-class LabelTable(NamedTuple):
-    """What the values of label maps mean.
+class PredictedMap(NamedTuple):
+    """A predicted label map, and what its values mean."""
 
-    Attributes:
-        dataset_json: nnU-Net's description, for the file ending and the reader.
-        taskset: Regions and tasks.
-    """
-
-    dataset_json: Mapping[str, Any]
-    taskset: TaskSet
-
-    @property
-    def file_ending(self) -> str:
-        """The ending of label maps, with its dot."""
-        return str(self.dataset_json["file_ending"])
-
-    @property
-    def regions(self) -> tuple[int, ...]:
-        """Indices of the regions that are not background, which is an output of its own without regions."""
-        return tuple(index for index, labels in enumerate(self.taskset.region_labels) if tuple(labels) != (0,))
+    path: Path
+    values: MapValues
 
 
 @dataclass(frozen=True)
@@ -68,9 +53,14 @@ class Pair:
 
     case: str
     reference: Path
-    prediction: Path
-    own: Mapping[str, Path]
+    prediction: PredictedMap
+    own: Mapping[str, PredictedMap]
     annotated: tuple[bool, ...]
+
+    def map_of(self, task: str, region: int) -> PredictedMap | None:
+        """Return the map in which a region of a task is predicted; None if it is in none."""
+        maps = [self.own[task], self.prediction] if task in self.own else [self.prediction]
+        return next((one for one in maps if region in one.values.of_region), None)
 
 
 class RegionMasks(NamedTuple):
@@ -95,7 +85,8 @@ def find_pairs(
     """Find the prediction of every reference.
 
     What was annotated is looked up in the `dataset.json` beside the references if it lists cases, and else in that of
-    the data set. Predictions without a reference are not read.
+    the data set. What the values of predictions mean is looked up in the `dataset.json` that nnU-Net puts beside them;
+    without one they are the data set's. Predictions without a reference are not read.
 
     Args:
         predictions: Folder of label maps, with a folder of the task's name for each task that has maps of its own.
@@ -108,14 +99,16 @@ def find_pairs(
         The pairs, and the problems: a line for every case that cannot be compared.
 
     Raises:
-        CasesError: If there is no reference at all.
-        TaskSetError: If the `dataset.json` beside the references cannot be read.
+        CasesError: If there is no reference at all, or no region of the data set is predicted.
+        TaskSetError: If the `dataset.json` beside the references, or beside predictions, cannot be read.
+        DescribedRegionsError: If names beside predictions do not mean what they mean in the data set.
     """
     ending = table.file_ending
     cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))[::parts]
     if not cases:
         raise CasesError(f"{references}: expected references named *{ending} and found none; check -ref")
     known = case_table(references, table.taskset)
+    values, own_values = values_of_folder(predictions, table), values_of_tasks(predictions, table)
     pairs, problems = [], []
     for case in cases:
         prediction = predictions / f"{case}{ending}"
@@ -128,18 +121,34 @@ def find_pairs(
             )
         else:
             annotated = (True,) * len(table.taskset.regions) if fully_labelled else known.annotated(case)
-            own = {task.name: predictions / task.name / prediction.name for task in table.taskset.tasks}
-            own = {task: path for task, path in own.items() if path.is_file()}
-            pairs.append(Pair(case, references / prediction.name, prediction, own, annotated))
+            own = {
+                task: PredictedMap(predictions / task / prediction.name, of_task)
+                for task, of_task in own_values.items()
+                if (predictions / task / prediction.name).is_file()
+            }
+            mapped = PredictedMap(prediction, values)
+            pairs.append(Pair(case, references / prediction.name, mapped, own, annotated))
     return pairs, problems
 
 
 def case_table(references: Path, taskset: TaskSet) -> TaskSet:
-    """Return the task set that knows the cases of a folder of references: the one beside them, or the data set's."""
+    """Return the task set that knows the cases of a folder of references: the one beside them, or the data set's.
+
+    Raises:
+        TaskSetError: If the one beside them cannot be read.
+        CasesError: If its label values are not the data set's.
+    """
     beside = references / "dataset.json"
     if not beside.is_file():
         return taskset
     found = TaskSet.from_dataset_json(read_dataset_json(beside), str(beside))
+    values = dict(zip(taskset.regions, taskset.region_labels, strict=True))
+    for name, here in zip(found.regions, found.region_labels, strict=True):
+        if here != values.get(name, here):
+            raise CasesError(
+                f"{beside}: {spelt(name)} has the values {list(here)}, in the data set {list(values[name])}; give the "
+                "data set that these references belong to with -d"
+            )
     return found if found.has_cases and found.regions == taskset.regions else taskset
 
 
@@ -158,58 +167,53 @@ def problems_of(pair: Pair, table: LabelTable) -> list[str]:
     """Read the maps of a pair and return a line for everything that forbids to compare them."""
     found: list[str] = []
     reference = _read(pair.reference, table, found)
-    own = _own_values(table)
-    maps = [(pair.prediction, _values(table)), *((path, own[task]) for task, path in pair.own.items())]
-    for path, values in maps:
+    for path, values in (pair.prediction, *pair.own.values()):
         prediction = _read(path, table, found)
         if prediction is None:
             continue
-        found += _value_problems(path, prediction.labels, values)
+        found += _value_problems(path, prediction.labels, set(values.known))
         if reference is not None:
             found += _grid_problems(path, prediction, reference)
     if reference is not None:
         ignored = {table.taskset.ignore_label} - {None}
-        found += _value_problems(pair.reference, reference.labels, _values(table) | ignored)
+        found += _value_problems(pair.reference, reference.labels, {*table.values, *ignored})
     return [f"{pair.case}: {problem}" for problem in found]
 
 
 def warnings_of(pair: Pair) -> list[str]:
     """Return a line for every map of a pair that is stored as floating-point numbers, which labels are not."""
-    paths = (pair.reference, pair.prediction, *pair.own.values())
+    paths = (pair.reference, pair.prediction.path, *(predicted.path for predicted in pair.own.values()))
     return [
         f"{pair.case}: {path} is a float image; its values are taken as labels" for path in paths if _is_float(path)
     ]
 
 
 def region_masks(pair: Pair, table: LabelTable) -> Iterator[RegionMasks]:
-    """Yield every annotated region of a pair that `problems_of` finds nothing wrong with, one task after the other."""
+    """Yield every annotated region of a pair that `problems_of` finds nothing wrong with, one task after the other.
+
+    Regions that are not among those the maps hold are left out.
+    """
     taskset = table.taskset
     reference = _require(pair.reference, table)
     counted = np.ones(reference.labels.shape, bool)
     if taskset.ignore_label is not None:
         counted = reference.labels != taskset.ignore_label
-    own = {label_map.name: label_map for label_map in task_maps(taskset, tuple(pair.own), table.dataset_json)}
-    union: Labels | None = None  # read once, and only if a task needs it
+    read: dict[Path, Labels] = {}  # every map once, and only if a task needs it
     for number, task in enumerate(taskset.tasks):
-        wanted = [i for i in table.regions if taskset.task_of_region[i] == number and pair.annotated[i]]
-        if not wanted:
-            continue
-        if task.name in pair.own:
-            predicted = _require(pair.own[task.name], table).labels
-        else:
-            predicted = union = _require(pair.prediction, table).labels if union is None else union
-        for index in wanted:
-            values = taskset.region_labels[index]
-            of_map = values
-            if task.name in own:
-                described = own[task.name].dataset_json["labels"][taskset.regions[index]]
-                of_map = tuple(described) if isinstance(described, list) else (described,)
+        for index in table.regions:
+            predicted = pair.map_of(task.name, index)
+            if taskset.task_of_region[index] != number or not pair.annotated[index] or predicted is None:
+                continue
+            if predicted.path not in read:
+                read[predicted.path] = _require(predicted.path, table).labels
             yield RegionMasks(
                 index,
-                np.isin(predicted, of_map) & counted,
-                np.isin(reference.labels, values) & counted,
+                np.isin(read[predicted.path], predicted.values.of_region[index]) & counted,
+                np.isin(reference.labels, taskset.region_labels[index]) & counted,
                 with_thickness(reference.properties["spacing"]),
             )
+        if task.name in pair.own:
+            read.pop(pair.own[task.name].path, None)
 
 
 class _Map(NamedTuple):
@@ -224,31 +228,14 @@ class _Map(NamedTuple):
 def _read(path: Path, table: LabelTable, problems: list[str]) -> _Map | None:
     try:
         return _require(path, table)
-    except Exception as error:  # noqa: BLE001 - readers raise anything, and the other cases are to be named too
-        problems.append(f"{path} cannot be read ({one_line(error)}); write it again")
+    except LabelFileError as error:
+        problems.append(str(error))
         return None
 
 
 def _require(path: Path, table: LabelTable) -> _Map:
     reader = determine_reader_writer_from_dataset_json(dict(table.dataset_json), verbose=False)()
-    labels, properties = reader.read_seg(str(path))
-    return _Map(labels[0], properties)
-
-
-def _values(table: LabelTable) -> set[Any]:
-    return {0, *(value for labels in table.taskset.region_labels for value in labels)}
-
-
-def _own_values(table: LabelTable) -> dict[str, set[Any]]:
-    names = tuple(task.name for task in table.taskset.tasks)
-    described = {
-        label_map.name: label_map.dataset_json["labels"]
-        for label_map in task_maps(table.taskset, names, table.dataset_json)
-    }
-    return {
-        name: set(np.concatenate([np.atleast_1d(value) for value in labels.values()]))
-        for name, labels in described.items()
-    }
+    return _Map(*read_label_file(path, reader))
 
 
 def _value_problems(path: Path, labels: Labels, known: set[Any]) -> list[str]:

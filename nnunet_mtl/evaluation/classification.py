@@ -1,8 +1,8 @@
 """The few scores of image-level answers that training, probes and demonstrations look at, and a check for collapse.
 
-What cannot be said is None, never a number: where a class has no case, or where there are fewer than two cases. All
-that an evaluation reports is in `question_evaluation`; reading and intervals, which are used with these scores, can be
-had from here too.
+What cannot be said is None, never a number: AUC and balanced accuracy where a class has no case, accuracy without a
+case. All that an evaluation reports is in `question_evaluation`; reading and intervals, which are used with these
+scores, can be had from here too.
 """
 
 from collections.abc import Mapping
@@ -69,19 +69,18 @@ def scores(probabilities: Array, targets: Array, kind: str = "nominal") -> Quest
         return _multilabel_scores(probabilities, targets)
     answers, labels = probabilities.argmax(1), targets.argmax(1)
     metrics: dict[str, float | None] = dict.fromkeys(METRICS)
-    if len(labels) >= 2 and targets.any(0).all():
-        metrics = {
-            "auc": mean_auc(probabilities, targets),
-            "balanced_accuracy": float(balanced_accuracy_score(labels, answers)),
-            "accuracy": float((answers == labels).mean()),
-        }
+    if len(labels):
+        metrics["accuracy"] = float((answers == labels).mean())
+    if len(labels) and targets.any(0).all():
+        metrics["auc"] = mean_auc(probabilities, targets)
+        metrics["balanced_accuracy"] = float(balanced_accuracy_score(labels, answers))
     return QuestionScores(len(labels), metrics, collapsed(answers, labels))
 
 
 def _multilabel_scores(probabilities: Array, targets: Array) -> QuestionScores:
     columns = range(targets.shape[1])
     pairs = [(np.stack([1 - probabilities[:, c], probabilities[:, c]], 1), targets[:, c]) for c in columns]
-    each = [scores(both, np.stack([~label, label], 1)) for both, label in pairs]
+    each = [scores(both, np.stack([~label, label], 1)) for both, label in pairs if label.any() and not label.all()]
     metrics: dict[str, float | None] = {}
     for name in METRICS:
         values = [value for one in each if (value := one.metrics[name]) is not None]

@@ -97,11 +97,15 @@ def compare_runs(
 
 
 def _require_same_cases(runs: Mapping[str, RunScores]) -> None:
-    everything = set().union(*(run.cases for run in runs.values()))
-    missing = {name: sorted(everything - set(run.cases)) for name, run in runs.items()}
-    lacking = {name: cases for name, cases in missing.items() if cases}
-    if lacking:
-        reasons = "; ".join(f"{name} lacks {listed(cases)}" for name, cases in lacking.items())
+    """Refuse runs of which one has a case the other lacks, as far as it was annotated for regions that both predict."""
+    lacking: dict[str, set[str]] = {}
+    for (first, ours), (second, theirs) in combinations(runs.items(), 2):
+        common = ours.regions.keys() & theirs.regions.keys()
+        here, there = ({one.case for one in run.scores if one.region in common} for run in (ours, theirs))
+        for name, cases in ((first, there - here), (second, here - there)):
+            lacking.setdefault(name, set()).update(cases)
+    reasons = "; ".join(f"{name} lacks {listed(sorted(cases))}" for name, cases in lacking.items() if cases)
+    if reasons:
         raise ComparisonError(f"runs must have the same cases: {reasons}; predict and evaluate these, then compare")
 
 

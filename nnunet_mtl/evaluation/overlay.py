@@ -36,13 +36,21 @@ def region_colour(index: int) -> tuple[float, float, float]:
 def read_upright(path: Path) -> tuple[npt.NDArray[Any], tuple[float, ...]]:
     """Read an image or a label map for display: patient's front up, patient's right on the left, as radiologists look.
 
+    Colours become the grey of their mean: what is painted on an image must be told from it.
+
     Returns:
         The values, (Z, Y, X) or (Y, X), and the spacing in mm in the same order.
+
+    Raises:
+        RuntimeError: If SimpleITK cannot read the file.
     """
     image = SimpleITK.ReadImage(str(path))
     if image.GetDimension() == 3:
         image = SimpleITK.DICOMOrient(image, "LPS")
-    return SimpleITK.GetArrayFromImage(image), tuple(image.GetSpacing())[::-1]
+    values = SimpleITK.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        values = values[..., :3].mean(-1)  # without what is transparent
+    return values, tuple(image.GetSpacing())[::-1]
 
 
 def fullest_slice(masks: Sequence[Mask]) -> int:
@@ -75,7 +83,13 @@ def overlay_figure(
         regions: Labels of every region in output order; a later region is painted over an earlier one.
         spacing_mm: Voxel size in the order of the axes.
         slice_index: Slice along the first axis; by default the one that holds most of the truth.
+
+    Raises:
+        ValueError: If image and maps have different shapes, or one is no image of two or three axes.
     """
+    shapes = {"the image": image.shape, "the reference": truth.shape, "the prediction": prediction.shape}
+    if len(set(shapes.values())) > 1 or image.ndim not in (2, 3):
+        raise ValueError(f"{', '.join(f'{name} has {shape} voxels' for name, shape in shapes.items())}")
     volume, true_labels, predicted_labels = (
         array if array.ndim == 3 else array[None] for array in (image, truth, prediction)
     )

@@ -49,8 +49,10 @@ class QuestionEvaluation:
         return {
             **question.to_json(),
             "n_cases": len(self.answered.cases),
+            "n_labelled": self.answered.n_labelled,
             "n_of_class": dict(zip(question.classes, n_of_class, strict=True)),
             "unanswered": list(self.answered.unanswered),
+            "unknown": list(self.answered.unknown),
             "decided_by": self.decided_by,
             "thresholds": list(self.answered.thresholds),
             "ece_bins": N_BINS,

@@ -16,6 +16,7 @@ from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.missing import mean_of_present
 from nnunet_mtl.grid import grid_difference, grid_of_image
+from nnunet_mtl.integrity import file_problem
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -91,6 +92,8 @@ def _case(path: Path) -> str:
 
 
 def _read(path: Path) -> Any:
+    if problem := file_problem(path):
+        raise RegressionEvaluationError(f"{path}: cannot be read ({problem}); write or predict it again")
     try:
         return SimpleITK.ReadImage(str(path))
     except RuntimeError:

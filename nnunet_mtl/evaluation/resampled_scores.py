@@ -55,9 +55,11 @@ class Resampled:
         return np.asarray(np.mean(values, axis=0))
 
 
-def _recalls(cases: Resampled) -> Array:
-    confusion = cases.confusion()
-    return np.asarray(np.einsum("cc...->c...", confusion) / confusion.sum(1))
+def _recalls(cases: Resampled, *classes: int) -> Array:
+    """Return the share of each of these classes' cases that is answered with it; each must have a case."""
+    confusion = cases.confusion()[list(classes)]
+    found = np.stack([of_class[number] for of_class, number in zip(confusion, classes, strict=True)])
+    return np.asarray(found / confusion.sum(1))
 
 
 def _f1s(cases: Resampled) -> Array:
@@ -99,11 +101,11 @@ SCORES: Mapping[str, Callable[[Resampled], Array]] = {
     "auc": lambda cases: cases.against_rest(area),
     "average_precision": lambda cases: cases.against_rest(precision_area),
     "accuracy": _accuracy,
-    "balanced_accuracy": lambda cases: _recalls(cases).mean(0),
+    "balanced_accuracy": lambda cases: _recalls(cases, *range(len(cases.groups))).mean(0),
     "macro_f1": lambda cases: _f1s(cases).mean(0),
     "f1": lambda cases: _f1s(cases)[1],
-    "sensitivity": lambda cases: _recalls(cases)[1],
-    "specificity": lambda cases: _recalls(cases)[0],
+    "sensitivity": lambda cases: _recalls(cases, 1)[0],
+    "specificity": lambda cases: _recalls(cases, 0)[0],
     "brier": _brier,
     "quadratic_kappa": _quadratic_kappa,
     "mean_absolute_error": _mean_absolute_error,

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl.csv_tables import read_rows
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.case_scores import RegionScores
 from nnunet_mtl.evaluation.lesions import LesionCounts
@@ -64,6 +64,14 @@ class RunScores:
         """Return the mean of each metric by region."""
         return {region: {metric: self.mean(region, metric) for metric in metrics} for region in self.regions}
 
+    def n_cases(self, metrics: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Return of how many cases the means of each metric are, by region."""
+
+        def count(region: str, metric: str) -> int:
+            return sum(not math.isnan(value) for value in self.values(region, metric).values())
+
+        return {region: {metric: count(region, metric) for metric in metrics} for region in self.regions}
+
     def mean_of_case(self, case: str, metric: str) -> float:
         """Return the mean of a metric over the regions of a case that have it; NaN where none has."""
         return mean_of_present(one.metrics[metric] for one in self.scores if one.case == case)
@@ -91,15 +99,8 @@ class RunScores:
         Raises:
             RunScoresError: If it cannot be read or a column is missing.
         """
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                missing = [name for name in (*_KEYS, *METRICS, *_COUNTS) if name not in (reader.fieldnames or ())]
-                if missing:
-                    raise RunScoresError(f"{path}: no column {listed(missing)}; run `nnunet_mtl evaluate` again")
-                scores = [_line(row, path, reader.line_num) for row in reader]
-        except OSError as error:
-            raise RunScoresError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        rows = read_rows(path, (*_KEYS, *METRICS, *_COUNTS), RunScoresError, METRICS)
+        scores = [_line(row, path, line) for line, row in rows]
         return cls(tuple(scores))
 
     def summary(self, taskset: TaskSet) -> dict[str, Any]:
@@ -111,29 +112,28 @@ class RunScores:
         Args:
             taskset: Of the data set, for the order of tasks and slots.
         """
-        regions = {region: self._region_summary(region) for region in self.regions}
-        dice = {region: self.mean(region, "dice") for region in self.regions}
-        slots = {
-            name: taskset.slot_names[slot] for name, slot in zip(taskset.regions, taskset.slot_of_region, strict=True)
-        }
+        in_slot: dict[str, list[str]] = {slot: [] for slot in taskset.slot_names}
+        for region, slot in zip(taskset.regions, taskset.slot_of_region, strict=True):
+            in_slot[taskset.slot_names[slot]].append(region)
         return {
             "cases": len(self.cases),
-            "mean_dice": json_number(mean_of_present(dice.values())),
-            "tasks": {
-                task.name: {
-                    "mean_dice": json_number(mean_of_present(dice[region] for region in task.regions if region in dice))
-                }
-                for task in taskset.tasks
-            },
-            "slots": {
-                slot: {
-                    "mean_dice": json_number(
-                        mean_of_present(dice[region] for region in dice if slots.get(region) == slot)
-                    )
-                }
-                for slot in taskset.slot_names
-            },
-            "regions": regions,
+            **self._mean_dice(self.regions),
+            "tasks": {task.name: self._mean_dice(task.regions) for task in taskset.tasks},
+            "slots": {slot: self._mean_dice(regions) for slot, regions in in_slot.items()},
+            "regions": {region: self._region_summary(region) for region in self.regions},
+        }
+
+    def _mean_dice(self, regions: Iterable[str]) -> dict[str, Any]:
+        """Return the mean over regions, and how many cases have a Dice of any of them, and how many have none."""
+        scored = [region for region in regions if region in self.regions]
+        there = {case for region in scored for case in self.values(region, "dice")}
+        with_dice = {
+            case for region in scored for case, dice in self.values(region, "dice").items() if not math.isnan(dice)
+        }
+        return {
+            "mean_dice": json_number(mean_of_present(self.mean(region, "dice") for region in scored)),
+            "n_cases": len(with_dice),
+            "n_missing": len(there - with_dice),
         }
 
     def _region_summary(self, region: str) -> dict[str, Any]:

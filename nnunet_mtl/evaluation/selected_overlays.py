@@ -1,12 +1,21 @@
 """Pictures of the worst, the median and the best case: what the mean of a metric looks like."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from nnunet_mtl.evaluation.cases import LabelTable, Pair
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+
+from nnunet_mtl._messages import listed
+from nnunet_mtl.evaluation.cases import Pair
+from nnunet_mtl.evaluation.label_table import LabelTable
 from nnunet_mtl.evaluation.missing import ranked
 from nnunet_mtl.evaluation.overlay import overlay_figure, read_upright
 from nnunet_mtl.evaluation.run_scores import RunScores
+from nnunet_mtl.integrity import file_problem
 
 
 def select_cases(scores: RunScores, metric: str = "dice") -> dict[str, str]:
@@ -18,33 +27,88 @@ def select_cases(scores: RunScores, metric: str = "dice") -> dict[str, str]:
     return {rank: case for place, (rank, case) in enumerate(chosen.items()) if place < len(order)}
 
 
-def write_overlays(
-    folder: Path, scores: RunScores, pairs: Sequence[Pair], table: LabelTable, images: Path, say: Callable[[str], None]
-) -> None:
-    """Write `worst.png`, `median.png` and `best.png`, each with the case's first channel; a missing image is told.
+def overlays(
+    scores: RunScores, pairs: Sequence[Pair], table: LabelTable, images: Path
+) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield the names `worst.png`, `median.png` and `best.png`, and what draws each of them.
 
-    Only regions that were annotated in the case are drawn, in the reference and in the prediction.
+    Only regions that were annotated in the case are drawn, of the reference and of the prediction, on channel 0.
 
     Args:
-        folder: Where to.
         scores: By which cases are chosen.
         pairs: Where their maps are.
         table: What the values mean.
         images: Folder of images as nnU-Net names them.
-        say: Called with a line.
     """
     by_case = {pair.case: pair for pair in pairs}
     for rank, case in select_cases(scores).items():
-        image = images / f"{case}_0000{table.file_ending}"
+        yield f"{rank}.png", partial(_overlay, by_case[case], table, image_of(by_case[case], table, images))
+
+
+def image_of(pair: Pair, table: LabelTable, images: Path) -> Path:
+    """Return the file of a case's first channel."""
+    return images / f"{pair.case}_0000{table.file_ending}"
+
+
+def picture_problems(pairs: Sequence[Pair], table: LabelTable, images: Path) -> list[str]:
+    """Return a line for images on which nothing can be painted, as far as their headers tell; no voxel is read."""
+    problems, missing = [], []
+    for pair in pairs:
+        image = image_of(pair, table, images)
         if not image.is_file():
-            say(f"no picture of the {rank} case: {image} is not there")
+            missing.append(pair.case)
             continue
-        pair = by_case[case]
-        regions = {
-            table.taskset.regions[index]: table.taskset.region_labels[index]
-            for index in table.regions
-            if pair.annotated[index]
-        }
-        values, spacing_mm = read_upright(image)
-        truth, prediction = (read_upright(path)[0] for path in (pair.reference, pair.prediction))
-        (folder / f"{rank}.png").write_bytes(overlay_figure(values, truth, prediction, regions, spacing_mm=spacing_mm))
+        found, expected = _size(image), _size(pair.reference)
+        if found is None:
+            problems.append(f"{pair.case}: no picture can be made, {image} cannot be read as an image")
+        elif expected is not None and found != expected:
+            problems.append(
+                f"{pair.case}: no picture can be made, {image} has {found} voxels (x first), its label map {expected}; "
+                "check --images"
+            )
+    if missing:
+        problems.append(
+            f"{images}: {len(missing)} of {len(pairs)} cases have no image CASE_0000{table.file_ending}, so no "
+            f"picture: {listed(missing)}"
+        )
+    return problems
+
+
+def _size(path: Path) -> tuple[int, ...] | None:
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return tuple(reader.GetSize())
+
+
+def _overlay(pair: Pair, table: LabelTable, image: Path) -> bytes:
+    if problem := file_problem(image):
+        raise ValueError(f"{image}: {problem}")
+    regions = {
+        table.taskset.regions[index]: table.taskset.region_labels[index]
+        for index in table.regions
+        if pair.annotated[index]
+    }
+    values, spacing_mm = read_upright(image)
+    truth = read_upright(pair.reference)[0]
+    prediction = _in_values_of_data_set(read_upright(pair.prediction.path)[0], pair, table)
+    try:
+        return overlay_figure(values, truth, prediction, regions, spacing_mm=spacing_mm)
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from None
+
+
+def _in_values_of_data_set(labels: npt.NDArray[Any], pair: Pair, table: LabelTable) -> npt.NDArray[Any]:
+    """Paint a predicted map anew in the values of the data set, as nnU-Net does: a later region over earlier ones."""
+    taskset = table.taskset
+    of_region = pair.prediction.values.of_region
+    if all(of_region.get(index) == taskset.region_labels[index] for index in table.regions):
+        return labels
+    painted = np.zeros(labels.shape, np.int64)
+    for index in (index for index in table.regions if index in of_region):
+        value = taskset.regions_class_order[index] if taskset.has_regions else taskset.region_labels[index][0]
+        painted[np.isin(labels, of_region[index])] = value
+    return painted

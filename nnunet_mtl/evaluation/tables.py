@@ -7,7 +7,8 @@ stand beside them.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 MISSING = "n/a"
@@ -40,10 +41,12 @@ class ResultTable:
     Attributes:
         columns: What stands where.
         rows: For each run one value a column; NaN where there is none.
+        counts: For each run, of how many cases (or regions) each value is, in words; empty where nobody said.
     """
 
     columns: tuple[Column, ...]
     rows: Mapping[str, tuple[float, ...]]
+    counts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """Return the table for a README, the best value of a column in bold where there are several runs."""
@@ -51,6 +54,7 @@ class ResultTable:
         lines = [head, ["---", *["---:"] * len(self.columns)]]
         for name, texts in self._texts("**{}**"):
             lines.append([name.replace("|", r"\|"), *texts])
+        lines += [[name.replace("|", r"\|"), *texts] for name, texts in self._counts()]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def latex(self) -> str:
@@ -62,7 +66,14 @@ class ResultTable:
         lines.append(r"\midrule")
         for name, texts in self._texts(r"\textbf{{{}}}"):
             lines.append(" & ".join([_escaped(name), *texts]) + r" \\")
+        lines += [" & ".join([_escaped(name), *texts]) + r" \\" for name, texts in self._counts()]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+    def _counts(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return a line of the numbers of cases: one for all runs if they are the same, else one for each."""
+        if len(set(self.counts.values())) == 1:
+            return [("of", next(iter(self.counts.values())))]
+        return [(f"of ({name})", texts) for name, texts in self.counts.items()]
 
     def _spans(self, attribute: str) -> str:
         """Return a line of the head in which equal neighbours share a cell."""
@@ -89,10 +100,13 @@ METRICS_OF_TABLE = ("dice", "hd95_mm")
 # Higher Dice and lower distances are better.
 _METRICS = (("dice", "Dice", 100.0, 2), ("hd95_mm", "HD95 (mm)", 1.0, 2))
 _HIGHER_IS_BETTER = {"dice"}
+_AVERAGE = "average"
 
 
 def result_table(
-    means: Mapping[str, Mapping[str, Mapping[str, float]]], tasks: Mapping[str, Mapping[str, str]]
+    means: Mapping[str, Mapping[str, Mapping[str, float]]],
+    tasks: Mapping[str, Mapping[str, str]],
+    n_cases: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType({}),
 ) -> ResultTable:
     """Arrange mean metrics in the shape of the paper's table.
 
@@ -102,6 +116,7 @@ def result_table(
     Args:
         means: By run, region and metric; what is not there is missing.
         tasks: By task, its regions with the slot each uses.
+        n_cases: Of how many cases each mean is, by run, region and metric; may be left out.
     """
     regions = [(task, slot, region) for task, slots in tasks.items() for region, slot in slots.items()]
     columns: list[Column] = []
@@ -118,7 +133,7 @@ def result_table(
         if any(_value(of_run, region, "dice") is not None for of_run in means.values())
     ]
     for metric, title, scale, digits in _METRICS:
-        columns.append(Column("average", "", metric, title, scale, digits))
+        columns.append(Column(_AVERAGE, "", metric, title, scale, digits))
         picked.append(tuple(scored))
     rows = {
         run: tuple(
@@ -127,7 +142,21 @@ def result_table(
         )
         for run, of_run in means.items()
     }
-    return ResultTable(tuple(columns), rows)
+    counts = {
+        run: tuple(
+            "" if math.isnan(value) else _count(names, column, of_run)
+            for value, column, names in zip(rows[run], columns, picked, strict=True)
+        )
+        for run, of_run in n_cases.items()
+    }
+    return ResultTable(tuple(columns), rows, counts)
+
+
+def _count(regions: Sequence[str], column: Column, n_cases: Mapping[str, Mapping[str, int]]) -> str:
+    if column.task == _AVERAGE:
+        return f"{len(regions)} region{'' if len(regions) == 1 else 's'}"
+    number = n_cases[regions[0]][column.metric]
+    return f"{number} case{'' if number == 1 else 's'}"
 
 
 def _value(of_run: Mapping[str, Mapping[str, float]], region: str, metric: str) -> float | None:

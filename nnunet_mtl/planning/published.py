@@ -15,13 +15,17 @@ What is written down, and where it is from:
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.paths import nnUNet_preprocessed
 from torch import nn
 
+from nnunet_mtl.datasets.fingerprint import FINGERPRINT_NAME, read_fingerprint
 from nnunet_mtl.findings import one_line
-from nnunet_mtl.planning.folders import PlanningError
+from nnunet_mtl.planning.folders import PlanningError, raw_folder
+from nnunet_mtl.tasks import read_dataset_json
 
 PATCH_SIZE = (64, 192, 192)
 BATCH_SIZE = 2
@@ -43,6 +47,15 @@ SETTINGS: Mapping[str, Any] = {
 _CONFIGURATION = "3d_fullres"
 
 
+def _require_files(dataset: str | int) -> None:
+    """Refuse files that nnU-Net's planner reads without looking, where they are there."""
+    raw = raw_folder(dataset)
+    read_dataset_json(raw / "dataset.json")
+    fingerprint = Path(nnUNet_preprocessed, raw.name, FINGERPRINT_NAME)
+    if fingerprint.is_file():
+        read_fingerprint(fingerprint)
+
+
 class PublishedPlanner(ExperimentPlanner):
     """Plans with one configuration, `3d_fullres`, as published; nothing in it follows from the data set.
 
@@ -53,6 +66,7 @@ class PublishedPlanner(ExperimentPlanner):
 
     Raises:
         PlanningError: If nnU-Net knows no such data set or has no fingerprint of it, or the images are 2D.
+        UserError: If `dataset.json` or the fingerprint cannot be read.
     """
 
     network_class: type[nn.Module]
@@ -66,6 +80,7 @@ class PublishedPlanner(ExperimentPlanner):
         overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
         suppress_transpose: bool = False,
     ) -> None:
+        _require_files(dataset_name_or_id)
         spacing = list(SPACING_MM) if overwrite_target_spacing is None else overwrite_target_spacing
         try:
             super().__init__(

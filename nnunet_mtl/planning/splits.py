@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_mtl.files import write_json
+from nnunet_mtl.findings import one_line
 from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, raw_folder
 from nnunet_mtl.planning.folds import assign_folds
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
@@ -76,7 +77,13 @@ def _patients(tasks: TaskSet, cases: Sequence[str]) -> list[str]:
 
 
 def _refuse_other(path: Path, splits: list[dict[str, list[str]]], remedy: str) -> None:
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != splits:
+    if not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PlanningError(f"{path}: is no list of folds ({one_line(error)}); {remedy}") from None
+    if there != splits:
         raise PlanningError(f"{path}: other folds are there; {remedy}")
 
 

@@ -111,3 +111,21 @@ def union(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Union:
     found.add("kidney_0", ["kidney"], np.where(ORACLE == 4, 4, np.where(ORACLE == 0, 5, 0)))
     found.add("whole_0", ["liver", "vessel", "kidney"], ORACLE)
     return found
+
+
+def cut(path: Path) -> None:
+    """Leave out the end of a file, as a copy that was broken off does; ITK reads zeros there and says nothing."""
+    path.write_bytes(path.read_bytes()[:-12])
+
+
+def add_time(path: Path) -> None:
+    """Give a map a fourth axis of two points in time."""
+    values = read_map(path)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.stack([values, values]), isVector=False), str(path))
+
+
+@pytest.fixture(params=[cut, add_time])
+def spoil(request: pytest.FixtureRequest) -> Any:
+    """What makes a file no label map, and what is said of it."""
+    said = {cut: "cannot be read (the compressed file is damaged", add_time: "holds 2 channels or time points"}
+    return request.param, said[request.param]

@@ -312,3 +312,11 @@ def test_the_folds_are_copied(union, teachers):
     (union.root / "pre" / "Dataset900_Union" / "splits_final.json").write_text(json.dumps(folds))
     complete_labels(union.folder, teachers, 910)
     assert json.loads((union.made(910) / "splits_final.json").read_text()) == folds
+
+
+@pytest.mark.parametrize("place", ["of_vessel/liver_0.nii.gz", "labelsTr/vessel_0.nii.gz"])
+def test_a_file_that_is_no_label_map_is_named_in_one_line(union, teachers, spoil, place):
+    change, said = spoil
+    change((teachers[0].parent if place.startswith("of_") else union.folder) / place)
+    (line,) = problems(union, teachers)
+    assert f"{place}: {said}" in line

@@ -404,3 +404,13 @@ def test_images_that_no_reader_of_nnunet_reads_are_refused(union):
         path.rename(str(path).replace(".nii.gz", ".dcm"))
     union.write_description()
     refused(union, r"liver_0_0000\.dcm: none of nnU-Net's readers|kidney_0_0000\.dcm: none of", "liver", 901)
+
+
+def test_a_file_that_is_no_label_map_is_named_in_one_line(union, spoil):
+    change, said = spoil
+    change(union.folder / "labelsTr" / "liver_0.nii.gz")
+    with pytest.raises(UserError) as error:
+        extract(union.folder, ["liver"], 901)
+    assert f"labelsTr/liver_0.nii.gz: {said}" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert union.raw_names() == ["Dataset900_Union"]

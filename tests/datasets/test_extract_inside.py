@@ -264,3 +264,12 @@ def test_the_box_by_hand(spacing, margin, expected):
     box = parent_box(mask, spacing, margin)
     assert tuple((one.start, one.stop) for one in box) == expected
     assert parent_box(mask & False, spacing, margin) is None
+
+
+@pytest.mark.parametrize("place", ["imagesTr/full_0001.nii.gz", "labelsTr/full.nii.gz"])
+def test_a_truncated_file_is_named_in_one_line(brain, capsys, place):
+    path = brain.folder / place
+    path.write_bytes(path.read_bytes()[:-12])
+    line = complaint(["-t", "core", "--inside_parent"], capsys)
+    assert f"{place}: cannot be read (the compressed file is damaged" in line
+    assert sorted(path.name for path in (brain.root / "raw").iterdir()) == ["Dataset900_Brain"]

@@ -260,3 +260,11 @@ def test_what_is_asked_wrongly_is_refused_in_one_line(asked, tasks, options, mat
         extract(asked.folder, tasks, 901, **options)
     assert len(str(error.value).splitlines()) == 1
     assert asked.raw_names() == ["Dataset900_Union"]
+
+
+def test_a_broken_fingerprint_is_not_handed_on(asked):
+    fingerprint(asked)
+    (asked.root / "pre" / "Dataset900_Union" / "dataset_fingerprint.json").write_text("")
+    with pytest.raises(UserError, match=r"dataset_fingerprint\.json: is no fingerprint .*_extract_fingerprint -d 900"):
+        extract(asked.folder, ["liver"], 905, with_block=True)
+    assert asked.raw_names() == ["Dataset900_Union"]

@@ -152,3 +152,17 @@ def test_what_is_there_already_is_never_replaced(union, folders):
     (union.root / "file").touch()
     with pytest.raises(UserError, match="file: is there already"):
         merge_predictions(union.folder, folders, union.root / "file")
+
+
+def test_a_file_that_is_no_label_map_is_named_in_one_line(union, folders, spoil):
+    change, said = spoil
+    change(folders[1] / "a.nii.gz")
+    (line,) = problems(union, folders)
+    assert f"of_vessel/a.nii.gz: {said}" in line
+
+
+def test_a_name_that_means_something_else_is_refused(union, folders):
+    """A stock network with plain labels calls liver what is liver and no tumour."""
+    plain = union.predictions("plain", {"liver": 1, "liver_tumour": 2}, None, a=ORACLE.clip(0, 2), b=ORACLE.clip(0, 2))
+    (line,) = problems(union, [plain, *folders[1:]])
+    assert "plain/dataset.json: liver_tumour is not part of liver there and is part of it in the data set" in line

@@ -97,3 +97,22 @@ def test_stored_answers_that_are_none_are_refused(union, folders, content):
     (folders[1] / "classification.json").write_text(content)
     with pytest.raises(UserError, match=r"asked.classification\.json: is not what nnunet_mtl predict writes"):
         merge_predictions(union.folder, folders, union.root / "out")
+
+
+def test_a_table_that_a_spreadsheet_saved_is_merged_as_it_was(union, folders):
+    path = folders[0] / "classification.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace(",", ";").replace(".", ",").encode())
+    merge_predictions(union.folder, folders, union.root / "out")
+    with (union.root / "out" / "classification.csv").open(newline="") as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert rows[:2] == [("liver_0", "age", "young", "0.7", "12.5"), ("liver_0", "age", "old", "0.3", "12.5")]
+
+
+def test_answers_of_other_cases_are_told(union, folders):
+    path = folders[1] / "classification.csv"
+    path.write_text(path.read_text().replace("liver_0", "stranger"))
+    (folders[1] / "classification.json").unlink()
+    text = merge_predictions(union.folder, folders, union.root / "out")
+    assert f"{path}: question malignancy: 1 of 1 cases have no answer: liver_0; predict them\n" in text
+    assert "question malignancy: 1 answered case(s) are no case here and do not count: stranger\n" in text
+    assert "question age: " not in text

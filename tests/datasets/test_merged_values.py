@@ -106,3 +106,9 @@ def test_the_gain_of_a_dose_as_the_page_computes_it(union, monkeypatch):
 
 def test_that_the_folder_is_the_one_that_predict_writes():
     assert FOLDER == regression.FOLDER
+
+
+def test_a_truncated_map_of_values_is_named(union, folders):
+    path = folders[1] / "regression" / "dose" / "b.nii.gz"
+    path.write_bytes(path.read_bytes()[:-12])
+    assert refusal(union, folders).startswith(f"{path}: the compressed file is damaged (")

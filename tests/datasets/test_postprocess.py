@@ -140,3 +140,22 @@ def test_an_unknown_label_is_named(union, folder):
     union.predictions("pred", LABELS, ORDER, a=np.full(MAP.shape, 9))
     with pytest.raises(UserError, match=r"a\.nii\.gz: holds 9"):
         run(union, folder)
+
+
+def test_a_file_that_is_no_label_map_is_named_in_one_line(union, folder, spoil):
+    change, said = spoil
+    change(folder / "a.nii.gz")
+    with pytest.raises(UserError) as error:
+        run(union, folder)
+    assert f"pred/a.nii.gz: {said}" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (union.root / "out").exists()
+
+
+def test_a_name_that_means_something_else_is_refused(union):
+    """A rule about the liver is about its tumour too, which plain labels leave out."""
+    labels = np.array([1, 1, 0, 2] * 4).reshape(2, 2, 4)
+    folder = union.predictions("plain", {"liver": 1, "liver_tumour": 2}, None, a=labels)
+    with pytest.raises(UserError, match=r"plain/dataset\.json: liver_tumour is not part of liver there"):
+        run(union, folder)
+    assert not (union.root / "out").exists()

@@ -3,7 +3,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_mtl.evaluation.answer_comparison import AnswerComparisonError, compare_answers
+from nnunet_mtl.evaluation.answer_comparison import (
+    AnswerComparisonError,
+    AnsweredCases,
+    compare_answers,
+    require_same_answers,
+)
 from nnunet_mtl.evaluation.case_answers import LabelledAnswers
 from nnunet_mtl.evaluation.discrimination import auc_difference_interval
 from nnunet_mtl.tasks import ClassificationTask
@@ -34,6 +39,7 @@ def test_every_pair_of_runs_by_hand() -> None:
     assert (one["question"], one["class"], one["first"], one["second"]) == ("q", "b", "good", "poor")
     # of the nine pairs of a positive and a negative case the poor run has 0.9 above 3, 0.2 above 1, 0.7 above 2
     assert one["auc"] == pytest.approx([1.0, 6 / 9])
+    assert one["n_cases"] == 6
     assert one["difference_95"] == auc_difference_interval(GOOD, POOR, POSITIVE)
 
 
@@ -56,3 +62,16 @@ def test_each_label_is_a_comparison_of_its_own_and_one_without_a_no_is_not_avail
 def test_answers_about_other_cases_are_refused() -> None:
     with pytest.raises(AnswerComparisonError, match="q: a and b answer it about different cases"):
         compare_answers({"a": of_two(GOOD), "b": of_two(POOR, cases=range(1, 7))})
+
+
+def test_figures_of_other_cases_are_refused_and_named() -> None:
+    every, fewer = AnsweredCases(6, frozenset()), AnsweredCases(4, frozenset({"005", "003"}))
+    require_same_answers({"a": {"q": every}, "b": {"q": every}, "c": {"other": fewer}})
+    with pytest.raises(AnswerComparisonError, match="q: a answers 6 cases, b 4 cases without 003, 005; predict"):
+        require_same_answers({"a": {"q": every}, "b": {"q": fewer}})
+
+
+def test_a_run_that_answers_nowhere_is_compared_with_none() -> None:
+    silent = of_two(GOOD[:0], POSITIVE[:0], cases=())
+    assert compare_answers({"a": of_two(GOOD), "b": silent}) == []
+    require_same_answers({"a": {"q": AnsweredCases(6, frozenset())}, "b": {"q": AnsweredCases(0, frozenset("xy"))}})

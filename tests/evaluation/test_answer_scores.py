@@ -96,14 +96,38 @@ def test_names_are_those_of_the_kind_of_question() -> None:
 # ---- what cannot be said
 
 
-@pytest.mark.parametrize("labels", [[], [1], [1, 1, 1], [0, 0]])
-def test_without_both_answers_nothing_is_available(labels: list[int]) -> None:
-    found = scored(np.full(len(labels), 0.7), labels, np.ones(len(labels)), ordinal=True)
+def test_without_cases_nothing_is_available() -> None:
+    found = scored([], [], [], ordinal=True)
     assert found.metrics == dict.fromkeys(metric_names(2, ordinal=True))
     assert found.intervals == {}
     assert found.roc is None
-    assert found.confusion.sum() == len(labels)
     json.dumps(found.to_mapping(), allow_nan=False)
+
+
+@pytest.mark.parametrize("present", [0, 1])
+def test_with_one_class_what_needs_no_other_is_available(present: int) -> None:
+    found = scored([0.7, 0.9, 0.4], [present] * 3, [1, 1, 0], ordinal=True)
+    recall, expected = (("specificity", 1 / 3), ("sensitivity", 2 / 3))[present]
+    assert {name: value for name, value in found.metrics.items() if value is not None} == {
+        "accuracy": pytest.approx(expected),
+        recall: pytest.approx(expected),
+        "brier": pytest.approx(np.mean([(present - chance) ** 2 for chance in (0.7, 0.9, 0.4)])),
+        "ece": pytest.approx(np.mean([abs(present - chance) for chance in (0.7, 0.9, 0.4)])),
+        "mean_absolute_error": pytest.approx(1 - expected),
+    }
+    assert set(found.intervals) == {"accuracy", recall, "brier", "mean_absolute_error"}
+    low, high = found.intervals[recall] or (0, 0)
+    assert 0 <= low < high <= 1
+    assert found.roc is None
+    assert found.confusion.sum() == 3
+    json.dumps(found.to_mapping(), allow_nan=False)
+
+
+def test_a_single_case_has_scores_but_no_interval() -> None:
+    found = scored([0.7], [1], [1])
+    assert (found.metrics["sensitivity"], found.metrics["accuracy"], found.metrics["specificity"]) == (1, 1, None)
+    assert found.metrics["brier"] == pytest.approx(0.09)
+    assert set(found.intervals.values()) == {None}
 
 
 def test_without_one_of_three_classes_only_means_over_cases_are_available() -> None:

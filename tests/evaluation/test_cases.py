@@ -7,7 +7,8 @@ import SimpleITK
 
 from nnunet_mtl.evaluation import cases
 from nnunet_mtl.evaluation.case_scores import check_cases, score_cases
-from nnunet_mtl.evaluation.cases import CasesError, LabelTable, find_pairs, refuse, region_masks
+from nnunet_mtl.evaluation.cases import CasesError, find_pairs, refuse, region_masks
+from nnunet_mtl.evaluation.label_table import LabelTable
 from nnunet_mtl.evaluation.segmentation import Options
 from nnunet_mtl.tasks import TaskSet
 
@@ -93,7 +94,7 @@ def test_the_map_of_all_tasks_is_read_once_however_many_tasks_need_it(folders, m
     read_seg = reader.read_seg
     monkeypatch.setattr(reader, "read_seg", lambda self, path: reads.append(path) or read_seg(self, path))
     assert len(masks_of(pair)) == 3
-    assert sorted(reads) == sorted([str(pair.reference), str(pair.prediction)])
+    assert sorted(reads) == sorted([str(pair.reference), str(pair.prediction.path)])
 
 
 def test_the_table_beside_the_references_says_what_is_annotated(folders):

@@ -62,19 +62,20 @@ def test_labels_are_questions_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "targets", "kind"),
+    ("probabilities", "targets", "kind", "accuracy"),
     [
-        (np.zeros((0, 2)), np.zeros((0, 2)), "nominal"),
-        (two([0.7]), one_hot([1], 2), "nominal"),
-        (two([0.7, 0.2]), one_hot([1, 1], 2), "nominal"),
-        (np.full((3, 3), 1 / 3), one_hot([0, 1, 1], 3), "ordinal"),
-        (np.zeros((0, 2)), np.zeros((0, 2)), "multilabel"),
-        (two([0.7, 0.2]), np.ones((2, 2)), "multilabel"),
+        (np.zeros((0, 2)), np.zeros((0, 2)), "nominal", None),
+        (two([0.7]), one_hot([1], 2), "nominal", 1.0),
+        (two([0.7, 0.2]), one_hot([1, 1], 2), "nominal", 0.5),
+        (np.full((3, 3), 1 / 3), one_hot([0, 1, 1], 3), "ordinal", pytest.approx(1 / 3)),
+        (np.zeros((0, 2)), np.zeros((0, 2)), "multilabel", None),
+        # the means are over labels of which there are both
+        (two([0.7, 0.2]), np.ones((2, 2)), "multilabel", None),
     ],
 )
-def test_what_cannot_be_said_is_not_available(probabilities: Any, targets: Any, kind: str) -> None:
+def test_what_cannot_be_said_is_not_available(probabilities: Any, targets: Any, kind: str, accuracy: Any) -> None:
     found = scores(probabilities, targets, kind)
-    assert found.metrics == NOTHING
+    assert found.metrics == NOTHING | {"accuracy": accuracy}
     assert found.n_cases == len(targets)
 
 
@@ -223,7 +224,8 @@ def test_a_table_without_a_question_has_no_scores(tmp_path: Path) -> None:
     path = write(tmp_path / "classification.csv", rows_of("a", 0.8, 0.9, 0.1)[:2])
     found = score_table(path, dataset({"a": {"malignancy": "malignant", "findings": ["cyst"]}}))
     assert found["findings"].n_cases == 0
-    assert found["malignancy"].metrics == found["findings"].metrics == NOTHING
+    assert found["malignancy"].metrics == NOTHING | {"accuracy": 1.0}
+    assert found["findings"].metrics == NOTHING
 
 
 def test_probabilities_come_back_as_they_were(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_probabilities_come_back_as_they_were(tmp_path: Path) -> None:
         ([("a", "malignancy", "benign", "often", "")], "line 2: probability 'often'"),
         ([("a", "malignancy", "benign", "1.5", "")], "line 2: probability '1.5'"),
         ([("a", "malignancy", "benign", "nan", "")], "line 2: probability 'nan'"),
-        ([("a", "malignancy")], "line 2: probability null"),
+        ([("a", "malignancy")], "line 2: probability ''"),
         ([("a", "malignancy", "benign", "0.5", "")] * 2, "line 3: .*second time"),
         ([("a", "malignancy", "benign", "0.5", "")], "case 'a', task 'malignancy': holds the classes benign"),
         (
@@ -263,6 +265,6 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
         read_answers(tmp_path / "none.csv")
     with pytest.raises(AnswersError, match="no column class"):
         read_answers(write(tmp_path / "short.csv", [], ("case", "task", "probability")))
-    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "bytes.csv").write_bytes(b"case,\xff\xfe\x00")
     with pytest.raises(AnswersError, match="is no CSV file"):
         read_answers(tmp_path / "bytes.csv")

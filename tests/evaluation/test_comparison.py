@@ -90,3 +90,15 @@ def test_other_cases_cannot_be_compared():
         compare_runs({"good": GOOD, "bad": run_with(CASES[:7], dice=lambda n: 0.5)})
     with pytest.raises(ComparisonError, match="no region in common"):
         compare_runs({"good": GOOD, "bad": run_with(regions=("kidney",), dice=lambda n: 0.5)})
+
+
+def test_cases_of_other_regions_need_not_be_the_same():
+    """A network of the liver alone has no score in a case in which only the spleen was annotated."""
+    both = run_with(dice=lambda n: 0.5)
+    part = RunScores(tuple(one for one in both.scores if one.region == "liver" or one.case != "case_0"))
+    liver = RunScores(tuple(one for one in part.scores if one.region == "liver"))
+    spleen = run_with(CASES[1:], regions=("spleen",), dice=lambda n: 0.4)
+    assert compare_runs({"all": part}, [liver, spleen])["gain"]["runs"]["all"]["of_metric"]["spleen"] > 0
+    assert compare_runs({"all": part, "liver": liver})["ranking"]["ranks"] == {"all": 1.5, "liver": 1.5}
+    with pytest.raises(ComparisonError, match="single-task run 2 lacks case_0"):
+        compare_runs({"all": both}, [liver, spleen])

@@ -86,7 +86,7 @@ def test_a_run_is_written_as_tables_and_figures(data, capsys):
     assert "HD95: maximum of the two directed 95th percentiles" in printed
     last = printed.splitlines()[-1]
     assert last.startswith("7 cases, mean Dice of organ ")
-    assert last.endswith("AUC of malignancy 1.000; everything is in out")
+    assert last.endswith("AUC of malignancy 1.000 (7 of 7 cases); everything is in out")
     lines = (data.parent / "out" / "cases.csv").read_text().splitlines()
     assert len(lines) == 1 + 6 * 3 + 1  # of the last case the spleen alone was annotated
     summary = json.loads((data.parent / "out" / "summary.json").read_text())
@@ -131,7 +131,7 @@ def test_runs_are_compared_and_ranked(data, capsys):
     assert {one["region"] for one in compared["tests"]["comparisons"]} == {"liver", "liver_tumour", "spleen"}
     assert compared["answers"] == []  # only one of them answers
     table = (data.parent / "out" / "table.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in table[2:]] == ["| bad", "| good"]
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| bad", "| good", "| of"]
     # results of an earlier evaluation are taken as they are
     assert run("--runs", "out/bad", "good", "--single_task", "out/good", *words[:-1], "again") == 0
     printed = capsys.readouterr().out
@@ -198,5 +198,170 @@ def test_a_missing_image_costs_a_picture_and_nothing_else(data, capsys):
     for number in range(1, 7):
         (data / "imagesTr" / f"case_{number}_0000.nii.gz").unlink()
     assert run("-pred", "good", "-ref", data / "labelsTr") == 0
-    assert capsys.readouterr().out.count("no picture of the ") == 3
+    printed = capsys.readouterr().out
+    assert "imagesTr: 7 of 7 cases have no image CASE_0000.nii.gz, so no picture: case_0, " in printed
+    assert printed.index("7 of 7 cases have no image") < printed.index("HD95: ")  # before anything is scored
+    assert printed.count("no picture good/evaluation/figures/") == 3
     assert not (data.parent / "good" / "evaluation" / "figures" / "worst.png").exists()
+
+
+# ---- files as people have them
+
+
+def one_problem(capsys, *words):
+    assert run(*words, "--no_figures") == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("  ")]
+    assert "Traceback" not in error
+    return lines[0] if lines else error.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["good", "labelsTr"])
+def test_a_truncated_map_is_named_before_anything_is_scored(data, capsys, place):
+    folder = data / place if place == "labelsTr" else data.parent / place
+    path = folder / "case_3.nii.gz"
+    path.write_bytes(path.read_bytes()[:-30])
+    message = one_problem(capsys, "-pred", "good", "-ref", data / "labelsTr")
+    assert message.startswith("  case_3: ")
+    assert f"{place}/case_3.nii.gz: cannot be read (the compressed file is damaged" in message
+    # of several runs nothing is scored either
+    one_problem(capsys, "--runs", "bad", "good", "-ref", data / "labelsTr", "-o", "out")
+    assert not (data.parent / "out").exists()
+
+
+def test_a_map_with_a_fourth_axis_is_named(data, capsys):
+    image = SimpleITK.GetImageFromArray(np.stack([labels(), labels()]), isVector=False)
+    SimpleITK.WriteImage(image, str(data.parent / "good" / "case_2.nii.gz"))
+    message = one_problem(capsys, "-pred", "good", "-ref", data / "labelsTr")
+    assert "good/case_2.nii.gz: holds 2 channels or time points, a label map has one" in message
+
+
+def stock(folder, described, values, ending=".nii.gz"):
+    """Write what another network would have: its own description, and its own values."""
+    for number, case in enumerate(CASES):
+        write(folder / f"{case}.nii.gz", values[labels(number % 2)])
+    (folder / "dataset.json").write_text(json.dumps({"file_ending": ending, **described}))
+
+
+def dices(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    return {name: region["metrics"]["dice"]["mean"] for name, region in summary["regions"].items()}
+
+
+def test_another_networks_values_are_matched_by_name(data, capsys):
+    words = ("-ref", data / "labelsTr", "-o")
+    assert run("-pred", "good", *words, "expected") == 0
+    described = {
+        "labels": {"background": 0, "spleen": [1, 1], "liver": [2, 3], "liver_tumour": [3]},
+        "regions_class_order": [1, 2, 3],
+    }
+    stock(data.parent / "turned", described, np.array([0, 2, 3, 1], np.uint8))
+    assert run("-pred", "turned", *words, "found") == 0
+    assert dices(data.parent / "found") == dices(data.parent / "expected")
+    for name in ("worst", "median", "best"):  # the same colours too
+        pictures = [data.parent / folder / "figures" / f"{name}.png" for folder in ("found", "expected")]
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    stock(data.parent / "stock", {"labels": {"background": 0, "spleen": 1}}, np.array([0, 0, 0, 1], np.uint8))
+    capsys.readouterr()
+    assert run("-pred", "stock", *words, "alone") == 0
+    printed = capsys.readouterr().out
+    assert "stock/dataset.json: does not predict liver, liver_tumour: not scored" in printed
+    assert dices(data.parent / "alone") == {"spleen": 1}
+    # its cases are compared by what both predict
+    assert run("--runs", "stock", "good", "--no_figures", *words, "both") == 0
+    assert run("--runs", "good", "--single_task", "stock", "--no_figures", *words, "gain") == 2
+    assert "liver is not available in the single-task run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"labels": {"background": 0, "liver": 1, "liver_tumour": 2}}, "liver_tumour is not part of liver there"),
+        ({"labels": {"background": 0, "kidney": 1}}, "predicts kidney, none of the data set's regions liver"),
+        ({"labels": {"background": 0, "spleen": 1}, "file_ending": ".nrrd"}, "file_ending .nrrd, the data set's is"),
+        ({"labels": {}}, "dataset.json: labels"),
+    ],
+)
+def test_values_that_cannot_be_matched_are_refused(data, capsys, described, message):
+    (data.parent / "good" / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz", **described}))
+    assert message in one_problem(capsys, "-pred", "good", "-ref", data / "labelsTr")
+    assert not (data.parent / "good" / "evaluation").exists()
+
+
+def test_references_of_another_data_set_are_refused(data, capsys):
+    other = {**DESCRIPTION, "labels": {**DESCRIPTION["labels"], "liver": [1, 2, 3], "spleen": [1]}}
+    other |= {"regions_class_order": [3, 2, 1]}
+    (data / "labelsTr" / "dataset.json").write_text(json.dumps(other))
+    message = one_problem(capsys, "-pred", "good", "-ref", data / "labelsTr")
+    assert "labelsTr/dataset.json: liver has the values [1, 2, 3], in the data set [1, 2]; give the data set" in message
+
+
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(data, capsys):
+    images = data / "imagesTr"
+    for case in CASES:
+        write(images / f"{case}_0000.nii.gz", labels().astype(np.float32)[:, :, :4])
+    assert run("--runs", "good", "bad", "-ref", data / "labelsTr", "-o", "out") == 0
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("case_4: no picture can be made, "))
+    assert line.endswith(
+        "case_4_0000.nii.gz has (4, 10, 6) voxels (x first), its label map (10, 10, 6); check --images"
+    )
+    assert printed.index(line) < printed.index("HD95: ")
+    assert "no picture out/good/figures/worst.png: " in printed
+    assert "the image has (6, 10, 4) voxels, the reference has (6, 10, 10) voxels" in printed
+    assert (data.parent / "out" / "comparison.json").is_file()
+    assert (data.parent / "out" / "good" / "figures" / "dice.png").is_file()
+
+
+def test_answers_that_a_spreadsheet_saved(data, capsys):
+    """A byte-order mark; a case whose zeros are gone, one without an answer, one that nobody knows."""
+    raw, folder = data, data.parent / "excel"
+    renamed = dict(zip(CASES, ("007", "1a", "2a", "3a", "4a", "5a", "6a"), strict=True))
+    for new in renamed.values():
+        write(raw / "labelsTs" / f"{new}.nii.gz", labels())
+        write(folder / f"{new}.nii.gz", labels())
+    block = DESCRIPTION["nnunet_mtl"]
+    cases = {renamed[case]: known for case, known in block["cases"].items()}
+    (raw / "dataset.json").write_text(json.dumps({**DESCRIPTION, "nnunet_mtl": {**block, "cases": cases}}))
+    rows = ["case;task;class;probability;evidence_volume_mm3"]
+    for number, case in enumerate(["7", "1a", "2a", "3a", "4a", "5a", "stranger"]):
+        chance = ("0,125", "0,875")[number % 2]
+        rows += [f"{case};malignancy;malignant;{chance};", f"{case};malignancy;benign;{1 - float(chance[2:]) / 1000};"]
+    text = "\r\n".join(rows).replace("0.", "0,")
+    (folder / "classification.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert run("-pred", "excel", "-ref", raw / "labelsTs", "-o", "out") == 0
+    printed = capsys.readouterr().out
+    start = "excel/classification.csv: question malignancy: "
+    assert f"{start}2 of 7 cases have no answer: 007, 6a; predict them" in printed
+    assert f"{start}2 answered case(s) are no case here and do not count: 7, stranger" in printed
+    assert f"{start}7 for 007: a spreadsheet drops leading zeros" in printed
+    assert "AUC of malignancy 1.000 (5 of 7 cases)" in printed.splitlines()[-1]
+    question = json.loads((data.parent / "out" / "summary.json").read_text())["classification"]["malignancy"]
+    assert (question["n_cases"], question["n_labelled"]) == (5, 7)
+    assert (question["unanswered"], question["unknown"]) == (["007", "6a"], ["7", "stranger"])
+    # figures of different cases are never held against each other, whether scored now or before
+    whole = data.parent / "whole"
+    for new in renamed.values():
+        write(whole / f"{new}.nii.gz", labels())
+    (whole / "classification.csv").write_text(text.replace("7;", "007;").replace("stranger", "6a").replace(",", "."))
+    assert run("--runs", "out", "whole", "-ref", raw / "labelsTs", "-o", "both", "--no_figures") == 2
+    message = "malignancy: out answers 5 cases without 007, 6a, whole 7 cases; predict the same cases with both"
+    assert message in capsys.readouterr().err
+    assert not (data.parent / "both").exists()
+
+
+def test_a_table_of_answers_nobody_asked_for_is_told(data, capsys):
+    block = {key: value for key, value in DESCRIPTION["nnunet_mtl"].items() if key != "classification"}
+    cases = {case: {"annotated": known["annotated"]} for case, known in block["cases"].items()}
+    (data / "dataset.json").write_text(json.dumps({**DESCRIPTION, "nnunet_mtl": {**block, "cases": cases}}))
+    assert run("-pred", "good", "-ref", data / "labelsTr", "--no_figures") == 0
+    assert "good/classification.csv: is not looked at, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rules": [], "classification": []}'])
+def test_a_broken_summary_of_an_earlier_evaluation_is_named(data, capsys, content):
+    assert run("-pred", "good", "-ref", data / "labelsTr", "--no_figures", "-o", "before") == 0
+    (data.parent / "before" / "summary.json").write_text(content)
+    message = one_problem(capsys, "--runs", "before", "bad", "-ref", data / "labelsTr", "-o", "out")
+    assert "before/summary.json: is " in message
+    assert message.endswith("give the folder of predictions, which is then evaluated again")

@@ -89,3 +89,10 @@ def test_that_maps_on_another_grid_are_refused(folders, place):
     write(folders[place], "a", np.zeros((1, 1, 4), np.float32 if place == 0 else np.uint8))
     with pytest.raises(RegressionEvaluationError, match="not on the grid"):
         mae_of_folder(*folders)
+
+
+def test_that_a_truncated_map_is_refused(folders):
+    path = folders[0] / "a.nii.gz"
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(RegressionEvaluationError, match=r"predicted/a\.nii\.gz: cannot be read \(the compressed file"):
+        mae_of_folder(*folders)

@@ -69,3 +69,23 @@ def test_the_better_value_is_the_higher_dice_and_the_lower_distance():
     first, second = table.markdown().splitlines()[2:]
     assert "**" not in first
     assert second.count("**") == pytest.approx(8)  # liver and average, Dice and distance
+
+
+def test_every_figure_says_of_how_many_cases_it_is():
+    counts = {
+        "ours": {region: {"dice": 6, "hd95_mm": 4} for region in ("liver", "liver_tumour", "vessel")},
+        "their_run": {"liver": {"dice": 6, "hd95_mm": 5}, "vessel": {"dice": 1, "hd95_mm": 0}},
+    }
+    of_ours = ["6 cases", "4 cases"] * 3 + ["3 regions"] * 2
+    of_theirs = ["6 cases", "5 cases", "", "", "1 case", "", "", ""]
+    table = result_table(MEANS, TASKS, counts)
+    every = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.markdown().splitlines()]
+    assert every[4:] == [
+        ["of (ours)", *of_ours],
+        ["of (their_run)", *of_theirs],
+    ]
+    lines = table.latex().splitlines()
+    assert lines[-4].startswith(r"of (ours) & 6 cases & 4 cases & 6 cases")
+    assert lines[-3].startswith(r"of (their\_run) & 6 cases & 5 cases &  & ")
+    alone = result_table({"ours": MEANS["ours"]}, TASKS, {"ours": counts["ours"]})
+    assert cells(alone.markdown().splitlines()[3]) == ["of", *of_ours]

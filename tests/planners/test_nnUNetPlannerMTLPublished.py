@@ -155,10 +155,14 @@ def test_the_command_plans_and_says_what_comes_next(
     assert main(["plan-published", "-d", "900"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert "nnUNetv2_preprocess -d 900 -plans_name nnUNetMTLPublishedPlans -c 3d_fullres" in said
-    (preprocessed / "dataset_fingerprint.json").unlink()
-    assert main(["plan-published", "-d", "900"]) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert "nnUNetv2_extract_fingerprint" in error
+    for content in ("", "[]", None):
+        (preprocessed / "dataset_fingerprint.json").unlink()
+        if content is not None:
+            (preprocessed / "dataset_fingerprint.json").write_text(content)
+        assert main(["plan-published", "-d", "900"]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert "nnUNetv2_extract_fingerprint" in error
+        assert ("dataset_fingerprint.json: is no fingerprint (" in error) == (content is not None)
 
 
 def test_a_smaller_network_for_a_small_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

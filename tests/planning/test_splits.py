@@ -131,3 +131,18 @@ def test_failure_while_writing_leaves_the_old_folds(dataset, failing_disk):
     with pytest.raises(OSError, match="No space left"):
         make_splits(900, n_folds=3, overwrite=True)
     assert (dataset.preprocessed / "splits_final.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_folds_that_are_no_folds_are_named_in_one_line(dataset, content):
+    (dataset.preprocessed / "splits_final.json").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"preprocessed.*splits_final\.json: is no list of folds .*--overwrite"
+    ) as error:
+        make_splits(900)
+    assert "\n" not in str(error.value)
+    make_splits(900, overwrite=True)
+    assert len(read(dataset)) == 5
+    (dataset.raw / "splits_final.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"raw.*splits_final\.json: is no list of folds .*delete it first"):
+        make_splits(900, overwrite=True)

@@ -217,8 +217,7 @@ class Cascade:
                 self.report.done.append(case.name)
 
     def _predict(self, case: CaseFiles) -> None:
-        case.check(self.n_channels)
-        image, properties = self.reader.read_images(case.images)
+        image, properties = case.read(self.reader, self.n_channels)
         there = self.regions(image, properties)
         labels = painted(there.reshape(len(there), -1).T, self.raw.taskset.regions_class_order)
         self._write(case.name, labels.reshape(there.shape[1:]), properties)

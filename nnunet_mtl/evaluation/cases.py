@@ -17,6 +17,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.spacing import with_thickness
+from nnunet_mtl.files import references_table
 from nnunet_mtl.findings import one_line
 from nnunet_mtl.task_maps import task_maps
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
@@ -95,8 +96,8 @@ def find_pairs(
 ) -> tuple[list[Pair], list[str]]:
     """Find the prediction of every reference.
 
-    What was annotated is looked up in the `dataset.json` beside the references if it lists cases, and else in that of
-    the data set. Predictions without a reference are not read.
+    What was annotated is looked up in the JSON file beside the references if it lists cases, and else in the
+    `dataset.json` of the data set. Predictions without a reference are not read.
 
     Args:
         predictions: Folder of label maps, with a folder of the task's name for each task that has maps of its own.
@@ -110,7 +111,7 @@ def find_pairs(
 
     Raises:
         CasesError: If there is no reference at all.
-        TaskSetError: If the `dataset.json` beside the references cannot be read.
+        TaskSetError: If the JSON file beside the references cannot be read.
     """
     ending = table.file_ending
     cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))[::parts]
@@ -124,8 +125,8 @@ def find_pairs(
             problems.append(f"{case}: no prediction {prediction}; predict this case")
         elif not fully_labelled and known.has_block and case not in known.cases:
             problems.append(
-                f"{case}: not in {known.source}, so nobody knows what was annotated; add it there, or give "
-                "--fully_labelled if everything was in every reference"
+                f"{case}: not in {known.source}, so nobody knows what was annotated; list it in "
+                f"{references_table(references)}, or give --fully_labelled if everything was in every reference"
             )
         else:
             annotated = (True,) * len(table.taskset.regions) if fully_labelled else known.annotated(case)
@@ -137,7 +138,7 @@ def find_pairs(
 
 def case_table(references: Path, taskset: TaskSet) -> TaskSet:
     """Return the task set that knows the cases of a folder of references: the one beside them, or the data set's."""
-    beside = references / "dataset.json"
+    beside = references_table(references)
     if not beside.is_file():
         return taskset
     found = TaskSet.from_dataset_json(read_dataset_json(beside), str(beside))

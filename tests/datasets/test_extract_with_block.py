@@ -171,7 +171,7 @@ def test_references_come_with_the_table_of_what_is_known_of_them(asked):
                 path.rename(asked.folder / f"{part}Ts" / path.name)
     tests = {case: block["cases"].pop(case) for case in ("whole_0", "kidney_0", "vessel_0")}
     asked.write_description()
-    (asked.folder / "labelsTs" / "dataset.json").write_text(
+    (asked.folder / "labelsTs.json").write_text(
         json.dumps(asked.description | {"nnunet_mtl": block | {"cases": tests}})
     )
     text = extract(asked.folder, ["liver"], 901, questions=["malignancy"], with_block=True)

@@ -103,7 +103,7 @@ def test_the_table_beside_the_references_says_what_is_annotated(folders):
     with pytest.raises(CasesError, match=r"new: not in dataset\.json.*--fully_labelled"):
         pairs_of(folders)
     beside = {**DESCRIPTION, "nnunet_mtl": {**DESCRIPTION["nnunet_mtl"], "cases": {"new": {"annotated": ["vessel"]}}}}
-    (references / "dataset.json").write_text(json.dumps(beside))
+    references.with_name(f"{references.name}.json").write_text(json.dumps(beside))
     assert pairs_of(folders)[0].annotated == (False, False, True)
 
 

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_mtl.errors import UserError
-from nnunet_mtl.evaluation.cases import grid_difference
+from nnunet_mtl.evaluation.cases import grid_difference, shown_values
 from nnunet_mtl.findings import one_line
 
 Values = npt.NDArray[np.int64]
 Table = npt.NDArray[np.bool_]
 
-_SHOWN_VALUES = 6
 _LARGEST_TABLE = 2**24  # entries
 
 
@@ -69,7 +68,7 @@ class LabelMapReader:
             labels = stored[0].astype(np.int32)
         strange = (labels != stored[0]) | (labels < 0) | (labels >= n_values)
         if strange.any():
-            values = _shown(stored[0][strange])
+            values = shown_values(np.unique(stored[0][strange]))
             self.problems.append(f"{path}: holds {values}, its labels are 0 to {n_values - 1}; correct or predict it")
         found = LabelMap(labels, properties)
         # The function reads no more of a map than these two.
@@ -166,10 +165,3 @@ def painted(regions: Table, order: Sequence[int]) -> npt.NDArray[np.int64]:
     for there, value in zip(regions.T, order, strict=True):
         values[there] = value
     return values
-
-
-def _shown(values: npt.NDArray[Any]) -> str:
-    distinct = np.unique(values)
-    return ", ".join(f"{value:g}" for value in distinct[:_SHOWN_VALUES]) + (
-        ", ..." if distinct.size > _SHOWN_VALUES else ""
-    )

@@ -251,16 +251,20 @@ def _own_values(table: LabelTable) -> dict[str, set[Any]]:
 
 def _value_problems(path: Path, labels: Labels, known: set[Any]) -> list[str]:
     found = np.unique(labels)
-    strange = [value for value in found.tolist() if value not in known]
-    if not strange:
+    strange = found[[value not in known for value in found.tolist()]]
+    if not len(strange):
         return []
-    shown = ", ".join(f"{value:g}" for value in strange[:_SHOWN_VALUES]) + (
-        ", ..." if len(strange) > _SHOWN_VALUES else ""
-    )
-    if any(value != int(value) for value in strange):
+    shown = shown_values(strange)
+    if not all(float(value).is_integer() for value in strange):
         return [f"{path} is a float image and no label map: it holds {shown}; give the exported labels"]
     names = listed(str(int(value)) for value in sorted(known))
     return [f"{path} holds {shown}, not among the labels {names}; give maps of this data set"]
+
+
+def shown_values(values: npt.NDArray[Any]) -> str:
+    """Return the first of some values of a map, each in as many digits as tell it from its neighbours."""
+    texts = [np.format_float_positional(value, trim="-") for value in values[:_SHOWN_VALUES]]
+    return ", ".join(texts) + (", ..." if len(values) > _SHOWN_VALUES else "")
 
 
 def _is_float(path: Path) -> bool:

@@ -20,6 +20,7 @@ from nnunet_mtl.evaluation.run_scores import CASES_NAME, RunScores
 from nnunet_mtl.evaluation.segmentation import Options
 from nnunet_mtl.evaluation.selected_overlays import write_overlays
 from nnunet_mtl.evaluation.tables import METRICS_OF_TABLE, result_table
+from nnunet_mtl.evaluation.units import LengthUnit, with_unit
 from nnunet_mtl.files import write_json
 
 ANSWERS_NAME, SUMMARY_NAME, COMPARISON_NAME = "classification.csv", "summary.json", "comparison.json"
@@ -93,7 +94,7 @@ def evaluate(predictions: Path, output: Path, asked: Evaluation, say: Say) -> Ru
     questions = _questions(predictions, asked, [pair.case for pair in pairs])
     for line in (*warnings, *asked.options.describe()):
         say(line)
-    scores = RunScores(tuple(score_cases(pairs, asked.table, asked.options, asked.n_processes)))
+    scores = RunScores(tuple(score_cases(pairs, asked.table, asked.options, asked.n_processes)), asked.options.unit)
     summary = {
         "predictions": str(predictions),
         "references": str(asked.references),
@@ -106,7 +107,7 @@ def evaluate(predictions: Path, output: Path, asked: Evaluation, say: Say) -> Ru
     output.mkdir(parents=True, exist_ok=True)
     scores.write(output / CASES_NAME)
     write_json(output / SUMMARY_NAME, summary)
-    write_tables(output, {predictions.name or str(predictions): run}, asked.table)
+    write_tables(output, {predictions.name or str(predictions): run}, asked.table, asked.options.unit)
     if asked.figures:
         _write_figures(output / "figures", run, pairs, asked, say)
     return run
@@ -153,8 +154,8 @@ def evaluate_runs(
         {name: {one: each.answered for one, each in run.questions.items()} for name, run in runs.items()}
     )
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / COMPARISON_NAME, comparison)
-    write_tables(output, runs, asked.table)
+    write_json(output / COMPARISON_NAME, with_unit(comparison, asked.options.unit))
+    write_tables(output, runs, asked.table, asked.options.unit)
     return comparison
 
 
@@ -170,11 +171,11 @@ def last_line(run: Run, output: Path) -> str:
     return f"{', '.join(figures)}; everything is in {output}"
 
 
-def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable) -> None:
+def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable, unit: LengthUnit) -> None:
     """Write the table of the runs as `table.md` and `table.tex`."""
     taskset = table.taskset
     tasks = {task.name: dict(zip(task.regions, task.slots, strict=True)) for task in taskset.tasks}
-    result = result_table({name: run.scores.means(METRICS_OF_TABLE) for name, run in runs.items()}, tasks)
+    result = result_table({name: run.scores.means(METRICS_OF_TABLE) for name, run in runs.items()}, tasks, unit)
     (output / "table.md").write_text(result.markdown(), encoding="utf-8")
     (output / "table.tex").write_text(result.latex(), encoding="utf-8")
 
@@ -237,7 +238,8 @@ def _write_figures(folder: Path, run: Run, pairs: Sequence[Pair], asked: Evaluat
             list(run.scores.values(region, metric).values()) for metric in ("volume_ml", "reference_volume_ml")
         )
     (folder / "dice.png").write_bytes(boxes_figure(by_task))
-    (folder / "volumes.png").write_bytes(bland_altman_figure({name: (v[0], v[1]) for name, v in volumes.items()}))
+    unit = "ml" if asked.options.unit == "mm" else asked.options.unit
+    (folder / "volumes.png").write_bytes(bland_altman_figure({name: (v[0], v[1]) for name, v in volumes.items()}, unit))
     for name, content in question_figures(run.questions).items():
         (folder / name).write_bytes(content)
     if asked.images is not None:

@@ -21,6 +21,7 @@ from nnunet_mtl.evaluation.overlap import Overlap
 from nnunet_mtl.evaluation.overlap import summed as summed_overlaps
 from nnunet_mtl.evaluation.segmentation import METRICS
 from nnunet_mtl.evaluation.statistics import estimate
+from nnunet_mtl.evaluation.units import LengthUnit, with_unit
 from nnunet_mtl.tasks import TaskSet
 
 CASES_NAME = "cases.csv"
@@ -38,9 +39,11 @@ class RunScores:
 
     Attributes:
         scores: One entry per case and region.
+        unit: Of lengths; "pixels" is in the names of columns and keys.
     """
 
     scores: tuple[RegionScores, ...]
+    unit: LengthUnit = "mm"
 
     @cached_property
     def cases(self) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ class RunScores:
         """Write `cases.csv`: a line per case and region, the unit in a metric's name, empty where not available."""
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow((*_KEYS, *METRICS, *_COUNTS))
+        writer.writerow((*_KEYS, *(with_unit(name, self.unit) for name in METRICS), *_COUNTS))
         for one in self.scores:
             values = (one.metrics[name] for name in METRICS)
             texts = ("" if math.isnan(value) else f"{value:.9g}" for value in values)
@@ -94,13 +97,16 @@ class RunScores:
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
-                missing = [name for name in (*_KEYS, *METRICS, *_COUNTS) if name not in (reader.fieldnames or ())]
+                there = reader.fieldnames or ()
+                unit: LengthUnit = "pixels" if with_unit("hd95_mm", "pixels") in there else "mm"
+                columns = {name: with_unit(name, unit) for name in METRICS}
+                missing = [name for name in (*_KEYS, *columns.values(), *_COUNTS) if name not in there]
                 if missing:
                     raise RunScoresError(f"{path}: no column {listed(missing)}; run `nnunet_mtl evaluate` again")
-                scores = [_line(row, path, reader.line_num) for row in reader]
+                scores = [_line(row, columns, path, reader.line_num) for row in reader]
         except OSError as error:
             raise RunScoresError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-        return cls(tuple(scores))
+        return cls(tuple(scores), unit)
 
     def summary(self, taskset: TaskSet) -> dict[str, Any]:
         """Return what the scores come to, as JSON-able values.
@@ -141,7 +147,7 @@ class RunScores:
         return {
             "task": self.regions[region],
             "cases": len(of_region),
-            "metrics": {name: self._metric_summary(region, name) for name in METRICS},
+            "metrics": {with_unit(name, self.unit): self._metric_summary(region, name) for name in METRICS},
             **_pooled(of_region),
         }
 
@@ -160,9 +166,9 @@ class RunScores:
         }
 
 
-def _line(row: Mapping[str, str], path: Path, line: int) -> RegionScores:
+def _line(row: Mapping[str, str], columns: Mapping[str, str], path: Path, line: int) -> RegionScores:
     try:
-        metrics = {name: float(row[name]) if row[name] else math.nan for name in METRICS}
+        metrics = {name: float(row[of]) if row[of] else math.nan for name, of in columns.items()}
         overlap = Overlap(*(int(row[name]) for name in _COUNTS))
     except (TypeError, ValueError):
         raise RunScoresError(f"{path}: line {line}: holds no scores; run `nnunet_mtl evaluate` again") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import did_you_mean, listed
 from nnunet_mtl.datasets.extracted_labels import NOTHING
 from nnunet_mtl.datasets.label_maps import Table, Values, membership
 from nnunet_mtl.errors import UserError
@@ -98,7 +98,8 @@ def _open(folder: Path, taskset: TaskSet, file_ending: str, problems: list[str])
     unknown = [region for region in named if region not in taskset.regions]
     if unknown:
         problems.append(
-            f"{path}: predicts {listed(unknown)}, which the data set does not have (it has {listed(taskset.regions)})"
+            f"{path}: predicts {listed(unknown)}, which the data set does not have"
+            f"{did_you_mean(unknown[0], taskset.regions)}; it has {listed(taskset.regions)}"
         )
         return None
     return PredictionFolder(

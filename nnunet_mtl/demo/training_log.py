@@ -91,8 +91,10 @@ def _task_dice(line: str) -> dict[str, float]:
 def _readable(dice: Mapping[str, float]) -> str:
     there = ", ".join(f"{task} {value:.4f}" for task, value in dice.items() if not math.isnan(value))
     missing = listed(task for task, value in dice.items() if math.isnan(value))
-    parts = [f"Dice {there}" if there else "", f"no Dice of {missing} (in no validation patch of the epoch)" if missing else ""]
-    return "; ".join(part for part in parts if part)
+    parts = [f"Dice {there}"] if there else []
+    if missing:
+        parts.append(f"no Dice of {missing} (in no validation patch of the epoch)")
+    return "; ".join(parts)
 
 
 def _duration(seconds: float) -> str:

@@ -62,10 +62,22 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
 
 def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
     # A data set may list its files in dataset.json instead of keeping them in imagesTr.
-    listed = dataset_json.get("dataset")
-    if listed is None:
-        listed = get_identifiers_from_splitted_dataset_folder(str(raw / "imagesTr"), dataset_json["file_ending"])
-    return sorted(str(case) for case in listed)
+    if "dataset" in dataset_json:
+        listed = dataset_json["dataset"]
+        if not isinstance(listed, dict):
+            raise PlanningError(
+                f'{raw / "dataset.json"}: dataset: must be {{case: {{"images": [file, ...], "label": file}}}}'
+            )
+        return sorted(listed)
+    ending, images = dataset_json.get("file_ending"), raw / "imagesTr"
+    if not isinstance(ending, str):
+        raise PlanningError(f'{raw / "dataset.json"}: file_ending: must be given, such as ".nii.gz"')
+    if not images.is_dir():
+        raise PlanningError(f"{images}: there is no such folder; nnU-Net expects the training images there")
+    cases = get_identifiers_from_splitted_dataset_folder(str(images), ending)
+    if not len(cases):
+        raise PlanningError(f"{images}: holds no image named CASE_0000{ending}; check the folder")
+    return sorted(str(case) for case in cases)
 
 
 def _patients(tasks: TaskSet, cases: Sequence[str]) -> list[str]:

@@ -59,9 +59,11 @@ def test_same_plans_again_are_no_conflict_and_others_are(dataset):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": 901}, "data set 901: none of that id in nnUNet_preprocessed"),
-        ({"dataset": "Dataset902_Nope"}, "Dataset902_Nope.*is not there; run nnUNetv2_plan_and_preprocess"),
-        ({"dataset": "toy"}, "data set 'toy': none of that id"),
+        ({"dataset": 901}, "data set 901: none of that id in nnUNet_preprocessed.*, there are Dataset900_Toy; run"),
+        ({"dataset": "Dataset902_Nope"}, r"Dataset902_Nope.*is not there.*; run nnUNetv2_plan_and_preprocess"),
+        ({"dataset": "toy"}, r"data set 'toy': none of that id.*\(did you mean Dataset900_Toy\?\)"),
+        ({"dataset": "Dataset900_Tpy"}, r"is not there \(did you mean Dataset900_Toy\?\); run"),
+        ({"source": "nnUNetPlan"}, r"nnUNetPlan.json: no such plans \(did you mean nnUNetPlans\?\); there are"),
         ({"source": "nope"}, "nope.json: no such plans; there are nnUNetPlans, nnUNetResEncUNetMPlans"),
         ({"source": "dataset"}, "dataset.json: not a plans file"),
         ({"name": "nnUNetPlans"}, "another name than those they are made from"),
@@ -71,7 +73,7 @@ def test_same_plans_again_are_no_conflict_and_others_are(dataset):
         ({"name": "dataset", "overwrite": True}, "dataset.json: not a plans file"),
         ({"assignments": ["epoch=5"]}, "unknown setting 'epoch'"),
         ({"assignments": ["epochs=0"]}, "epochs=0 must be at least 1"),
-        ({"configurations": ["3d"]}, "no configuration '3d'; known are 2d, 3d_fullres"),
+        ({"configurations": ["3d"]}, r"no configuration '3d' \(did you mean 3d_fullres\?\); known are 2d, 3d_fullres"),
         ({"network": NetworkSize(batch_size=2)}, "name the configuration that the network size is for"),
     ],
 )
@@ -105,7 +107,7 @@ def test_variable_that_is_not_set_is_named(dataset, monkeypatch):
 
 def test_several_folders_of_one_id_are_named(dataset):
     (dataset.preprocessed.parent / "Dataset900_Twin").mkdir()
-    with pytest.raises(UserError, match="several: Dataset900_Toy, Dataset900_Twin"):
+    with pytest.raises(UserError, match="several names in nnU-Net's folders: Dataset900_Toy, Dataset900_Twin; rename"):
         write_plans(900, name="new")
 
 

@@ -1,6 +1,7 @@
 """Where nnU-Net keeps a data set, found by its own rules, and refused in one line where it is not there."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def read_plans(path: Path) -> dict[str, Any]:
         PlanningError: If it is not there or is not a plans file.
     """
     if not path.is_file():
-        known = sorted(file.stem for file in path.parent.glob("*.json") if "lans" in file.stem)
+        known = _plans_among(path.parent.glob("*.json"))
         raise PlanningError(
             f"{path}: no such plans{did_you_mean(path.stem, known)}; there are {', '.join(known) or 'none'}: "
             "run nnUNetv2_plan_experiment"
@@ -85,8 +86,7 @@ def only_plans(name: str) -> Path:
     found = sorted(Path(nnUNet_preprocessed).glob(f"Dataset*/{name}.json"))
     if len(found) != 1:
         having = ", ".join(path.parent.name for path in found) or "none"
-        others = {path.stem for path in Path(nnUNet_preprocessed).glob("Dataset*/*.json") if "lans" in path.stem}
-        similar = "" if found else did_you_mean(name, sorted(others))
+        similar = "" if found else did_you_mean(name, _plans_among(Path(nnUNet_preprocessed).glob("Dataset*/*.json")))
         raise PlanningError(f"plans {name!r}{similar}: data sets that have them: {having}; give one with -d")
     return found[0]
 
@@ -111,6 +111,11 @@ def _dataset_folder(dataset: str | int, root: Any, variable: str, remedy: str) -
         missing = f"{folder / 'dataset.json'} is not there"
         raise PlanningError(f"data set {dataset!r}: {missing}{did_you_mean(str(dataset), _datasets(root))}; {remedy}")
     return folder
+
+
+def _plans_among(paths: Iterable[Path]) -> list[str]:
+    others = ("dataset", "dataset_fingerprint", "splits_final")
+    return sorted({path.stem for path in paths if path.stem not in others})
 
 
 def _datasets(root: Any) -> list[str]:

@@ -8,6 +8,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.planning.folders import only_plans
 from nnunet_mtl.planning.network_size import NetworkSize
 from nnunet_mtl.planning.plans import write_plans
 
@@ -103,6 +104,16 @@ def test_variable_that_is_not_set_is_named(dataset, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(UserError, match="nnUNet_preprocessed is not set"):
         write_plans(900, name="new")
+
+
+def test_plans_of_any_name_are_known(dataset):
+    write_plans(900, name="tiny", assignments=["epochs=5"])
+    with pytest.raises(
+        UserError, match=r"no such plans \(did you mean tiny\?\); there are nnUNetPlans, .*, tiny:"
+    ):
+        write_plans(900, name="new", source="tini")
+    with pytest.raises(UserError, match=r"plans 'tini' \(did you mean tiny\?\): data sets that have them: none"):
+        only_plans("tini")
 
 
 def test_several_folders_of_one_id_are_named(dataset):

@@ -108,9 +108,7 @@ def test_variable_that_is_not_set_is_named(dataset, monkeypatch):
 
 def test_plans_of_any_name_are_known(dataset):
     write_plans(900, name="tiny", assignments=["epochs=5"])
-    with pytest.raises(
-        UserError, match=r"no such plans \(did you mean tiny\?\); there are nnUNetPlans, .*, tiny:"
-    ):
+    with pytest.raises(UserError, match=r"no such plans \(did you mean tiny\?\); there are nnUNetPlans, .*, tiny:"):
         write_plans(900, name="new", source="tini")
     with pytest.raises(UserError, match=r"plans 'tini' \(did you mean tiny\?\): data sets that have them: none"):
         only_plans("tini")

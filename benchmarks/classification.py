@@ -179,7 +179,7 @@ class Benchmark:
         return {name: case["classes"][QUESTION] == POSITIVE for name, case in cases.items() if "classes" in case}
 
     def _truth(self, name: str) -> dict[str, bool]:
-        path = self.folder / "nnUNet_raw" / name / "labelsTs" / "dataset.json"
+        path = self.folder / "nnUNet_raw" / name / "labelsTs.json"
         cases = json.loads(path.read_text())["nnunet_mtl"]["cases"]
         return {name: case["classes"][QUESTION] == POSITIVE for name, case in cases.items() if "classes" in case}
 

@@ -78,7 +78,7 @@ def _scored(raw: Path, predictions: Path) -> dict[str, Any]:
     description = read_dataset_json(raw / "dataset.json")
     tasks = TaskSet.from_dataset_json(description)
     scores = dice_table(predictions, raw / "labelsTs", tasks, description, fully_labelled=True)
-    sources = read_dataset_json(raw / "labelsTs" / "dataset.json")["nnunet_mtl"]["cases"]
+    sources = read_dataset_json(raw / "labelsTs.json")["nnunet_mtl"]["cases"]
     domains = {case: of_case["source"] for case, of_case in sources.items()}
     homes = {
         region: SCANNERS[number % len(SCANNERS)].name

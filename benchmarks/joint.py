@@ -235,7 +235,7 @@ class Benchmark:
         return mae_of_folder(out / "regression" / task.name, reference, self.raw / "labelsTs", labels=labels).mean
 
     def _answers(self, out: Path, question: str, positive: str) -> tuple[Any, Any]:
-        cases = read_dataset_json(self.raw / "labelsTs" / "dataset.json")["nnunet_mtl"]["cases"]
+        cases = read_dataset_json(self.raw / "labelsTs.json")["nnunet_mtl"]["cases"]
         truth = {name: case["classes"][question] == positive for name, case in cases.items() if "classes" in case}
         chances = positive_chances(out, question, positive)
         return np.array([chances[case] for case in truth]), np.array(list(truth.values()))

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_mtl._messages import key_path, listed, shown
+from nnunet_mtl._messages import did_you_mean, key_path, listed, shown
 from nnunet_mtl._names import name_problem, twins
 from nnunet_mtl.errors import UserError
 
@@ -48,7 +48,7 @@ class Node:
         children = self.members(" and ".join(f'"{key}"' for key in required))
         for key, child in children.items():
             if key not in known:
-                raise child.error(f"unknown key; remove it or write one of {listed(known)}")
+                raise child.error(f"unknown key{did_you_mean(key, known)}; remove it or write one of {listed(known)}")
         for key in required:
             if key not in children:
                 raise self.error(f'"{key}" is missing; add it')
@@ -80,7 +80,7 @@ class Node:
         name = self.name()
         if name not in known:
             remedy = f"write one of {listed(known)}" if known else f"there is no {what} here, so remove it"
-            raise self.error(f"unknown {what} {shown(name)}; {remedy}")
+            raise self.error(f"unknown {what} {shown(name)}{did_you_mean(name, known)}; {remedy}")
         return name
 
     def integer(self, expected: str = "an integer") -> int:

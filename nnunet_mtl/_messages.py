@@ -1,5 +1,6 @@
 """Values and names as they appear in error messages: short, on one line, whatever the value is."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,21 @@ def listed(names: Iterable[str]) -> str:
     every = list(names)
     rest = f" and {len(every) - _MOST_NAMES} more" if len(every) > _MOST_NAMES else ""
     return ", ".join(spelt(name) for name in every[:_MOST_NAMES]) + rest
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """Return ` (did you mean NAME?)` with the known name that is most like a wrong one; empty where none is.
+
+    A name of which the wrong one is a part (3d of 3d_fullres) counts where none is similar as a whole.
+    """
+    if not isinstance(name, str):  # from a JSON file
+        return ""
+    folded: dict[str, str] = {}
+    for other in known:
+        folded.setdefault(other.casefold(), other)
+    word = name.casefold()
+    close = difflib.get_close_matches(word, folded, n=1) or [it for it in folded if len(word) > 1 and word in it]
+    return f" (did you mean {spelt(folded[close[0]])}?)" if close else ""
 
 
 def spelt(name: str) -> str:

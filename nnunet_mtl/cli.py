@@ -91,6 +91,24 @@ def _doctor(commands: Subparsers) -> None:
     parser.add_argument("--all", dest="every_detail", action="store_true", help=text)
 
 
+class _SetAction(argparse.Action):
+    """Gathers settings; the word `help` among them lists all instead, whatever else is given or lacking."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if "help" in values:
+            from nnunet_mtl.settings_help import settings_help
+
+            print(settings_help())
+            parser.exit()
+        vars(namespace)[self.dest] = [*vars(namespace)[self.dest], *values]
+
+
 def _plan(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
         from nnunet_mtl.planning.network_size import NetworkSize
@@ -119,7 +137,13 @@ def _plan(commands: Subparsers) -> None:
     parser.add_argument("--from", dest="source", default="nnUNetPlans", metavar="PLANS", help="plans to start from")
     parser.add_argument("--name", required=True, metavar="PLANS", help="name of the new plans")
     parser.add_argument(
-        "--set", dest="assignments", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="a setting"
+        "--set",
+        dest="assignments",
+        action=_SetAction,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings; `--set help` lists all",
     )
     parser.add_argument("-c", dest="configurations", nargs="+", default=[], help="configurations to resize")
     parser.add_argument("--patch_size", nargs="+", type=int, help="voxels, in the axis order of the plans")
@@ -319,7 +343,7 @@ def _evaluate(commands: Subparsers) -> None:
         help="whose components are lesions; by default slots named tumour or lesion",
     )
     parser.add_argument("--lesion_share", type=float, default=0.0, help="of a lesion that must be covered to be found")
-    parser.add_argument("--lesion_voxels", type=int, default=1, help="smaller lesions do not count")
+    parser.add_argument("--lesion_voxels", type=int, default=1, help="smaller lesions do not count, drawn or predicted")
     parser.add_argument("--single_task", type=Path, nargs="+", default=[], metavar="DIR", help="runs the gain is over")
     parser.add_argument(
         "--ranking", choices=("aggregate", "rank"), default="aggregate", help="means then ranks, or ranks then means"

@@ -1,4 +1,4 @@
-"""Writing JSON files that other processes read while a run is going on."""
+"""JSON files: written whole while other processes read them, and where the one about references lies."""
 
 import json
 import os
@@ -25,3 +25,12 @@ def write_json(path: Path, value: Any) -> None:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def references_table(references: Path) -> Path:
+    """Return where the `dataset.json` with the cases of a folder of references is kept: `labelsTs.json` of `labelsTs`.
+
+    It lies beside the folder: nnU-Net takes every file inside one for a label map.
+    """
+    folder = Path(os.path.abspath(references))  # a name also for "."
+    return folder.with_name(f"{folder.name}.json")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from nnunet_mtl._messages import shown
+from nnunet_mtl._messages import did_you_mean, shown
 from nnunet_mtl.errors import UserError
 
 _SHARES = "a share between 0 and 1, or several such as 0.4,0.5"
@@ -246,7 +246,10 @@ class Settings:
             raise SettingsError(f"{source}: settings must be an object of names and values, not {shown(values)}")
         for name, value in values.items():
             if name not in kinds:
-                raise SettingsError(f"{source}: unknown setting {shown(name)}; known are {', '.join(kinds)}")
+                similar = did_you_mean(name, kinds)
+                raise SettingsError(
+                    f"{source}: unknown setting {shown(name)}{similar}; `nnunet_mtl plan --set help` lists all"
+                )
             _check_type(name, value, kinds[name], source)
         try:
             return cls(**{name: _number(name, value, kinds[name]) for name, value in values.items()})
@@ -301,7 +304,8 @@ def _number(name: str, value: Any, kind: Any) -> Any:
 def _check_type(name: str, value: Any, kind: Any, source: str) -> None:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise SettingsError(f"{source}: {name}={shown(value)} must be one of {', '.join(get_args(kind))}")
+            similar = did_you_mean(value, get_args(kind))
+            raise SettingsError(f"{source}: {name}={shown(value)} must be one of {', '.join(get_args(kind))}{similar}")
         return
     # bool is an int in Python, and an int may stand for a float in JSON
     accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[kind]

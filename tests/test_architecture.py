@@ -40,6 +40,7 @@ ROOMS = (
         "nnunet_mtl._messages",
         "nnunet_mtl._names",
         "nnunet_mtl.settings",
+        "nnunet_mtl.settings_help",
         "nnunet_mtl.task_maps",
         "nnunet_mtl.files",
         "nnunet_mtl.integrity",

@@ -89,7 +89,7 @@ FAULTS = [
     (
         f"{BLOCK}/case",
         {},
-        "nnunet_mtl.case: unknown key; remove it or write one of version, tasks, classification, cases",
+        "nnunet_mtl.case: unknown key (did you mean cases?); remove it or write one of version, tasks, classification,",
     ),
     (f"{BLOCK}/version", 2, "nnunet_mtl.version: is 2; this nnunet_mtl reads version 1, install the other one"),
     (f"{BLOCK}/version", True, "nnunet_mtl.version: must be the integer 1, is true"),
@@ -118,14 +118,14 @@ FAULTS = [
     (
         f"{LIVER}/slot",
         [],
-        "nnunet_mtl.tasks.liver.slot: unknown key; remove it or write one of regions, slots, parent, overlaps, type",
+        "nnunet_mtl.tasks.liver.slot: unknown key (did you mean slots?); remove it or write one of regions, slots,",
     ),
     (f"{LIVER}/regions", "liver", "nnunet_mtl.tasks.liver.regions: must be a list of labels, is 'liver'"),
     (f"{LIVER}/regions", [], "nnunet_mtl.tasks.liver.regions: is empty; list the labels of this task"),
     (
         f"{LIVER}/regions",
         ["liver", "tumor"],
-        "nnunet_mtl.tasks.liver.regions[1]: unknown label 'tumor'; write one of liver, tumour, kidney",
+        "nnunet_mtl.tasks.liver.regions[1]: unknown label 'tumor' (did you mean tumour?); write one of liver, tumour,",
     ),
     (
         f"{LIVER}/regions",
@@ -233,7 +233,7 @@ FAULTS = [
     (
         f"{C1}/annoted",
         [],
-        "nnunet_mtl.cases.c1.annoted: unknown key; remove it or write one of annotated, classes, patient, source",
+        "nnunet_mtl.cases.c1.annoted: unknown key (did you mean annotated?); remove it or write one of annotated,",
     ),
     (f"{C1}/annotated", "liver", "nnunet_mtl.cases.c1.annotated: must be a list of tasks or regions, is 'liver'"),
     (

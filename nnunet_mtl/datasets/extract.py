@@ -30,6 +30,7 @@ from nnunet_mtl.datasets.raw_dataset import (
     written_whole,
 )
 from nnunet_mtl.evaluation.cases import case_table
+from nnunet_mtl.files import references_table
 from nnunet_mtl.tasks import TaskSet, write_dataset_json
 
 
@@ -253,5 +254,5 @@ def _write_tests(raw: RawDataset, made: _Extract, folder: Path, reader: LabelMap
         table = {case: answered.cases[case].to_json() for case in kept}
         described = raw.description(raw.folder.name, len(raw.training), **made.keys)
         described["nnunet_mtl"] = described["nnunet_mtl"] | {"cases": table}
-        write_dataset_json(folder / "labelsTs" / "dataset.json", described)
+        write_dataset_json(references_table(folder / "labelsTs"), described)
     return len(kept)

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.datasets.extracted_block import Chosen, channel_names, channels_kept, restricted
 from nnunet_mtl.datasets.extracted_labels import TaskLabels, regions_of, structure_of
 from nnunet_mtl.datasets.label_maps import LabelMapReader, refuse
@@ -109,8 +109,10 @@ def parent_of(taskset: TaskSet, task: str, source: str) -> str:
     parent = parents.get(task)
     if parent is None:
         inner = listed(name for name, of_name in parents.items() if of_name) or "none"
+        similar = "" if task in parents else did_you_mean(task, parents)
         raise RawDatasetError(
-            f"-t {shown(task)}: has no parent in {source} (those that have one: {inner}); leave --inside_parent out"
+            f"-t {shown(task)}: has no parent in {source}{similar}, those that have one: {inner}; "
+            "leave --inside_parent out"
         )
     outside = set(structure_of(taskset, task)) - set(structure_of(taskset, parent))
     if outside:

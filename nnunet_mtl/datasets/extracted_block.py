@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.datasets.extracted_labels import regions_of
 from nnunet_mtl.datasets.raw_dataset import RawDatasetError
 from nnunet_mtl.evaluation.described_regions import NOTHING
@@ -47,7 +47,8 @@ class Chosen:
             for name in given:
                 if name not in names:
                     raise RawDatasetError(
-                        f"{word} {shown(name)}: no such {what} in {source}; it has {listed(names) or 'none'}"
+                        f"{word} {shown(name)}: no such {what} in {source}{did_you_mean(name, names)}; "
+                        f"it has {listed(names) or 'none'}"
                     )
         if not tasks and not questions:
             raise RawDatasetError(f"name at least one task with -t (there are {listed(every)}), or a question with -q")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.evaluation.cases import shown_values
 from nnunet_mtl.evaluation.label_files import LabelFileError, read_label_file
 from nnunet_mtl.findings import one_line
 from nnunet_mtl.grid import Grid, grid_difference, grid_of
@@ -20,7 +21,6 @@ from nnunet_mtl.grid import Grid, grid_difference, grid_of
 Values = npt.NDArray[np.int64]
 Table = npt.NDArray[np.bool_]
 
-_SHOWN_VALUES = 6
 _LARGEST_TABLE = 2**24  # entries
 
 
@@ -72,7 +72,7 @@ class LabelMapReader:
             labels = stored.astype(np.int32)
         strange = (labels != stored) | (labels < 0) | (labels >= n_values)
         if strange.any():
-            values = _shown(stored[strange])
+            values = shown_values(np.unique(stored[strange]))
             self.problems.append(f"{path}: holds {values}, its labels are 0 to {n_values - 1}; correct or predict it")
         found = LabelMap(labels, properties)
         difference = None if like is None else grid_difference(found.grid, like.grid)
@@ -168,10 +168,3 @@ def painted(regions: Table, order: Sequence[int]) -> npt.NDArray[np.int64]:
     for there, value in zip(regions.T, order, strict=True):
         values[there] = value
     return values
-
-
-def _shown(values: npt.NDArray[Any]) -> str:
-    distinct = np.unique(values)
-    return ", ".join(f"{value:g}" for value in distinct[:_SHOWN_VALUES]) + (
-        ", ..." if distinct.size > _SHOWN_VALUES else ""
-    )

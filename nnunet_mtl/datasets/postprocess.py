@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import did_you_mean, listed
 from nnunet_mtl.datasets.label_maps import LabelMapError, LabelMapReader, membership, painted, refuse
 from nnunet_mtl.datasets.raw_dataset import RawDataset, written_whole
 from nnunet_mtl.evaluation.component_rules import (
@@ -75,7 +75,10 @@ def _from_file(path: Path, taskset: TaskSet) -> dict[str, ComponentRule]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ComponentRuleError(f"--rules {path}: cannot be read ({error.strerror}); check the path") from None
+        similar = did_you_mean(str(path), ("published", "components"))
+        raise ComponentRuleError(
+            f"--rules {path}: cannot be read ({error.strerror}){similar}; check the path"
+        ) from None
     except ValueError as error:
         raise ComponentRuleError(f"--rules {path}: is no JSON ({error}); see docs/postprocessing.md") from None
     return read_rules(content, taskset.regions, str(path))

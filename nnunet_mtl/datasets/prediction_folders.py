@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import did_you_mean, listed
 from nnunet_mtl.datasets.label_maps import Table, Values, membership
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.described_regions import DescribedRegionsError, described_regions
@@ -89,8 +89,8 @@ def _open(folder: Path, taskset: TaskSet, file_ending: str, problems: list[str])
         return None
     if found.unknown:
         problems.append(
-            f"{found.path}: predicts {listed(found.unknown)}, which the data set does not have (it has "
-            f"{listed(taskset.regions)})"
+            f"{found.path}: predicts {listed(found.unknown)}, which the data set does not have"
+            f"{did_you_mean(found.unknown[0], taskset.regions)}; it has {listed(taskset.regions)}"
         )
         return None
     return PredictionFolder(folder, found.taskset, found.channels)

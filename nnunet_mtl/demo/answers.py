@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_mtl.evaluation.classification import QuestionScores, auc_interval, read_answers, score_table
+from nnunet_mtl.files import references_table
 from nnunet_mtl.inference.answers import CSV_NAME
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -52,9 +53,9 @@ def read_answered(folder: Path, truth: Path) -> Answers:
 
     Args:
         folder: Holds `classification.csv`.
-        truth: Holds a `dataset.json` whose case table has the test cases' classes.
+        truth: Folder of references, beside which is a JSON file whose case table has the test cases' classes.
     """
-    source = truth / "dataset.json"
+    source = references_table(truth)
     tasks = TaskSet.from_dataset_json(read_dataset_json(source), str(source))
     (question,) = tasks.classification
     first, second = question.classes

@@ -19,6 +19,7 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.evaluation.label_files import LabelFileError, read_label_file
 from nnunet_mtl.evaluation.label_table import LabelTable, MapValues, values_of_folder, values_of_tasks
 from nnunet_mtl.evaluation.spacing import with_thickness
+from nnunet_mtl.files import references_table
 from nnunet_mtl.grid import Grid, grid_difference, grid_of
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -84,9 +85,9 @@ def find_pairs(
 ) -> tuple[list[Pair], list[str]]:
     """Find the prediction of every reference.
 
-    What was annotated is looked up in the `dataset.json` beside the references if it lists cases, and else in that of
-    the data set. What the values of predictions mean is looked up in the `dataset.json` that nnU-Net puts beside them;
-    without one they are the data set's. Predictions without a reference are not read.
+    What was annotated is looked up in the JSON file beside the references if it lists cases, and else in the
+    `dataset.json` of the data set. What the values of predictions mean is looked up in the `dataset.json` that nnU-Net
+    puts beside them; without one they are the data set's. Predictions without a reference are not read.
 
     Args:
         predictions: Folder of label maps, with a folder of the task's name for each task that has maps of its own.
@@ -100,7 +101,7 @@ def find_pairs(
 
     Raises:
         CasesError: If there is no reference at all, or no region of the data set is predicted.
-        TaskSetError: If the `dataset.json` beside the references, or beside predictions, cannot be read.
+        TaskSetError: If the JSON file beside the references, or the `dataset.json` beside predictions, cannot be read.
         DescribedRegionsError: If names beside predictions do not mean what they mean in the data set.
     """
     ending = table.file_ending
@@ -116,8 +117,8 @@ def find_pairs(
             problems.append(f"{case}: no prediction {prediction}; predict this case")
         elif not fully_labelled and known.has_block and case not in known.cases:
             problems.append(
-                f"{case}: not in {known.source}, so nobody knows what was annotated; add it there, or give "
-                "--fully_labelled if everything was in every reference"
+                f"{case}: not in {known.source}, so nobody knows what was annotated; list it in "
+                f"{references_table(references)}, or give --fully_labelled if everything was in every reference"
             )
         else:
             annotated = (True,) * len(table.taskset.regions) if fully_labelled else known.annotated(case)
@@ -138,7 +139,7 @@ def case_table(references: Path, taskset: TaskSet) -> TaskSet:
         TaskSetError: If the one beside them cannot be read.
         CasesError: If its label values are not the data set's.
     """
-    beside = references / "dataset.json"
+    beside = references_table(references)
     if not beside.is_file():
         return taskset
     found = TaskSet.from_dataset_json(read_dataset_json(beside), str(beside))
@@ -240,16 +241,20 @@ def _require(path: Path, table: LabelTable) -> _Map:
 
 def _value_problems(path: Path, labels: Labels, known: set[Any]) -> list[str]:
     found = np.unique(labels)
-    strange = [value for value in found.tolist() if value not in known]
-    if not strange:
+    strange = found[[value not in known for value in found.tolist()]]
+    if not len(strange):
         return []
-    shown = ", ".join(f"{value:g}" for value in strange[:_SHOWN_VALUES]) + (
-        ", ..." if len(strange) > _SHOWN_VALUES else ""
-    )
-    if any(value != int(value) for value in strange):
+    shown = shown_values(strange)
+    if not all(float(value).is_integer() for value in strange):
         return [f"{path} is a float image and no label map: it holds {shown}; give the exported labels"]
     names = listed(str(int(value)) for value in sorted(known))
     return [f"{path} holds {shown}, not among the labels {names}; give maps of this data set"]
+
+
+def shown_values(values: npt.NDArray[Any]) -> str:
+    """Return the first of some values of a map, each in as many digits as tell it from its neighbours."""
+    texts = [np.format_float_positional(value, trim="-") for value in values[:_SHOWN_VALUES]]
+    return ", ".join(texts) + (", ..." if len(values) > _SHOWN_VALUES else "")
 
 
 def _is_float(path: Path) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import generate_binary_structure, label
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.errors import UserError
 
 Mask = npt.NDArray[np.bool_]
@@ -120,7 +120,8 @@ def read_rules(content: Any, regions: Sequence[str], source: str) -> dict[str, C
             raise ComponentRuleError(f"{source}: {region}: must be an object such as {{}}, not {shown(values)}")
         for name, value in values.items():
             if name not in known:
-                raise ComponentRuleError(f"{source}: {region}: unknown {shown(name)}; known are {listed(known)}")
+                wrong = f"{shown(name)}{did_you_mean(name, known)}"
+                raise ComponentRuleError(f"{source}: {region}: unknown {wrong}; known are {listed(known)}")
             if not _fits(value, known[name]):
                 expected = _EXPECTED[type(known[name])]
                 raise ComponentRuleError(f"{source}: {region}: {name}={shown(value)} must be {expected}")
@@ -201,4 +202,5 @@ def _plain(name: str) -> str:
 
 def _require_region(name: str, regions: Sequence[str], source: str) -> None:
     if name not in regions:
-        raise ComponentRuleError(f"{source}: no region {shown(name)} in the data set, which has {listed(regions)}")
+        wrong = f"{shown(name)}{did_you_mean(name, regions)}"
+        raise ComponentRuleError(f"{source}: no region {wrong} in the data set, which has {listed(regions)}")

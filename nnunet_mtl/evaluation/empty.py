@@ -56,12 +56,12 @@ class EmptyPolicy:
             if value not in known:
                 raise EmptyPolicyError(f"empty masks: {name}={value!r}; use {' or '.join(known)}")
 
-    def describe(self) -> str:
-        """Return the rule in one line."""
+    def describe(self, unit: str = "mm") -> str:
+        """Return the rule in one line; `unit` is that of distances."""
         both = {"unavailable": "not available", "perfect": "perfect"}[self.both]
         distance = {
-            "diagonal": "the image diagonal in mm",
-            "constant": f"{PAPERS_DISTANCE_MM:.2f} mm",
+            "diagonal": f"the image diagonal in {unit}",
+            "constant": f"{PAPERS_DISTANCE_MM:.2f} {unit}",
         }[self.one]
         return (
             f"empty masks: both empty, {both}; one empty, overlaps 0 and distances {distance}; "

@@ -22,6 +22,7 @@ from nnunet_mtl.evaluation.run_scores import CASES_NAME, RunScores
 from nnunet_mtl.evaluation.segmentation import Options
 from nnunet_mtl.evaluation.selected_overlays import overlays, picture_problems
 from nnunet_mtl.evaluation.tables import METRICS_OF_TABLE, result_table
+from nnunet_mtl.evaluation.units import LengthUnit, with_unit
 from nnunet_mtl.files import write_json
 from nnunet_mtl.findings import one_line
 
@@ -132,7 +133,7 @@ def _scored(checked: _Checked, output: Path, asked: Evaluation, say: Say) -> Run
     for line in asked.options.describe():
         say(line)
     predictions, pairs, questions = checked.predictions, checked.pairs, checked.questions
-    scores = RunScores(tuple(score_cases(pairs, asked.table, asked.options, asked.n_processes)))
+    scores = RunScores(tuple(score_cases(pairs, asked.table, asked.options, asked.n_processes)), asked.options.unit)
     summary = {
         "predictions": str(predictions),
         "references": str(asked.references),
@@ -145,7 +146,7 @@ def _scored(checked: _Checked, output: Path, asked: Evaluation, say: Say) -> Run
     output.mkdir(parents=True, exist_ok=True)
     scores.write(output / CASES_NAME)
     write_json(output / SUMMARY_NAME, summary)
-    write_tables(output, {predictions.name or str(predictions): run}, asked.table)
+    write_tables(output, {predictions.name or str(predictions): run}, asked.table, asked.options.unit)
     if asked.figures:
         pictures = () if asked.images is None else overlays(scores, pairs, asked.table, asked.images)
         write_figures(output / "figures", scores, questions, pictures, say)
@@ -198,8 +199,8 @@ def evaluate_runs(
         {name: {one: each.answered for one, each in run.questions.items()} for name, run in runs.items()}
     )
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / COMPARISON_NAME, comparison)
-    write_tables(output, runs, asked.table)
+    write_json(output / COMPARISON_NAME, with_unit(comparison, asked.options.unit))
+    write_tables(output, runs, asked.table, asked.options.unit)
     return comparison
 
 
@@ -221,7 +222,7 @@ def _of_cases(counted: int, there: int) -> str:
     return f"{counted} of {there} case{'' if there == 1 else 's'}"
 
 
-def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable) -> None:
+def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable, unit: LengthUnit) -> None:
     """Write the table of the runs as `table.md` and `table.tex`."""
     taskset = table.taskset
     tasks = {task.name: dict(zip(task.regions, task.slots, strict=True)) for task in taskset.tasks}
@@ -229,6 +230,7 @@ def write_tables(output: Path, runs: Mapping[str, Run], table: LabelTable) -> No
         {name: run.scores.means(METRICS_OF_TABLE) for name, run in runs.items()},
         tasks,
         {name: run.scores.n_cases(METRICS_OF_TABLE) for name, run in runs.items()},
+        unit,
     )
     (output / "table.md").write_text(result.markdown(), encoding="utf-8")
     (output / "table.tex").write_text(result.latex(), encoding="utf-8")

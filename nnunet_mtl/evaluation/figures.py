@@ -64,20 +64,21 @@ def boxes_figure(values: Mapping[str, Mapping[str, Sequence[float]]], *, label: 
     return png(figure)
 
 
-def bland_altman_figure(volumes_ml: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
+def bland_altman_figure(volumes: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str = "ml") -> bytes:
     """Draw for each region the difference of predicted and reference volume over their mean.
 
     The lines are the mean difference and its 95 % limits of agreement, mean +- 1.96 standard deviations (Bland and
     Altman, Lancet 1986).
 
     Args:
-        volumes_ml: By region, the predicted and the reference volumes of the same cases.
+        volumes: By region, the predicted and the reference volumes of the same cases.
+        unit: Of the volumes.
     """
-    columns = min(_COLUMNS, max(len(volumes_ml), 1))
-    rows = max(1, math.ceil(len(volumes_ml) / columns))
+    columns = min(_COLUMNS, max(len(volumes), 1))
+    rows = max(1, math.ceil(len(volumes) / columns))
     figure = Figure(figsize=(3.6 * columns, 3.0 * rows), dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for number, (region, (predicted, reference)) in enumerate(volumes_ml.items()):
+    for number, (region, (predicted, reference)) in enumerate(volumes.items()):
         axes = panels[number]
         first, second = np.asarray(predicted, dtype=float), np.asarray(reference, dtype=float)
         difference = first - second
@@ -86,10 +87,10 @@ def bland_altman_figure(volumes_ml: Mapping[str, tuple[Sequence[float], Sequence
         for height, dash in ((centre, "-"), (centre - _LIMITS * spread, "--"), (centre + _LIMITS * spread, "--")):
             axes.axhline(height, color="grey", linewidth=0.9, linestyle=dash)
         axes.set_title(region, fontsize=9)
-        axes.set_xlabel("mean volume (ml)", fontsize=8)
-        axes.set_ylabel("predicted - reference (ml)", fontsize=8)
+        axes.set_xlabel(f"mean volume ({unit})", fontsize=8)
+        axes.set_ylabel(f"predicted - reference ({unit})", fontsize=8)
         plain(axes)
-    for axes in panels[len(volumes_ml) :]:
+    for axes in panels[len(volumes) :]:
         axes.set_axis_off()
     return png(figure)
 

@@ -56,8 +56,11 @@ class LesionRule:
         """Return the rule in one line."""
         share = f"{self.min_share:.0%} of it" if self.min_share else "a voxel of it"
         touch = {"full": "corners", "faces": "faces"}[self.connectivity]
+        least = f"of {self.min_voxels} voxels or more, smaller ones of reference and prediction do not count"
+        if self.min_voxels == 1:
+            least = "of any size"
         return (
-            f"lesions: connected by {touch}, of {self.min_voxels} voxels or more; found if one predicted lesion covers "
+            f"lesions: connected by {touch}, {least}; found if one predicted lesion covers "
             f"{share}; false positive if it touches no reference"
         )
 

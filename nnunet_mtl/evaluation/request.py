@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.evaluation.empty import EmptyPolicy
 from nnunet_mtl.evaluation.evaluate import Evaluation, EvaluationError, evaluate, evaluate_runs, last_line
 from nnunet_mtl.evaluation.label_table import LabelTable
 from nnunet_mtl.evaluation.lesions import LesionRule
 from nnunet_mtl.evaluation.ranking import Method
 from nnunet_mtl.evaluation.segmentation import Options
+from nnunet_mtl.evaluation.units import LengthUnit, length_unit
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 
@@ -50,6 +51,8 @@ class EvaluationOptions:
         path = dataset / "dataset.json"
         dataset_json = read_dataset_json(path)
         taskset = TaskSet.from_dataset_json(dataset_json, str(path))
+        if not isinstance(dataset_json.get("file_ending"), str):
+            raise EvaluationError(f'{path}: file_ending: must be given, such as ".nii.gz"')
         compared = options.runs is not None
         folders = tuple(options.runs if compared else [options.pred])
         single_task = tuple(options.single_task)
@@ -66,7 +69,7 @@ class EvaluationOptions:
         evaluation = Evaluation(
             references=options.ref,
             table=LabelTable(dataset_json, taskset),
-            options=_metric_options(options, taskset),
+            options=_metric_options(options, taskset, length_unit(dataset_json)),
             fully_labelled=options.fully_labelled,
             n_processes=options.n_processes,
             images=images,
@@ -113,7 +116,7 @@ def _images_beside(references: Path) -> Path | None:
     return images if references.name.startswith("labels") and images.is_dir() else None
 
 
-def _metric_options(options: argparse.Namespace, taskset: TaskSet) -> Options:
+def _metric_options(options: argparse.Namespace, taskset: TaskSet, unit: LengthUnit) -> Options:
     default, tolerances = _tolerances(options.tolerance, taskset.regions)
     lesions = options.lesions
     if lesions is None:
@@ -131,6 +134,7 @@ def _metric_options(options: argparse.Namespace, taskset: TaskSet) -> Options:
         empty=EmptyPolicy(options.both_empty, options.one_empty),
         lesion_regions=frozenset(lesions),
         lesion_rule=LesionRule(options.lesion_share, options.lesion_voxels),
+        unit=unit,
     )
 
 
@@ -153,4 +157,5 @@ def _tolerances(texts: Sequence[str], regions: Sequence[str]) -> tuple[float, di
 def _require_regions(word: str, names: Sequence[str], regions: Sequence[str]) -> None:
     unknown = [name for name in names if name not in regions]
     if unknown:
-        raise EvaluationError(f"{word}: {listed(unknown)} is no region; there are {listed(regions)}")
+        similar = did_you_mean(unknown[0], regions)
+        raise EvaluationError(f"{word}: {listed(unknown)} is no region{similar}; there are {listed(regions)}")

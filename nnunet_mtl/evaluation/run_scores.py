@@ -21,6 +21,7 @@ from nnunet_mtl.evaluation.overlap import Overlap
 from nnunet_mtl.evaluation.overlap import summed as summed_overlaps
 from nnunet_mtl.evaluation.segmentation import METRICS
 from nnunet_mtl.evaluation.statistics import estimate
+from nnunet_mtl.evaluation.units import LengthUnit, with_unit
 from nnunet_mtl.tasks import TaskSet
 
 CASES_NAME = "cases.csv"
@@ -38,9 +39,11 @@ class RunScores:
 
     Attributes:
         scores: One entry per case and region.
+        unit: Of lengths; "pixels" is in the names of columns and keys.
     """
 
     scores: tuple[RegionScores, ...]
+    unit: LengthUnit = "mm"
 
     @cached_property
     def cases(self) -> tuple[str, ...]:
@@ -84,7 +87,7 @@ class RunScores:
         """Write `cases.csv`: a line per case and region, the unit in a metric's name, empty where not available."""
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow((*_KEYS, *METRICS, *_COUNTS))
+        writer.writerow((*_KEYS, *(with_unit(name, self.unit) for name in METRICS), *_COUNTS))
         for one in self.scores:
             values = (one.metrics[name] for name in METRICS)
             texts = ("" if math.isnan(value) else f"{value:.9g}" for value in values)
@@ -99,9 +102,10 @@ class RunScores:
         Raises:
             RunScoresError: If it cannot be read or a column is missing.
         """
-        rows = read_rows(path, (*_KEYS, *METRICS, *_COUNTS), RunScoresError, METRICS)
-        scores = [_line(row, path, line) for line, row in rows]
-        return cls(tuple(scores))
+        unit = _unit_of(path)
+        columns = {name: with_unit(name, unit) for name in METRICS}
+        rows = read_rows(path, (*_KEYS, *columns.values(), *_COUNTS), RunScoresError, columns.values())
+        return cls(tuple(_line(row, columns, path, line) for line, row in rows), unit)
 
     def summary(self, taskset: TaskSet) -> dict[str, Any]:
         """Return what the scores come to, as JSON-able values.
@@ -141,7 +145,7 @@ class RunScores:
         return {
             "task": self.regions[region],
             "cases": len(of_region),
-            "metrics": {name: self._metric_summary(region, name) for name in METRICS},
+            "metrics": {with_unit(name, self.unit): self._metric_summary(region, name) for name in METRICS},
             **_pooled(of_region),
         }
 
@@ -160,9 +164,18 @@ class RunScores:
         }
 
 
-def _line(row: Mapping[str, str], path: Path, line: int) -> RegionScores:
+def _unit_of(path: Path) -> LengthUnit:
+    """Return the unit that the first line of a table of scores names; a file that cannot be read is refused later."""
     try:
-        metrics = {name: float(row[name]) if row[name] else math.nan for name in METRICS}
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return "pixels" if with_unit("hd95_mm", "pixels") in file.readline() else "mm"
+    except OSError:
+        return "mm"
+
+
+def _line(row: Mapping[str, str], columns: Mapping[str, str], path: Path, line: int) -> RegionScores:
+    try:
+        metrics = {name: float(row[of]) if row[of] else math.nan for name, of in columns.items()}
         overlap = Overlap(*(int(row[name]) for name in _COUNTS))
     except (TypeError, ValueError):
         raise RunScoresError(f"{path}: line {line}: holds no scores; run `nnunet_mtl evaluate` again") from None

@@ -15,6 +15,7 @@ from nnunet_mtl.evaluation.empty import EmptyPolicy
 from nnunet_mtl.evaluation.lesions import LesionCounts, LesionRule, count_lesions
 from nnunet_mtl.evaluation.overlap import Overlap, volume_ml
 from nnunet_mtl.evaluation.surface import HD_RULES, HdRule, SurfacePair, check_masks
+from nnunet_mtl.evaluation.units import LengthUnit
 
 Mask = NDArray[np.bool_]
 
@@ -71,6 +72,7 @@ class Options:
         empty: What counts where a mask is empty.
         lesion_regions: Regions whose connected components are lesions, to be counted.
         lesion_rule: How they are counted.
+        unit: Of lengths; with "pixels", tolerances are pixels too, and volumes are numbers of pixels.
 
     Raises:
         OptionsError: If a tolerance or the rule is none.
@@ -82,12 +84,13 @@ class Options:
     empty: EmptyPolicy = field(default_factory=EmptyPolicy)
     lesion_regions: frozenset[str] = frozenset()
     lesion_rule: LesionRule = field(default_factory=LesionRule)
+    unit: LengthUnit = "mm"
 
     def __post_init__(self) -> None:
         own = {f"tolerance of {spelt(region)}": tolerance for region, tolerance in self.tolerances_mm.items()}
         for name, tolerance in {"tolerance": self.tolerance_mm, **own}.items():
             if not 0 <= tolerance < math.inf:
-                raise OptionsError(f"NSD: {name} {tolerance} mm; use a finite number of 0 or more")
+                raise OptionsError(f"NSD: {name} {tolerance} {self.unit}; use a finite number of 0 or more")
         if self.hd_rule not in HD_RULES:
             raise OptionsError(f"HD95: rule {self.hd_rule!r}; use {' or '.join(HD_RULES)}")
 
@@ -101,13 +104,15 @@ class Options:
             "maximum": "maximum of the two directed 95th percentiles",
             "pooled": "95th percentile of the distances of both directions together",
         }[self.hd_rule]
-        own = [f"{spelt(region)} {tolerance:g} mm" for region, tolerance in self.tolerances_mm.items()]
-        everywhere = f"{'elsewhere ' if own else ''}{self.tolerance_mm:g} mm"
+        own = [f"{spelt(region)} {tolerance:g} {self.unit}" for region, tolerance in self.tolerances_mm.items()]
+        everywhere = f"{'elsewhere ' if own else ''}{self.tolerance_mm:g} {self.unit}"
         lines = [
-            f"HD95: {hd}, between the centres of surface voxels, in mm",
+            f"HD95: {hd}, between the centres of surface voxels, in {self.unit}",
             f"NSD: share of the surface, weighted by area, within {', '.join([*own, everywhere])}",
-            self.empty.describe(),
+            self.empty.describe(self.unit),
         ]
+        if self.unit == "pixels":
+            lines.insert(0, "units: these images have no spacing, so lengths and areas are in pixels")
         if self.lesion_regions:
             lines.append(f"{self.lesion_rule.describe()}; in {listed(sorted(self.lesion_regions))}")
         return tuple(lines)
@@ -152,9 +157,10 @@ def measure(
     else:
         values = _of_overlap_and_surface(prediction, reference, spacing_mm, overlap, options, region)
     lesions = count_lesions(prediction, reference, options.lesion_rule) if region in options.lesion_regions else None
+    pixels = options.unit == "pixels"
     values |= {
-        "volume_ml": volume_ml(overlap.prediction, spacing_mm),
-        "reference_volume_ml": volume_ml(overlap.reference, spacing_mm),
+        "volume_ml": overlap.prediction if pixels else volume_ml(overlap.prediction, spacing_mm),
+        "reference_volume_ml": overlap.reference if pixels else volume_ml(overlap.reference, spacing_mm),
         "lesions": lesions.reference if lesions else math.nan,
         "lesions_found": lesions.found if lesions else math.nan,
         "lesion_sensitivity": lesions.sensitivity if lesions else math.nan,

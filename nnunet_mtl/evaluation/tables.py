@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+from nnunet_mtl.evaluation.units import LengthUnit
+
 MISSING = "n/a"
 
 
@@ -98,7 +100,7 @@ class ResultTable:
 
 METRICS_OF_TABLE = ("dice", "hd95_mm")
 # Higher Dice and lower distances are better.
-_METRICS = (("dice", "Dice", 100.0, 2), ("hd95_mm", "HD95 (mm)", 1.0, 2))
+_METRICS = (("dice", "Dice", 100.0, 2), ("hd95_mm", "HD95 ({unit})", 1.0, 2))
 _HIGHER_IS_BETTER = {"dice"}
 _AVERAGE = "average"
 
@@ -107,6 +109,7 @@ def result_table(
     means: Mapping[str, Mapping[str, Mapping[str, float]]],
     tasks: Mapping[str, Mapping[str, str]],
     n_cases: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType({}),
+    unit: LengthUnit = "mm",
 ) -> ResultTable:
     """Arrange mean metrics in the shape of the paper's table.
 
@@ -117,12 +120,14 @@ def result_table(
         means: By run, region and metric; what is not there is missing.
         tasks: By task, its regions with the slot each uses.
         n_cases: Of how many cases each mean is, by run, region and metric; may be left out.
+        unit: Of lengths.
     """
+    metrics = [(metric, title.format(unit=unit), scale, digits) for metric, title, scale, digits in _METRICS]
     regions = [(task, slot, region) for task, slots in tasks.items() for region, slot in slots.items()]
     columns: list[Column] = []
     picked: list[tuple[str, ...]] = []
     for task, slot, region in regions:
-        for metric, title, scale, digits in _METRICS:
+        for metric, title, scale, digits in metrics:
             columns.append(
                 Column(task, slot if len(tasks[task]) > 1 or slot != task else "", metric, title, scale, digits)
             )
@@ -132,7 +137,7 @@ def result_table(
         for _, _, region in regions
         if any(_value(of_run, region, "dice") is not None for of_run in means.values())
     ]
-    for metric, title, scale, digits in _METRICS:
+    for metric, title, scale, digits in metrics:
         columns.append(Column(_AVERAGE, "", metric, title, scale, digits))
         picked.append(tuple(scored))
     rows = {

@@ -18,7 +18,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.helpers import empty_cache
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.datasets.label_maps import painted
 from nnunet_mtl.datasets.parent_box import parent_box
 from nnunet_mtl.datasets.raw_dataset import RawDataset
@@ -125,7 +125,8 @@ def in_order(taskset: TaskSet, models: Mapping[str, Path], source: str) -> list[
     parents = {task.name: task.parent for task in taskset.tasks}
     for task in models:
         if task not in parents:
-            raise PredictError(f"-m {shown(task)}: no such task in {source}; it has {listed(parents)}")
+            similar = did_you_mean(task, parents)
+            raise PredictError(f"-m {shown(task)}: no such task in {source}{similar}; it has {listed(parents)}")
         parent = parents[task]
         if parent is not None and parent not in models:
             raise PredictError(f"-m {task}: lies inside {parent}, which has no model; add -m {parent}=FOLDER")
@@ -165,9 +166,6 @@ class Cascade:
         self.reader = first.plans_manager.image_reader_writer_class()
         self.n_channels = number_of_channels(first.dataset_json)
         self.report = CascadeReport(options.output, {stage.task: StageCost() for stage in stages})
-        missing = [task.name for task in raw.taskset.tasks if task.name not in self.report.costs]
-        if missing:
-            tqdm.write(f"no network for {listed(missing)}: background in every map")
 
     def cases_to_do(self) -> list[CaseFiles]:
         """Find the cases and make the output folder ready; what is already there is named in the report."""
@@ -205,6 +203,9 @@ class Cascade:
 
     def predict(self, cases: Sequence[CaseFiles]) -> None:
         """Predict the cases, one after the other; one that fails is named and the others are done."""
+        missing = [task.name for task in self.raw.taskset.tasks if task.name not in self.report.costs]
+        if missing:
+            tqdm.write(f"no network for {listed(missing)}: background in every map")
         off = self.options.disable_progress_bar
         for case in tqdm(cases, desc="cases", unit="case", disable=off):
             outcome = attempt(self._predict, case)
@@ -217,8 +218,7 @@ class Cascade:
                 self.report.done.append(case.name)
 
     def _predict(self, case: CaseFiles) -> None:
-        case.check(self.n_channels)
-        image, properties = self.reader.read_images(case.images)
+        image, properties = case.read(self.reader, self.n_channels)
         there = self.regions(image, properties)
         labels = painted(there.reshape(len(there), -1).T, self.raw.taskset.regions_class_order)
         self._write(case.name, labels.reshape(there.shape[1:]), properties)

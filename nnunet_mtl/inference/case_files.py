@@ -1,10 +1,18 @@
-"""The cases of an input folder, by nnU-Net's names: `CASE_0000.ending`, `CASE_0001.ending`, one file per channel."""
+"""The cases of an input folder, as nnU-Net lists them: `CASE_0000.ending`, `CASE_0001.ending` and so on.
 
-import re
+Most files hold one channel; a colour picture holds three, and a 4D NIfTI as many as its fourth axis is long. So what a
+case lacks is known when it is read, not from its names.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
+from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
@@ -21,39 +29,65 @@ class CaseFiles:
 
     Attributes:
         name: Identifier of the case.
-        channels: The image files by channel number.
+        images: The image files in nnU-Net's order, that of their numbers.
         previous_stage: Label map of the previous stage of a cascade, if there is one.
     """
 
     name: str
-    channels: Mapping[int, Path]
+    images: tuple[Path, ...]
     previous_stage: Path | None = None
 
-    @property
-    def images(self) -> list[str]:
-        """The image files in the order of their channels."""
-        return [str(self.channels[number]) for number in sorted(self.channels)]
-
-    def check(self, n_channels: int) -> None:
-        """Refuse a case of which a file is missing or not whole.
+    def check(self) -> None:
+        """Refuse a case of which a file is not whole.
 
         Raises:
             InputError: Naming every such file.
         """
-        problems = [f"channel {number:04d} is missing" for number in range(n_channels) if number not in self.channels]
-        strange = [path.name for number, path in self.channels.items() if number >= n_channels]
-        if strange:
-            problems.append(f"{listed(strange)} is too much, the model reads {n_channels} channel(s)")
-        files = [*self.channels.values(), *([self.previous_stage] if self.previous_stage else [])]
-        problems += [f"{path}: {problem}" for path in files if (problem := file_problem(path))]
+        files = (*self.images, *([self.previous_stage] if self.previous_stage else []))
+        problems = [f"{path}: {problem}" for path in files if (problem := file_problem(path))]
         if problems:
             raise InputError("; ".join(problems))
+
+    def read(self, reader: Any, n_channels: int) -> tuple[npt.NDArray[np.floating[Any]], dict[str, Any]]:
+        """Read the image of a case.
+
+        Args:
+            reader: nnU-Net's reader and writer.
+            n_channels: How many channels the model reads.
+
+        Returns:
+            The image, (C, Z, Y, X), and what nnU-Net's reader says of its grid.
+
+        Raises:
+            InputError: If a file is not whole, or the files hold more or fewer channels.
+            Exception: Whatever nnU-Net's reader raises.
+        """
+        self.check()
+        image, properties = reader.read_images([str(path) for path in self.images])
+        if len(image) != n_channels:
+            raise InputError(self._wrong_number(len(image), n_channels))
+        return image, properties
+
+    def _wrong_number(self, found: int, n_channels: int) -> str:
+        names = listed(path.name for path in self.images)
+        text = f"{names}: {found} channel(s) in {len(self.images)} file(s), the model reads {n_channels}"
+        if found != len(self.images):  # files of several channels: their numbers are none of channels
+            return text
+        numbers = self.numbers
+        missing = [f"channel {number:04d} is missing" for number in range(n_channels) if number not in numbers]
+        strange = [path.name for path, number in zip(self.images, numbers, strict=True) if number >= n_channels]
+        return "; ".join([text, *missing, *([f"{listed(strange)} is too much"] if strange else [])])
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers in the names of the image files."""
+        return [int(path.name[len(self.name) + 1 :][:4]) for path in self.images]
 
 
 def find_cases(
     folder: Path, ending: str, *, previous_stage: Path | None = None, part: int = 0, parts: int = 1
 ) -> list[CaseFiles]:
-    """Return the cases of a folder in nnU-Net's order.
+    """Return the cases of a folder as nnU-Net lists them, but for hidden files, which are no images.
 
     Args:
         folder: Holds the images.
@@ -69,20 +103,23 @@ def find_cases(
         raise InputError(f"{folder}: no such folder; give the folder of the images with -i")
     if not 0 <= part < parts:
         raise InputError(f"-part_id {part}: must be 0 to {parts - 1} with -num_parts {parts}")
-    channels: dict[str, dict[int, Path]] = {}
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
-    for path in sorted(folder.iterdir()):
-        match = pattern.fullmatch(path.name)
-        if match and not path.name.startswith("."):
-            channels.setdefault(match[1], {})[int(match[2])] = path
-    if not channels:
+    names = [str(name) for name in get_identifiers_from_splitted_dataset_folder(str(folder), ending)]
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    cases = []
+    for name in names:
+        # what nnU-Net's listing calls for every case, in a pool of processes
+        images = create_paths_fn(str(folder), files, ending, name)
+        if images and name and not name.startswith("."):
+            previous = None if previous_stage is None else previous_stage / f"{name}{ending}"
+            cases.append(CaseFiles(name, tuple(map(Path, images)), previous))
+    if not cases:
         raise InputError(f"{folder}: no image in it; expected files named CASE_0000{ending}")
-    names = sorted(channels)[part::parts]
-    if previous_stage is None:
-        return [CaseFiles(name, channels[name]) for name in names]
-    return [CaseFiles(name, channels[name], previous_stage / f"{name}{ending}") for name in names]
+    gaps = [case.name for case in cases if case.numbers != list(range(len(case.images)))]
+    if gaps:
+        tqdm.write(f"{listed(gaps)}: files are not numbered 0000, 0001, ...; read in their order, as by nnU-Net")
+    return cases[part::parts]
 
 
 def number_of_channels(dataset_json: Mapping[str, Any]) -> int:
-    """Return how many image files a case has (`modality` is nnU-Net's older name of the key)."""
+    """Return how many channels an image has (`modality` is nnU-Net's older name of the key)."""
     return len(dataset_json["modality"] if "modality" in dataset_json else dataset_json["channel_names"])

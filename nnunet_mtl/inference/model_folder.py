@@ -20,7 +20,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.errors import UserError
 
 Fold = int | str
@@ -67,7 +67,10 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
         ModelFolderError: If anything is missing, unreadable, or not as nnU-Net writes it.
     """
     if not folder.is_dir():
-        raise ModelFolderError(f"{folder}: no such model folder; check dataset, trainer, plans and configuration")
+        similar = did_you_mean(folder.name, [path.parent.name for path in folder.parent.glob("*/plans.json")])
+        raise ModelFolderError(
+            f"{folder}: no such model folder{similar}; check dataset, trainer, plans and configuration"
+        )
     plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
     chosen = _available(folder, checkpoint_name) if folds is None else tuple(folds)
     if not chosen:
@@ -76,7 +79,8 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
     for path in paths:
         if not path.is_file():
             there = listed(str(fold) for fold in _available(folder, checkpoint_name)) or "none"
-            raise ModelFolderError(f"{path}: no such checkpoint; numbered folds that have one: {there}")
+            similar = did_you_mean(path.name, sorted(other.name for other in path.parent.glob("*.pth")))
+            raise ModelFolderError(f"{path}: no such checkpoint{similar}; numbered folds that have one: {there}")
     checkpoints = [_without_training_state(read_checkpoint(path)) for path in paths]
     first = checkpoints[0]
     axes = first.get("inference_allowed_mirroring_axes")

@@ -120,8 +120,6 @@ class _Run:
             for question in self.questions
             if question.evidence is not None
         }
-        if not self.questions:
-            tqdm.write("no image-level answer: the model, or what was chosen of it, has no question to answer")
 
     def cases_to_do(self) -> list[CaseFiles]:
         """Find the cases and make the output folder ready; what is already there is named in the report."""
@@ -188,6 +186,8 @@ class _Run:
 
     def predict(self, cases: list[CaseFiles]) -> None:
         """Predict the cases: the next ones are read, and the last ones written, by other processes meanwhile."""
+        if not self.questions:
+            tqdm.write("no image-level answer: the model, or what was chosen of it, has no question to answer")
         options = self.options
         readers, writers = (Workers(min(number, len(cases))) for number in (options.npp, options.nps))
         off = options.disable_progress_bar

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.calibration import Calibration, answer, read_calibrations
 from nnunet_mtl.inference.combination import Combination, PatchAnswers, combine
@@ -131,7 +131,8 @@ class MultiTaskPredictor(nnUNetPredictor):
         known = [task.name for task in self.tasks.tasks]
         for name in names:
             if name not in known:
-                raise PredictionError(f"tasks: unknown task {shown(name)}; the model has {listed(known)}")
+                similar = did_you_mean(name, known)
+                raise PredictionError(f"tasks: unknown task {shown(name)}{similar}; the model has {listed(known)}")
         if not names:
             raise PredictionError(f"tasks: none is chosen; the model has {listed(known)}")
         _bare(self.network).select_tasks(sorted({known.index(name) for name in names}))

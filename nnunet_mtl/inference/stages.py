@@ -66,14 +66,15 @@ def prepare(model: Model, verbose: bool, case: CaseFiles) -> Prepared:
     """Read and preprocess a case exactly as `nnUNetv2_predict` does.
 
     Raises:
-        InputError: If a file is missing or damaged.
+        InputError: If a file is damaged, or a channel missing or too much.
         Exception: Whatever nnU-Net's reader raises.
     """
-    case.check(number_of_channels(model.dataset_json))
-    previous = None if case.previous_stage is None else str(case.previous_stage)
+    reader = model.plans_manager.image_reader_writer_class()
+    image, of_image = case.read(reader, number_of_channels(model.dataset_json))
+    previous = None if case.previous_stage is None else reader.read_seg(str(case.previous_stage))[0]
     preprocessor = model.configuration_manager.preprocessor_class(verbose=verbose)
-    data, segmentation, properties = preprocessor.run_case(
-        case.images, previous, model.plans_manager, model.configuration_manager, model.dataset_json
+    data, segmentation, properties = preprocessor.run_case_npy(
+        image, previous, of_image, model.plans_manager, model.configuration_manager, model.dataset_json
     )
     if previous is not None:
         labels = model.plans_manager.get_label_manager(model.dataset_json).foreground_labels

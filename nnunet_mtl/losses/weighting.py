@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.functional import softplus
 
-from nnunet_mtl._messages import listed, shown, spelt
+from nnunet_mtl._messages import did_you_mean, listed, shown, spelt
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.losses.partial import process_count
 
@@ -268,8 +268,9 @@ def fixed_factors(text: str, terms: Sequence[str]) -> dict[str, float]:
         meant = [term for term in terms if name in (term, term.partition("/")[2])]
         if not equals or len(meant) != 1:
             choice = meant or [term.partition("/")[2] or term for term in terms]
+            similar = "" if meant else did_you_mean(name, choice)
             raise LossWeightingError(
-                f"loss_weights: {shown(assignment)} must be NAME=WEIGHT with one of {listed(choice)}, "
+                f"loss_weights: {shown(assignment)} must be NAME=WEIGHT with one of {listed(choice)}{similar}, "
                 "such as liver=1,malignancy=0.5"
             )
         (term,) = meant

@@ -9,6 +9,7 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_mtl._messages import did_you_mean
 from nnunet_mtl.planning.folders import PlanningError, only_plans, preprocessed_folder, read_plans
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 from nnunet_mtl.training.regression import without_regressions
@@ -110,7 +111,8 @@ def setting_of(path: Path, configuration: str) -> Setting:
     plans, folder = read_plans(path), path.resolve().parent
     if configuration not in plans["configurations"]:
         known = ", ".join(plans["configurations"])
-        raise PlanningError(f"{path.name}: no configuration {configuration!r}; known are {known}: give another -c")
+        wrong = f"{configuration!r}{did_you_mean(configuration, plans['configurations'])}"
+        raise PlanningError(f"{path.name}: no configuration {wrong}; known are {known}: give another -c")
     dataset_json = read_dataset_json(folder / "dataset.json")
     tasks = TaskSet.from_dataset_json(dataset_json, str(folder / "dataset.json"))
     manager = PlansManager(copy.deepcopy(plans))

@@ -15,6 +15,7 @@ import SimpleITK
 from numpy.typing import NDArray
 from scipy.ndimage import binary_opening, gaussian_filter, label, map_coordinates
 
+from nnunet_mtl.files import references_table
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 _BODY_HU = -300
@@ -47,7 +48,7 @@ def threshold_and_position_dice(
         Mean over the test cases that have the region; nan for a region that no test case has.
     """
     tasks = TaskSet.from_dataset_json(read_dataset_json(folder / "dataset.json"))
-    oracle = TaskSet.from_dataset_json(read_dataset_json(folder / "labelsTs" / "dataset.json"))
+    oracle = TaskSet.from_dataset_json(read_dataset_json(references_table(folder / "labelsTs")))
     training = {name: _read(folder, "Tr", name, smoothing, body) for name in tasks.cases}
     test = [_read(folder, "Ts", name, smoothing, body) for name in oracle.cases]
     scores = {}

@@ -2,8 +2,8 @@
 
 Training cases go to `imagesTr` and `labelsTr`, as their annotator left them; test cases to `imagesTs` and, with their
 whole truth, `labelsTs`. Values per voxel are the last channels of training images; for test cases, whose images are all
-that is predicted from, they have a folder of their own. `labelsTs/dataset.json` is the data set's file with the table
-of the test cases, so that no truth about them stands in the table that training reads.
+that is predicted from, they have a folder of their own. `labelsTs.json` is the data set's file with the table of
+the test cases, so that no truth about them stands in the table that training reads.
 """
 
 import shutil
@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
+from nnunet_mtl.files import references_table
 from nnunet_mtl.phantoms.options import PhantomError
 from nnunet_mtl.tasks import TaskSet, write_dataset_json
 
@@ -114,8 +115,8 @@ def write_cases(
         tables[case.is_test][case.name] = case.entry
         progress(f"{number}/{count} {case.name}{case.note}")
     # Last, so that a folder that was left half written has none.
-    _write_json(folder / "labelsTs", folder.name, contents, tables[True])
-    _write_json(folder, folder.name, contents, tables[False])
+    _write_json(references_table(folder / "labelsTs"), folder.name, contents, tables[True])
+    _write_json(folder / "dataset.json", folder.name, contents, tables[False])
 
 
 def make_folders(folder: Path, overwrite: bool) -> None:
@@ -127,7 +128,8 @@ def make_folders(folder: Path, overwrite: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite or not folder.is_dir():
             raise PhantomError(f"{folder}: exists already; choose another data set id or name, or allow overwriting it")
-        (folder / "dataset.json").unlink(missing_ok=True)
+        for path in (folder / "dataset.json", references_table(folder / "labelsTs")):
+            path.unlink(missing_ok=True)
         for name in (*FOLDERS, VALUES):
             shutil.rmtree(folder / name, ignore_errors=True)
     for name in FOLDERS:
@@ -145,7 +147,7 @@ def write_image(values: NDArray[Any], geometry: Geometry, path: Path) -> None:
     SimpleITK.WriteImage(image, str(path), True)
 
 
-def _write_json(folder: Path, name: str, contents: Contents, table: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_json(path: Path, name: str, contents: Contents, table: Mapping[str, Mapping[str, Any]]) -> None:
     regions = {region: list(values) for region, values in contents.labels.items()}
     order = [values[0] for values in regions.values()]
     if all(len(values) == 1 for values in regions.values()):
@@ -162,6 +164,5 @@ def _write_json(folder: Path, name: str, contents: Contents, table: Mapping[str,
         "overwrite_image_reader_writer": "SimpleITKIO",
         **block,
     }
-    path = folder / "dataset.json"
     TaskSet.from_dataset_json(content, str(path))
     write_dataset_json(path, content)

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl._messages import did_you_mean, listed
 from nnunet_mtl.phantoms.options import PhantomError
 
 Write = Callable[..., None]
@@ -67,8 +67,8 @@ class PhantomKind:
         strange = [name for name in given if name not in self.arguments]
         if strange:
             raise PhantomError(
-                f"phantom option {strange[0]}: {self.dataset} phantoms have none of this name, but "
-                f"{', '.join(self.arguments)}; see --kind"
+                f"phantom option {strange[0]}: {self.dataset} phantoms have none of this name"
+                f"{did_you_mean(strange[0], self.arguments)}, but {', '.join(self.arguments)}; see --kind"
             )
         chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         _located(self.writer)(folder, _located(self.options)(**chosen), progress, overwrite=overwrite)
@@ -81,7 +81,7 @@ def phantom_kind(name: str) -> PhantomKind:
         PhantomError: If there is none of that name.
     """
     if name not in KINDS:
-        raise PhantomError(f"phantom kind {name!r}: must be one of {listed(KINDS)}")
+        raise PhantomError(f"phantom kind {name!r}: must be one of {listed(KINDS)}{did_you_mean(name, KINDS)}")
     return KINDS[name]
 
 

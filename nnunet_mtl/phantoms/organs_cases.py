@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from nnunet_mtl._messages import did_you_mean
 from nnunet_mtl.phantoms.anatomy import Body
 from nnunet_mtl.phantoms.lesions import CUES, TEXTURE_CONTRAST, Cue, Disease
 from nnunet_mtl.phantoms.options import PhantomError, require
@@ -119,7 +120,8 @@ class PhantomOptions:
         require(self.malignant_cue in CUES, "malignant_cue", self.malignant_cue, f"one of {', '.join(CUES)}")
         require(0 <= self.texture_contrast <= 1, "texture_contrast", self.texture_contrast, "between 0 and 1")
         known = bool(self.tasks) and set(self.tasks) <= set(TASKS) and len(set(self.tasks)) == len(self.tasks)
-        require(known, "tasks", self.tasks, f"different ones of {', '.join(TASKS)}")
+        similar = next((did_you_mean(task, TASKS) for task in self.tasks if task not in TASKS), "")
+        require(known, "tasks", self.tasks, f"different ones of {', '.join(TASKS)}{similar}")
 
     @property
     def matrix(self) -> tuple[int, ...]:

@@ -1,13 +1,14 @@
 """Where nnU-Net keeps a data set, found by its own rules, and refused in one line where it is not there."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
 
-from nnunet_mtl._messages import shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl._names import name_problem
 from nnunet_mtl.errors import UserError
 
@@ -62,9 +63,10 @@ def read_plans(path: Path) -> dict[str, Any]:
         PlanningError: If it is not there or is not a plans file.
     """
     if not path.is_file():
-        known = sorted(file.stem for file in path.parent.glob("*.json") if "lans" in file.stem)
+        known = _plans_among(path.parent.glob("*.json"))
         raise PlanningError(
-            f"{path}: no such plans; there are {', '.join(known) or 'none'}: run nnUNetv2_plan_experiment"
+            f"{path}: no such plans{did_you_mean(path.stem, known)}; there are {', '.join(known) or 'none'}: "
+            "run nnUNetv2_plan_experiment"
         )
     try:
         plans = json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +90,8 @@ def only_plans(name: str) -> Path:
     found = sorted(Path(nnUNet_preprocessed).glob(f"Dataset*/{name}.json"))
     if len(found) != 1:
         having = ", ".join(path.parent.name for path in found) or "none"
-        raise PlanningError(f"plans {name!r}: data sets that have them: {having}; give one with -d")
+        similar = "" if found else did_you_mean(name, _plans_among(Path(nnUNet_preprocessed).glob("Dataset*/*.json")))
+        raise PlanningError(f"plans {name!r}{similar}: data sets that have them: {having}; give one with -d")
     return found[0]
 
 
@@ -99,10 +102,25 @@ def _dataset_folder(dataset: str | int, root: Any, variable: str, remedy: str) -
         name = maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError):
         # nnU-Net's own message has many lines, and is the same for none and for several folders.
-        found = sorted(folder.name for folder in Path(root).glob(f"Dataset{dataset:0>3}*"))
-        reason = f"several: {', '.join(found)}" if len(found) > 1 else "none of that id"
-        raise PlanningError(f"data set {dataset!r}: {reason} in {variable}={root}; {remedy}") from None
+        found = [str(name) for name in find_candidate_datasets(int(dataset))] if str(dataset).isdigit() else []
+        if len(found) > 1:
+            reason = f"has several names in nnU-Net's folders: {listed(found)}; rename or remove all but one"
+        else:
+            known = listed(_datasets(root)) or "none"
+            similar = did_you_mean(str(dataset), _datasets(root))
+            reason = f"none of that id in {variable}={root}{similar}, there are {known}; {remedy}"
+        raise PlanningError(f"data set {dataset!r}: {reason}") from None
     folder = Path(root) / str(name)
     if not (folder / "dataset.json").is_file():
-        raise PlanningError(f"data set {dataset!r}: {folder / 'dataset.json'} is not there; {remedy}")
+        missing = f"{folder / 'dataset.json'} is not there"
+        raise PlanningError(f"data set {dataset!r}: {missing}{did_you_mean(str(dataset), _datasets(root))}; {remedy}")
     return folder
+
+
+def _plans_among(paths: Iterable[Path]) -> list[str]:
+    others = ("dataset", "dataset_fingerprint", "splits_final")
+    return sorted({path.stem for path in paths if path.stem not in others})
+
+
+def _datasets(root: Any) -> list[str]:
+    return sorted(path.parent.name for path in Path(root).glob("Dataset*/dataset.json"))

@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from nnunet_mtl._messages import did_you_mean
 from nnunet_mtl._names import name_problem, same_on_disk
 from nnunet_mtl.files import write_json
 from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, read_plans
@@ -96,7 +97,8 @@ def _resize(plans: dict[str, Any], network: NetworkSize, configurations: Sequenc
     known = plans["configurations"]
     for configuration in configurations:
         if configuration not in known:
-            raise PlanningError(f"{source}: no configuration {configuration!r}; known are {', '.join(known)}")
+            similar = did_you_mean(configuration, known)
+            raise PlanningError(f"{source}: no configuration {configuration!r}{similar}; known are {', '.join(known)}")
     if network.is_empty:
         return
     if not configurations:

@@ -63,11 +63,24 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
 
 def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
     # A data set may list its files in dataset.json instead of keeping them in imagesTr.
-    listed = dataset_json.get("dataset")
-    if listed is None:
-        listed = get_identifiers_from_splitted_dataset_folder(str(raw / "imagesTr"), dataset_json["file_ending"])
+    if "dataset" in dataset_json:
+        listed = dataset_json["dataset"]
+        if not isinstance(listed, dict):
+            raise PlanningError(
+                f'{raw / "dataset.json"}: dataset: must be {{case: {{"images": [file, ...], "label": file}}}}'
+            )
+        return sorted(map(str, listed))
+    ending, images = dataset_json.get("file_ending"), raw / "imagesTr"
+    if not isinstance(ending, str):
+        raise PlanningError(f'{raw / "dataset.json"}: file_ending: must be given, such as ".nii.gz"')
+    if not images.is_dir():
+        raise PlanningError(f"{images}: there is no such folder; nnU-Net expects the training images there")
     # macOS leaves "._CASE_0000.nii.gz" beside every image, which nnU-Net takes for one
-    return sorted(str(case) for case in listed if not str(case).startswith("."))
+    every = get_identifiers_from_splitted_dataset_folder(str(images), ending)
+    cases = sorted(str(case) for case in every if not str(case).startswith("."))
+    if not cases:
+        raise PlanningError(f"{images}: holds no image named CASE_0000{ending}; check the folder")
+    return cases
 
 
 def _patients(tasks: TaskSet, cases: Sequence[str]) -> list[str]:

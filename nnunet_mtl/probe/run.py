@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl._messages import listed, shown
+from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.inference.model_folder import read_model
 from nnunet_mtl.inference.model_location import results_folder
 from nnunet_mtl.inference.request import device_to_use
@@ -119,7 +119,9 @@ def _questions(tasks: TaskSet, names: Sequence[str]) -> tuple[ClassificationTask
     known = [question.name for question in tasks.classification]
     for name in names:
         if name not in known:
-            raise ProbeError(f"--question {shown(name)}: unknown; the data set asks {listed(known)}")
+            raise ProbeError(
+                f"--question {shown(name)}: unknown{did_you_mean(name, known)}; the data set asks {listed(known)}"
+            )
     return tuple(question for question in tasks.classification if not names or question.name in names)
 
 

@@ -89,8 +89,11 @@ class MonitoredTrainer(CheckpointingTrainer):
     def on_epoch_end(self) -> None:
         """Finish the epoch as nnU-Net does, then print and draw the curve of each task."""
         per_region = np.asarray(self.logger.get_value("dice_per_class_or_region", step=-1))
-        texts = [f"{task} {value:.4f}" for task, value in self._task_dice(per_region).items()]
-        self.print_to_log_file("Pseudo dice per task:", ", ".join(texts))
+        of_task = self._task_dice(per_region)
+        values = ", ".join(f"{task} {value:.4f}" for task, value in of_task.items())
+        # neither truth nor prediction of an annotated region showed it
+        missing = " (nan: in no validation patch of the epoch)" if np.isnan(list(of_task.values())).any() else ""
+        self.print_to_log_file(f"Pseudo dice per task: {values}{missing}")
         weights = {term: self.logger.get_value(progress.weight_key(term), step=-1) for term in self._weighted_terms}
         if weights:
             texts = [f"{term} {weight:.4f}" for term, weight in weights.items()]

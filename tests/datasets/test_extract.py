@@ -139,7 +139,7 @@ def add_tests(union, table):
     union.write_description()
     if table:
         block = union.description["nnunet_mtl"] | {"cases": {case: {"annotated": table[case]} for case in table}}
-        beside = union.folder / "labelsTs" / "dataset.json"
+        beside = union.folder / "labelsTs.json"
         beside.write_text(json.dumps(union.description | {"nnunet_mtl": block}))
 
 

@@ -170,7 +170,7 @@ def test_regions_of_a_data_set_without_a_block_are_nested_tasks(brain):
     assert with_block.splitlines()[1].split("labels")[1].split(";")[0] in text
     other = SimpleITK.GetArrayFromImage(brain.image(brain.made(904) / "labelsTr", "full"))
     np.testing.assert_array_equal(crop, other)
-    with pytest.raises(UserError, match="'whole': has no parent in Dataset900_Brain "):
+    with pytest.raises(UserError, match="'whole': has no parent in Dataset900_Brain, those"):
         extract_inside(brain.folder, ["whole"], 905)
 
 

@@ -171,14 +171,14 @@ def test_references_come_with_the_table_of_what_is_known_of_them(asked):
                 path.rename(asked.folder / f"{part}Ts" / path.name)
     tests = {case: block["cases"].pop(case) for case in ("whole_0", "kidney_0", "vessel_0")}
     asked.write_description()
-    (asked.folder / "labelsTs" / "dataset.json").write_text(
+    (asked.folder / "labelsTs.json").write_text(
         json.dumps(asked.description | {"nnunet_mtl": block | {"cases": tests}})
     )
     text = extract(asked.folder, ["liver"], 901, questions=["malignancy"], with_block=True)
     folder = asked.made(901) / "labelsTs"
     assert "and 2 annotated test cases" in text
-    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "vessel_0.nii.gz", "whole_0.nii.gz"]
-    table = TaskSet.from_dataset_json(json.loads((folder / "dataset.json").read_text()))
+    assert sorted(path.name for path in folder.iterdir()) == ["vessel_0.nii.gz", "whole_0.nii.gz"]
+    table = TaskSet.from_dataset_json(json.loads((asked.made(901) / "labelsTs.json").read_text()))
     assert sorted(table.cases) == ["vessel_0", "whole_0"]
     assert table.cases["vessel_0"].classes == {"malignancy": "malignant"}
     assert table.regions == made(asked, 901).regions

@@ -102,7 +102,7 @@ def test_every_problem_of_the_folders_is_named_at_once(union, folders):
     first, *lines = problems(union, [*folders, lung, again, other, bare, union.root / "nowhere"])
     assert first == "8 problems, nothing was written:"
     expected = (
-        "of_lung/dataset.json: predicts lung, which the data set does not have (it has liver, vessel,",
+        "of_lung/dataset.json: predicts lung, which the data set does not have; it has liver, vessel,",
         "other/dataset.json: file_ending .mha, the data set's is .nii.gz",
         "bare/dataset.json: cannot be read",
         "nowhere: no such folder; check -i",

@@ -41,7 +41,7 @@ def test_from_the_union_to_the_evaluation_and_to_the_student(union, capsys, monk
         path.unlink()
     block = union.description["nnunet_mtl"]
     table = block | {"cases": {"whole_0": block["cases"].pop("whole_0")}}
-    (tests / "dataset.json").write_text(json.dumps(union.description | {"nnunet_mtl": table}))
+    (union.folder / "labelsTs.json").write_text(json.dumps(union.description | {"nnunet_mtl": table}))
     union.write_description()
 
     folders = []

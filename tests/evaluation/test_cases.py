@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,8 +105,17 @@ def test_the_table_beside_the_references_says_what_is_annotated(folders):
     with pytest.raises(CasesError, match=r"new: not in dataset\.json.*--fully_labelled"):
         pairs_of(folders)
     beside = {**DESCRIPTION, "nnunet_mtl": {**DESCRIPTION["nnunet_mtl"], "cases": {"new": {"annotated": ["vessel"]}}}}
-    (references / "dataset.json").write_text(json.dumps(beside))
+    references.with_name(f"{references.name}.json").write_text(json.dumps(beside))
     assert pairs_of(folders)[0].annotated == (False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1.9999999, "1.9999999"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf"), (2.0000002, "2.0000002")],
+)
+def test_values_that_are_no_labels_are_shown_as_they_are(value, shown):
+    (problem,) = cases._value_problems(Path("a.nrrd"), np.array([[0, value]], np.float32), {0, 1, 2})
+    assert problem == f"a.nrrd is a float image and no label map: it holds {shown}; give the exported labels"
 
 
 def test_everything_that_is_wrong_is_named_per_case_and_at_once(folders):

@@ -166,7 +166,7 @@ def test_rules_are_read():
         ([], "x: must be an object of regions and rules"),
         ({"lung": {}}, "x: no region .lung. in the data set, which has liver"),
         ({"liver": 1}, "x: liver: must be an object"),
-        ({"liver": {"keep": 1}}, "x: liver: unknown .keep.; known are inside"),
+        ({"liver": {"keep": 1}}, "x: liver: unknown .keep. .did you mean keep_largest..; known are inside"),
         ({"liver": {"keep_largest": -1}}, "keep_largest=-1 must be a whole number"),
         ({"liver": {"keep_largest": True}}, "keep_largest=.* must be a whole number"),
         ({"liver": {"drop_voxels": 1.5}}, "drop_voxels=1.5 must be a whole number"),

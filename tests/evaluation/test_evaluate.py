@@ -102,6 +102,43 @@ def test_a_run_is_written_as_tables_and_figures(data, capsys):
     assert "tabular" in (data.parent / "out" / "table.tex").read_text()
 
 
+def test_pictures_are_measured_in_pixels_and_say_so(data, capsys):
+    for folder, column in ((data / "labelsTr", 4), (data.parent / "pictures", 7)):
+        folder.mkdir(exist_ok=True)
+        square = np.zeros((10, 12), np.uint8)
+        square[2:6, column : column + 2] = 3
+        for case in CASES:
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(square), str(folder / f"{case}.png"))
+    (data / "dataset.json").write_text(json.dumps({**DESCRIPTION, "file_ending": ".png"}))
+    words = ("-ref", data / "labelsTr", "--fully_labelled", "-o")
+    assert run("-pred", "pictures", *words, "out") == 0
+    printed = capsys.readouterr().out
+    assert "units: these images have no spacing, so lengths and areas are in pixels" in printed
+    assert "between the centres of surface voxels, in pixels" in printed
+    assert "within 2 pixels" in printed
+    assert " mm" not in printed
+    with (data.parent / "out" / "cases.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["region"] == "spleen"]
+    assert not [name for name in rows[0] if name.endswith(("_mm", "_ml"))]
+    assert [float(rows[0][name]) for name in ("hd95_px", "area_px", "reference_area_px")] == [3, 8, 8]
+    metrics = json.loads((data.parent / "out" / "summary.json").read_text())["regions"]["spleen"]["metrics"]
+    assert metrics["hd95_px"]["mean"] == 3
+    assert "hd95_mm" not in metrics
+    assert "HD95 (pixels)" in (data.parent / "out" / "table.md").read_text()
+    (data.parent / "again").mkdir()
+    assert run("--runs", "out", data / "labelsTr", *words, "both", "--no_figures") == 0
+    compared = (data.parent / "both" / "comparison.json").read_text()
+    assert "hd95_px" in compared
+    assert "hd95_mm" not in compared
+    assert "HD95 (pixels)" in (data.parent / "both" / "table.tex").read_text()
+
+
+def test_a_data_set_without_a_file_ending_is_one_line(data, capsys):
+    (data / "dataset.json").write_text(json.dumps({k: v for k, v in DESCRIPTION.items() if k != "file_ending"}))
+    assert run("-pred", "good", "-ref", data / "labelsTr") == 2
+    assert "dataset.json: file_ending: must be given" in capsys.readouterr().err
+
+
 def test_options_change_what_they_name(data):
     references = data / "labelsTr"
     figures = ("-ref", references, "--no_figures", "-o")
@@ -162,6 +199,7 @@ def test_nothing_is_written_where_anything_is_wrong(data, capsys):
         (("-pred", "nowhere"), "nowhere: is no folder"),
         (("-pred", "good", "--tolerance", "wide"), "must be a number of mm, or REGION=MM"),
         (("-pred", "good", "--tolerance", "heart=2"), "--tolerance: heart is no region; there are liver"),
+        (("-pred", "good", "--lesions", "liver_tumor"), "liver_tumor is no region (did you mean liver_tumour?); there"),
         (("-pred", "good", "--tolerance", "-1"), "use a finite number"),
         (("-pred", "good", "--lesions", "heart"), "--lesions: heart is no region"),
         (("-pred", "good", "--lesion_share", "2"), "use a number from 0 to 1"),

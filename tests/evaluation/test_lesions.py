@@ -92,7 +92,7 @@ def test_finding_everything_and_adding_nothing(seed, margin):
 
 def test_each_rule_is_described_in_one_line():
     assert LesionRule().describe() == (
-        "lesions: connected by corners, of 1 voxels or more; found if one predicted lesion covers a voxel of it; "
+        "lesions: connected by corners, of any size; found if one predicted lesion covers a voxel of it; "
         "false positive if it touches no reference"
     )
     line = LesionRule(0.25, 10, "faces").describe()

@@ -276,7 +276,7 @@ def test_a_case_that_fails_is_named_and_the_others_are_done(world, capsys):
     assert report.done == ["full"]
     assert sorted(report.failed) == ["poor", "rich", "sick", "torn"]
     assert "channel 0002 is missing" in report.failed["poor"]
-    assert "is too much, the model reads 3 channel(s)" in report.failed["rich"]
+    assert '"rich_0003.nii.gz" is too much' in report.failed["rich"]
     assert "not finite" in report.failed["sick"]
     assert "4 failed (poor, rich, sick, torn)" in str(report)
     assert world.names() == ["dataset.json", "full.nii.gz", "predict_from_raw_data_args.json"]

@@ -276,6 +276,30 @@ def test_what_cannot_be_done_at_all_is_one_line(
     assert not output.exists()
 
 
+def test_an_error_is_all_that_is_said(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-i", tmp_path / "none", "-o", tmp_path / "output", "-m", trained.silent, "-f", 0) == 2
+    captured = capsys.readouterr()
+    assert "no such folder" in captured.err
+    assert "no image-level answer" not in captured.out
+
+
+def test_the_nearest_name_is_suggested(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(trained.results))
+    io, name = ("-i", trained.images, "-o", tmp_path / "output"), "nnUNetTrainerMTLAttention__tiny__3d_fullres"
+    assert "(did you mean kidney?)" in refused(capsys, *io, "-m", trained.asked, "-f", 0, "--tasks", "kidny")
+    for words in (("-tr", "nnUNetTrainerMTLAtention", "-p", "tiny"), ("-tr", "nnUNetTrainerMTLAttention", "-p", "tny")):
+        line = refused(capsys, *io, "-d", 900, *words, "-c", "3d_fullres")
+        assert f"no such model (did you mean {name}?); see -tr, -p and -c" in line
+    line = refused(capsys, *io, "-d", "Dataset900_Tini", "-c", "3d_fullres")
+    assert "no such folder (did you mean Dataset900_Tiny?)" in line
+    wrong = trained.asked.with_name(trained.asked.name.replace("MTL", "MLT"))
+    assert f"no such model folder (did you mean {name}?)" in refused(capsys, *io, "-m", wrong, "-f", 0)
+    line = refused(capsys, *io, "-m", trained.asked, "-f", 0, "-chk", "checkpoint_fnal.pth")
+    assert 'no such checkpoint (did you mean "checkpoint_final.pth"?)' in line
+
+
 def test_without_the_variable_a_model_folder_is_asked_for(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +314,8 @@ def test_what_is_wrong_with_one_case_leaves_the_others(
 ) -> None:
     images, output = tmp_path / "images", tmp_path / "output"
     shutil.copytree(trained.images, images)
-    (images / "channel_0001.nii.gz").write_bytes((images / "case_a_0000.nii.gz").read_bytes())
+    for channel in range(2):
+        shutil.copy(images / "case_a_0000.nii.gz", images / f"channel_000{channel}.nii.gz")
     (images / "text_0000.nii.gz").write_text("no image")
     whole = (images / "case_a_0000.nii.gz").read_bytes()
     (images / "half_0000.nii.gz").write_bytes(whole[: len(whole) // 2])
@@ -300,8 +325,7 @@ def test_what_is_wrong_with_one_case_leaves_the_others(
     lines = dict(
         line.removeprefix("nnunet_mtl: case ").split(": ", 1) for line in captured.err.splitlines() if "case " in line
     )
-    assert "channel 0000 is missing" in lines["channel"]
-    assert "channel_0001.nii.gz" in lines["channel"]
+    assert '2 channel(s) in 2 file(s), the model reads 1; "channel_0001.nii.gz" is too much' in lines["channel"]
     assert "text_0000.nii.gz" in lines["text"]
     assert "half_0000.nii.gz" in lines["half"]
     assert captured.out.splitlines()[-1].startswith("predicted 3 of 6 cases")

@@ -51,11 +51,11 @@ def test_intensity_and_place_are_enough_where_nothing_varies(tmp_path):
             _write(folder / f"images{part}" / f"{name}_0000.nii.gz", image, flipped=number == 1)
             _write(folder / f"labels{part}" / f"{name}.nii.gz", labels, flipped=number == 1)
             entries.setdefault(part, {})[name] = {"annotated": ["cube"]}
-    for part, path in (("Tr", folder), ("Ts", folder / "labelsTs")):
+    for part, path in (("Tr", folder / "dataset.json"), ("Ts", folder / "labelsTs.json")):
         block = {"version": 1, "tasks": {"cube": {"regions": ["cube"]}}, "cases": entries[part]}
         content = {"labels": {"background": 0, "cube": [1, 1]}, "regions_class_order": [1], "nnunet_mtl": block}
-        write_dataset_json(path / "dataset.json", content)
-        assert read_dataset_json(path / "dataset.json") == content
+        write_dataset_json(path, content)
+        assert read_dataset_json(path) == content
     assert threshold_and_position_dice(folder)["cube"] > 0.9
 
 
@@ -91,10 +91,10 @@ def _dataset(folder, n_channels, noise=0.0):
             path = folder / f"labels{part}" / f"{name}.nii.gz"
             SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), str(path))
             entries.setdefault(part, {})[name] = {"annotated": ["square"]}
-    for part, path in (("Tr", folder), ("Ts", folder / "labelsTs")):
+    for part, path in (("Tr", folder / "dataset.json"), ("Ts", folder / "labelsTs.json")):
         block = {"version": 1, "tasks": {"square": {"regions": ["square"]}}, "cases": entries[part]}
         content = {"labels": {"background": 0, "square": [1, 1]}, "regions_class_order": [1], "nnunet_mtl": block}
-        write_dataset_json(path / "dataset.json", content)
+        write_dataset_json(path, content)
 
 
 @pytest.mark.parametrize(("n_channels", "expected"), [(1, 2 / 3), (2, 1.0)])

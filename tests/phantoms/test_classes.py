@@ -31,7 +31,7 @@ def _test(options):
 
 def _write(folder, **options):
     write_phantom_dataset(folder, PhantomOptions(**SMALL | options), lambda _: None)
-    paths = folder / "dataset.json", folder / "labelsTs" / "dataset.json"
+    paths = folder / "dataset.json", folder / "labelsTs.json"
     return [TaskSet.from_dataset_json(read_dataset_json(path)) for path in paths]
 
 
@@ -213,7 +213,7 @@ def test_every_option_can_be_given_on_the_command_line(capsys, tmp_path, monkeyp
     words += ["--tumour_prevalence", "1", "--malignant_share", "0", "--test_malignant_share", "1"]
     assert main(["phantom", "-d", "7", *words]) == 0
     folder = tmp_path / "Dataset007_Phantom"
-    for path, known in (("dataset.json", ["benign"] * 4), ("labelsTs/dataset.json", ["malignant"])):
+    for path, known in (("dataset.json", ["benign"] * 4), ("labelsTs.json", ["malignant"])):
         cases = json.loads((folder / path).read_text())["nnunet_mtl"]["cases"]
         assert [case["classes"]["malignancy"] for case in cases.values() if "classes" in case] == known
     assert main(["phantom", "-d", "8", "--malignant_cue", "colour"]) == 2

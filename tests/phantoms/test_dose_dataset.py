@@ -54,7 +54,7 @@ def test_that_test_cases_are_images_alone_with_their_dose_elsewhere_on_the_same_
     assert image.GetSpacing() == dose.GetSpacing()
     assert image.GetDirection() == dose.GetDirection()
     assert array(written / "regressionTs" / "dose" / "test_000.nii.gz").max() == 60
-    tests = TaskSet.from_dataset_json(read_dataset_json(written / "labelsTs" / "dataset.json"))
+    tests = TaskSet.from_dataset_json(read_dataset_json(written / "labelsTs.json"))
     assert all(tests.annotated("test_000"))
 
 

@@ -1,5 +1,9 @@
 """The writer of all phantoms: nnU-Net's folders, geometry, and a dataset.json that says what was written."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -29,18 +33,29 @@ def test_cases_go_where_nnunet_looks_for_them(tmp_path):
     lines = _write(tmp_path / "d", [_case("a"), _case("b", annotated=()), _case("t", is_test=True)])
     assert lines == ["1/3 a (note)", "2/3 b (note)", "3/3 t (note)"]
     files = {str(path.relative_to(tmp_path / "d")) for path in (tmp_path / "d").rglob("*") if path.is_file()}
-    expected = {"dataset.json", "labelsTs/dataset.json", "labelsTs/t.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz"}
+    expected = {"dataset.json", "labelsTs.json", "labelsTs/t.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz"}
     expected |= {f"imagesT{end}_000{channel}.nii.gz" for end in ("r/a", "r/b", "s/t") for channel in (0, 1)}
     assert files == expected
     image = SimpleITK.ReadImage(str(tmp_path / "d" / "imagesTr" / "a_0001.nii.gz"))
     assert image.GetSize() == (5, 4, 3)
     assert image.GetSpacing() == (1.0, 2.0, 3.0)
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), np.full((3, 4, 5), -2.5))
-    tables = [read_dataset_json(tmp_path / "d" / place / "dataset.json") for place in ("", "labelsTs")]
+    tables = [read_dataset_json(tmp_path / "d" / f"{name}.json") for name in ("dataset", "labelsTs")]
     assert tables[0]["nnunet_mtl"]["cases"] == {"a": {"annotated": ["blob"]}, "b": {"annotated": []}}
     assert tables[0]["numTraining"] == 2
     assert tables[0]["channel_names"] == {"0": "A", "1": "B"}
     assert set(tables[1]["nnunet_mtl"]["cases"]) == {"t"}
+
+
+@pytest.mark.slow
+def test_stock_evaluation_reads_the_references(tmp_path):
+    """`nnUNetv2_evaluate_simple` takes the first file of a folder for a label map, whatever its name."""
+    _write(tmp_path / "d", [_case("a"), _case("t", is_test=True)])
+    references, summary = str(tmp_path / "d" / "labelsTs"), tmp_path / "summary.json"
+    program = "from nnunetv2.evaluation.evaluate_predictions import evaluate_simple_entry_point as run; run()"
+    words = [sys.executable, "-c", program, references, references, "-l", "1", "-np", "1", "-o", str(summary)]
+    subprocess.run(words, check=True, capture_output=True)
+    assert json.loads(summary.read_text())["foreground_mean"]["Dice"] == 1
 
 
 def test_origin_and_direction_are_kept(tmp_path):

@@ -138,8 +138,8 @@ def test_what_is_written_is_what_was_rendered(tmp_path, dimension):
     options = SMALL[dimension]
     write_gastric_dataset(tmp_path / "g", options, lambda _: None)
     tasks, oracle = (
-        TaskSet.from_dataset_json(read_dataset_json(tmp_path / "g" / place / "dataset.json"))
-        for place in ("", "labelsTs")
+        TaskSet.from_dataset_json(read_dataset_json(tmp_path / "g" / f"{name}.json"))
+        for name in ("dataset", "labelsTs")
     )
     assert tasks.regions == ("tumour",)
     (question,) = tasks.classification
@@ -171,7 +171,7 @@ def test_classes_and_segmentations_can_be_missing_independently(tmp_path):
             assert not labels.any()
     share = np.mean([bool(case.annotated) for case in tasks.cases.values()])
     assert share == pytest.approx(0.5, abs=0.15)
-    oracle = TaskSet.from_dataset_json(read_dataset_json(tmp_path / "g" / "labelsTs" / "dataset.json"))
+    oracle = TaskSet.from_dataset_json(read_dataset_json(tmp_path / "g" / "labelsTs.json"))
     assert all(case.annotated and case.classes for case in oracle.cases.values())
 
 

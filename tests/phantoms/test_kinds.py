@@ -84,7 +84,7 @@ def test_every_kind_is_written_from_the_command_line(name, tmp_path, monkeypatch
     assert main(["phantom", "-d", "7", "--kind", name, *SMALL[name]]) == 0
     folder = tmp_path / f"Dataset007_{KINDS[name].dataset}"
     tasks = TaskSet.from_dataset_json(read_dataset_json(folder / "dataset.json"))
-    oracle = TaskSet.from_dataset_json(read_dataset_json(folder / "labelsTs" / "dataset.json"))
+    oracle = TaskSet.from_dataset_json(read_dataset_json(folder / "labelsTs.json"))
     names = {path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").iterdir()}
     assert set(tasks.cases) == names
     assert oracle.compact() == tasks.compact()

@@ -204,7 +204,7 @@ def test_where_only_the_whole_tumour_is_annotated_the_file_holds_no_more(tmp_pat
             assert tasks.annotated(visit.name) == (True, False, False)
             truth = truth > 0
         np.testing.assert_array_equal(values, truth)
-    oracle = TaskSet.from_dataset_json(read_dataset_json(tmp_path / "n" / "labelsTs" / "dataset.json"))
+    oracle = TaskSet.from_dataset_json(read_dataset_json(tmp_path / "n" / "labelsTs.json"))
     assert all(all(oracle.annotated(case)) for case in oracle.cases)
 
 

@@ -34,7 +34,7 @@ def tasks(folder):
 
 @pytest.fixture(scope="module")
 def oracle(folder):
-    return TaskSet.from_dataset_json(read_dataset_json(folder / "labelsTs" / "dataset.json"))
+    return TaskSet.from_dataset_json(read_dataset_json(folder / "labelsTs.json"))
 
 
 def _array(path):

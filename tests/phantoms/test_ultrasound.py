@@ -120,7 +120,7 @@ def test_what_is_written_is_what_was_rendered(tmp_path):
     dataset_json = read_dataset_json(tmp_path / "us" / "dataset.json")
     assert dataset_json["labels"] == {"background": 0, "lesion": [1, 1]}
     assert dataset_json["channel_names"] == {"0": "ultrasound"}
-    tables = [dataset_json, read_dataset_json(tmp_path / "us" / "labelsTs" / "dataset.json")]
+    tables = [dataset_json, read_dataset_json(tmp_path / "us" / "labelsTs.json")]
     training, oracle = (TaskSet.from_dataset_json(table) for table in tables)
     assert training.classification[0].evidence == "lesion"
     known = 0

@@ -8,6 +8,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.planning.folders import only_plans
 from nnunet_mtl.planning.network_size import NetworkSize
 from nnunet_mtl.planning.plans import write_plans
 
@@ -59,9 +60,11 @@ def test_same_plans_again_are_no_conflict_and_others_are(dataset):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": 901}, "data set 901: none of that id in nnUNet_preprocessed"),
-        ({"dataset": "Dataset902_Nope"}, "Dataset902_Nope.*is not there; run nnUNetv2_plan_and_preprocess"),
-        ({"dataset": "toy"}, "data set 'toy': none of that id"),
+        ({"dataset": 901}, "data set 901: none of that id in nnUNet_preprocessed.*, there are Dataset900_Toy; run"),
+        ({"dataset": "Dataset902_Nope"}, r"Dataset902_Nope.*is not there.*; run nnUNetv2_plan_and_preprocess"),
+        ({"dataset": "toy"}, r"data set 'toy': none of that id.*\(did you mean Dataset900_Toy\?\)"),
+        ({"dataset": "Dataset900_Tpy"}, r"is not there \(did you mean Dataset900_Toy\?\); run"),
+        ({"source": "nnUNetPlan"}, r"nnUNetPlan.json: no such plans \(did you mean nnUNetPlans\?\); there are"),
         ({"source": "nope"}, "nope.json: no such plans; there are nnUNetPlans, nnUNetResEncUNetMPlans"),
         ({"source": "dataset"}, "dataset.json: not a plans file"),
         ({"name": "nnUNetPlans"}, "another name than those they are made from"),
@@ -73,7 +76,7 @@ def test_same_plans_again_are_no_conflict_and_others_are(dataset):
         ({"name": "dataset", "overwrite": True}, "dataset.json: not a plans file"),
         ({"assignments": ["epoch=5"]}, "unknown setting 'epoch'"),
         ({"assignments": ["epochs=0"]}, "epochs=0 must be at least 1"),
-        ({"configurations": ["3d"]}, "no configuration '3d'; known are 2d, 3d_fullres"),
+        ({"configurations": ["3d"]}, r"no configuration '3d' \(did you mean 3d_fullres\?\); known are 2d, 3d_fullres"),
         ({"network": NetworkSize(batch_size=2)}, "name the configuration that the network size is for"),
     ],
 )
@@ -105,9 +108,17 @@ def test_variable_that_is_not_set_is_named(dataset, monkeypatch):
         write_plans(900, name="new")
 
 
+def test_plans_of_any_name_are_known(dataset):
+    write_plans(900, name="tiny", assignments=["epochs=5"])
+    with pytest.raises(UserError, match=r"no such plans \(did you mean tiny\?\); there are nnUNetPlans, .*, tiny:"):
+        write_plans(900, name="new", source="tini")
+    with pytest.raises(UserError, match=r"plans 'tini' \(did you mean tiny\?\): data sets that have them: none"):
+        only_plans("tini")
+
+
 def test_several_folders_of_one_id_are_named(dataset):
     (dataset.preprocessed.parent / "Dataset900_Twin").mkdir()
-    with pytest.raises(UserError, match="several: Dataset900_Toy, Dataset900_Twin"):
+    with pytest.raises(UserError, match="several names in nnU-Net's folders: Dataset900_Toy, Dataset900_Twin; rename"):
         write_plans(900, name="new")
 
 

@@ -64,6 +64,23 @@ def test_hidden_files_are_no_cases(dataset):
     assert read(dataset) == folds
 
 
+def test_training_images_that_cannot_be_listed_are_one_line(dataset, dataset_json):
+    for path in (dataset.raw / "imagesTr").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"imagesTr: holds no image named CASE_0000\.nii\.gz; check the folder"):
+        make_splits(900)
+    (dataset.raw / "imagesTr").rmdir()
+    with pytest.raises(UserError, match=r"imagesTr: there is no such folder; nnU-Net expects the training images"):
+        make_splits(900)
+    dataset.write_raw(dataset_json | {"dataset": 7})
+    with pytest.raises(UserError, match=r'dataset\.json: dataset: must be \{case: \{"images"'):
+        make_splits(900)
+    del dataset_json["file_ending"]
+    dataset.write_raw(dataset_json)
+    with pytest.raises(UserError, match=r"dataset\.json: file_ending: must be given"):
+        make_splits(900)
+
+
 def test_folds_in_the_raw_folder_are_not_contradicted(dataset):
     (dataset.raw / "splits_final.json").write_text(json.dumps([{"train": ["liver_00"], "val": ["liver_01"]}]))
     with pytest.raises(UserError, match=r"raw.*splits_final\.json: other folds are there; nnU-Net compares it"):

@@ -5,11 +5,12 @@ python benchmarks/methods.py --from benchmarks/results/methods.json   writes the
 
 A network of four stages with 16, 32, 64, 128 channels, patches of 32 x 32 x 32 voxels, two in a batch, each annotated
 for one of seven tasks; deep supervision, float32, one core. FLOPs are those of `torch.utils.flop_counter`
-(convolutions and matrix products) for one patch. Seconds are CPU seconds of this process, the least of the repeats: a
-machine that is busy with something else makes them longer, so the load is noted. Bytes are the storages that autograd
-keeps after the forward pass and the loss, each counted once, weights included.
+(convolutions and matrix products) for one patch in training. Seconds are CPU seconds of this process, the least of the
+repeats: a machine that is busy with something else makes them longer, so the load is noted. Bytes are the storages that
+autograd keeps after the forward pass and the loss, each counted once, weights included.
 
-Where the task enters, passes and parameters are those of `nnunet_mtl methods`, of nnU-Net's default 3D network.
+Where the task enters, passes, FLOPs of all tasks and parameters are those of `nnunet_mtl methods`, of nnU-Net's default
+3D network.
 """
 
 import argparse
@@ -37,9 +38,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_mtl.methods.catalogue import methods
 from nnunet_mtl.methods.cost import Passes, architecture_of, build, stock_network
 from nnunet_mtl.methods.setting import Setting, default_setting
-from nnunet_mtl.methods.table import change, method_table
+from nnunet_mtl.methods.table import change, method_table, ratio
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.training.criterion import RegionCriterion, segmentation_loss
+from nnunet_mtl.training.schedule import settings_in
 
 FEATURES = (16, 32, 64, 128)
 PATCH = (32, 32, 32)
@@ -50,9 +52,9 @@ HEAD = (
     "trainer",
     "the task enters",
     "passes for K tasks",
+    "FLOPs, K tasks",
     "added parameters",
     "FLOPs, one task",
-    "FLOPs, K tasks",
     "training step",
     "memory",
 )
@@ -83,12 +85,14 @@ def measure(repeats: int) -> dict[str, Any]:
     load = [round(value, 1) for value in os.getloadavg()]
     table = method_table(default_setting()).content()
     rows = {"stock": measured(lambda: stock_network(setting), setting, stock_loss(), repeats)}
-    rows["Multi-Nets"] = one_network_per_task(setting, repeats)
+    alone = of_first_task(setting)
+    rows["Multi-Nets"] = measured(lambda: stock_network(alone), alone, stock_loss(), repeats)
     for method in methods():
         architecture = architecture_of(method.trainer, setting)
         outputs = [*method.trainer.family.outputs]
         stages = [output.stage for output in outputs] or STAGES
-        loss = masked_loss(method.trainer.loss_mode, setting, [output.weight for output in outputs] or scale_weights())
+        mode = method.trainer.chosen_loss(settings_in({}, method.trainer.defaults))
+        loss = masked_loss(mode, setting, [output.weight for output in outputs] or scale_weights())
         make = partial(build, architecture, setting)
         rows[method.name] = measured(make, setting, loss, repeats, stages)
         print(method.name, rows[method.name], flush=True)
@@ -166,31 +170,18 @@ def measured(
     def total() -> Tensor:
         return loss(forward(), [scale.float() for scale in target] if not ours else target, annotated)
 
-    one = slice(0, 1)
-    one_task = flops(lambda: forward(one))
+    one_task = flops(lambda: forward(slice(0, 1)))
     kept = saved_bytes(total)
-    seconds = step_seconds(network, total, repeats)
-    network.eval()
-    network.decoder.deep_supervision = False
-    # with gradients: without, the counter fails where a module is called with a parameter
-    all_tasks = flops(lambda: network(image[one]))
-    return {"flops_one_task": one_task, "flops_all_tasks": all_tasks, "step_seconds": seconds, "saved_bytes": kept}
+    return {"flops_one_task": one_task, "step_seconds": step_seconds(network, total, repeats), "saved_bytes": kept}
 
 
-def one_network_per_task(setting: Setting, repeats: int) -> dict[str, Any]:
-    """Return the results of stock networks of single tasks: a step of the first, the prediction of all."""
-    each = []
-    for index, task in enumerate(setting.tasks.tasks):
-        alone = replace(setting, tasks=replace(setting.tasks, tasks=(task,), **_only(setting, task.regions)))
-        runs = repeats if index == 0 else 1
-        each.append(measured(lambda alone=alone: stock_network(alone), alone, stock_loss(), runs))
-    return each[0] | {"flops_all_tasks": sum(row["flops_all_tasks"] for row in each)}
-
-
-def _only(setting: Setting, regions: tuple[str, ...]) -> dict[str, Any]:
-    chosen = [setting.tasks.regions.index(region) for region in regions]
-    names = ("regions", "region_labels", "regions_class_order")
-    return {name: tuple(getattr(setting.tasks, name)[index] for index in chosen) for name in names}
+def of_first_task(setting: Setting) -> Setting:
+    """Return the setting of one of Multi-Nets' networks."""
+    tasks = setting.tasks
+    (first, *_), names = tasks.tasks, ("regions", "region_labels", "regions_class_order")
+    chosen = [tasks.regions.index(region) for region in first.regions]
+    only: dict[str, Any] = {name: tuple(getattr(tasks, name)[index] for index in chosen) for name in names}
+    return replace(setting, tasks=replace(tasks, tasks=(first,), **only))
 
 
 def flops(run: Callable[[], Any]) -> int:
@@ -234,11 +225,12 @@ def markdown(results: dict[str, Any]) -> str:
     computed, stock = results["computed"], results["measured"]["stock"]
     tasks, parameters = computed["tasks"], computed["stock_parameters"]
     lines = [
-        ("stock", "", "1", f"{parameters:,} in all", *_absolute(stock)),
+        ("stock", "", "1", f"{computed['stock_flops'] / 1e9:.1f} G", f"{parameters:,} in all", *_absolute(stock)),
         (
             "Multi-Nets",
             "nowhere",
             "K",
+            ratio(computed["multi_nets_flops"], computed["stock_flops"]),
             change(computed["multi_nets_added"], parameters),
             *_ratios(results, "Multi-Nets"),
         ),
@@ -247,7 +239,8 @@ def markdown(results: dict[str, Any]) -> str:
         where = ", ".join(row["enters"]) or "nowhere"
         passes = Passes(**row["passes"]).text(tasks)
         name = row["trainer"]
-        lines.append((f"`{name}`", where, passes, change(row["added"], parameters), *_ratios(results, name)))
+        of_all, added = ratio(row["flops"], computed["stock_flops"]), change(row["added"], parameters)
+        lines.append((f"`{name}`", where, passes, of_all, added, *_ratios(results, name)))
     rule = ["---"] * 3 + ["---:"] * 5
     return "\n".join(f"| {' | '.join(line)} |" for line in (HEAD, rule, *lines))
 
@@ -261,8 +254,11 @@ def with_table(page: str, table: str) -> str:
 
 
 def _absolute(row: dict[str, Any]) -> tuple[str, ...]:
-    giga = [f"{row[name] / 1e9:.2f} G" for name in ("flops_one_task", "flops_all_tasks")]
-    return (*giga, f"{row['step_seconds']:.2f} s", f"{row['saved_bytes'] / 1e6:.0f} MB")
+    return (
+        f"{row['flops_one_task'] / 1e9:.2f} G",
+        f"{row['step_seconds']:.2f} s",
+        f"{row['saved_bytes'] / 1e6:.0f} MB",
+    )
 
 
 def _ratios(results: dict[str, Any], name: str) -> tuple[str, ...]:

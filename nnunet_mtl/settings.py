@@ -48,8 +48,8 @@ class Settings:
         region_embedding_size: Length of the vectors that are not from a file.
         region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
         loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its
-            Dice ("published"); "published" is Jaccard and focal loss of `nnUNetTrainerMAMTLN`. Of trainers without a
-            loss of their own.
+            Dice ("published"); "published" is Jaccard and focal loss of `nnUNetTrainerMAMTLN`, and the mean over the
+            regions of all samples of `nnUNetTrainerCLIPDriven`. Of trainers without a loss of their own.
         loss_weighting: How the terms of the loss, one for every task and question, are weighted against each other:
             "equal", "fixed" (`loss_weights`), by learned uncertainty ("kendall", "liebel_koerner"), by how fast they
             fall ("dwa"), or by their gradients (the others, with the extra `aggregation`).

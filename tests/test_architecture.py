@@ -238,6 +238,16 @@ def test_setup_cfg_lists_every_package_and_maps_it_to_its_folder():
     assert all((folder / "__init__.py").is_file() for folder in (*inside, *(ROOT / folder for folder in MAPPED)))
 
 
+def test_paths_that_files_name_are_there():
+    path = re.compile(r"\b(?:nnunet_mtl|trainers|planners|tests|docs|benchmarks)/[\w/]+\.(?:py|md|json|txt)\b")
+    texts = [ROOT / name for name in ("setup.cfg", "pyproject.toml", "README.md", "CHANGELOG.md")]
+    texts += [file for top in ("nnunet_mtl", *MAPPED, "docs", "benchmarks") for file in (ROOT / top).rglob("*.*")]
+    readable = [file for file in texts if file.suffix in (".cfg", ".toml", ".md", ".py")]
+    named = {(file.name, found) for file in readable for found in path.findall(file.read_text(encoding="utf-8"))}
+    assert named
+    assert [f"{name} names {found}" for name, found in sorted(named) if not (ROOT / found).exists()] == []
+
+
 def test_every_module_has_a_room():
     assert [m.name for m in _modules() if m.name != "nnunet_mtl" and _rank(m.name) is None] == []
 

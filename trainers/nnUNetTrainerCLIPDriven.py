@@ -12,5 +12,6 @@ from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 class nnUNetTrainerCLIPDriven(MultiTaskTrainer):
     """One pass for all tasks, a small head for every region."""
 
-    defaults: ClassVar = {"head": "embeddings"}
+    defaults: ClassVar = {"head": "embeddings", "loss": "published"}
+    published_loss = "pair"
     heads: ClassVar = {"embeddings": "nnunet_mtl.networks.region_embedding_head.RegionEmbeddingHead"}

@@ -10,8 +10,8 @@ from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerUniSeg(MultiTaskTrainer):
-    """One encoder pass for all tasks, one decoder pass for each."""
+    """One encoder pass for all tasks, one decoder pass for each; every task is drawn equally often."""
 
-    defaults: ClassVar = {"head": "slots"}
+    defaults: ClassVar = {"head": "slots", "sampling": "tasks"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}
     parts: ClassVar = {"bottleneck_conditioning": "nnunet_mtl.networks.prompt.UniversalPrompt"}

@@ -14,6 +14,18 @@ from typing import NamedTuple
 from nnunet_mtl.evaluation.units import LengthUnit
 
 MISSING = "n/a"
+# The ten characters that LaTeX reads as commands; three that the default font encoding prints as others; and two that
+# the command which ends a row takes for its own argument where the next row begins with them.
+_LATEX = {letter: rf"\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "*": "{*}",
+}
 
 
 class Column(NamedTuple):
@@ -52,11 +64,11 @@ class ResultTable:
 
     def markdown(self) -> str:
         """Return the table for a README, the best value of a column in bold where there are several runs."""
-        head = ["run", *(" ".join(filter(None, column[:2])) + f" {column.title}" for column in self.columns)]
-        lines = [head, ["---", *["---:"] * len(self.columns)]]
+        titles = (" ".join(filter(None, column[:2])) + f" {column.title}" for column in self.columns)
+        lines = [["run", *map(_in_cell, titles)], ["---", *["---:"] * len(self.columns)]]
         for name, texts in self._texts("**{}**"):
-            lines.append([name.replace("|", r"\|"), *texts])
-        lines += [[name.replace("|", r"\|"), *texts] for name, texts in self._counts()]
+            lines.append([_in_cell(name), *texts])
+        lines += [[_in_cell(name), *texts] for name, texts in self._counts()]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def latex(self) -> str:
@@ -181,5 +193,9 @@ def _best(values: Sequence[float], column: Column) -> float:
     return max(present) if column.metric in _HIGHER_IS_BETTER else min(present)
 
 
+def _in_cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
 def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in text)

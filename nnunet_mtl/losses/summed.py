@@ -26,8 +26,10 @@ class SummedDiceBCELoss(MaskedLoss):
     Under `torch.distributed` both sums run over the batches of all processes, so that splitting a batch among processes
     changes nothing: the mean of the processes' losses is the loss of the union, and gradients averaged by
     DistributedDataParallel are its gradients. For the cross-entropy this means that a process multiplies its own sum by
-    the number of processes, which undoes the averaging; a plain local sum would weigh less against Dice the more
-    processes there are. Every process must call the loss equally often, also with nothing annotated.
+    the number of processes, which undoes the averaging; a plain local sum, which the published code has, weighs less
+    against Dice the more processes there are. There a Dice is over one slot of all processes' batches, because their
+    sums are stacked and not joined; here it is over all samples, as its text says. Every process must call the loss
+    equally often, also with nothing annotated.
 
     Args:
         use_ignore_label: Whether the last channel of the targets marks voxels to ignore.

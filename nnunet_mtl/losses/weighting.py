@@ -215,7 +215,8 @@ class DynamicWeightAverage(LossWeighting):
 
     With L(e) a term's mean over epoch e, ``r = L(e - 1) / L(e - 2)`` and the weights are ``K softmax(r / T)``; 1 in the
     first two epochs. They add up to K. A term that an epoch did not teach keeps its last two means; until it has two, r
-    is 1.
+    is 1. So is r where the earlier mean is 0, or 0 to rounding beside the later one: how fast a term left zero says
+    nothing of how fast it learns, and an infinite ratio would leave the other terms no weight.
 
     Args:
         terms: Names of the terms.
@@ -244,8 +245,9 @@ class DynamicWeightAverage(LossWeighting):
         new = self.history.new_tensor([means[term] for term in self.terms])
         known = new.isfinite()
         self.history = torch.where(known, torch.stack([self.history[1], new]), self.history)
-        # 0 / 0 is a term that stays at 0, and NaN one without two means: neither has changed
-        ratio = (self.history[1] / self.history[0]).nan_to_num(nan=1.0)
+        before, now = self.history
+        # no ratio without two means, which are NaN before, and none from 0
+        ratio = torch.where(before > torch.finfo(now.dtype).eps * now, now / before, 1.0)
         self.factors = len(self.terms) * torch.softmax(ratio / self.temperature, 0)
 
 

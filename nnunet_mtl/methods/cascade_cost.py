@@ -1,35 +1,19 @@
 """What a cascade of networks costs, and the one network it is replaced by: parameters, FLOPs of a tile, tiles.
 
-The model cascade and OM-Net: Zhou, Ding, Wang, Lu, Tao, IEEE TIP 2020. Everything is counted on networks that are built
-as nnU-Net and the trainers build them; nothing is computed.
+The model cascade and OM-Net: Zhou, Ding, Wang, Lu, Tao, IEEE TIP 2020.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_mtl.datasets.extracted_labels import TaskLabels
-from nnunet_mtl.methods.cost import architecture_of, build, num_parameters, stock_network
+from nnunet_mtl.methods.cost import NetworkCost, architecture_of, build, network_cost, stock_network
 from nnunet_mtl.methods.setting import Setting
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
-
-
-class NetworkCost(NamedTuple):
-    """Of one network.
-
-    Attributes:
-        parameters: Each counted once.
-        tile_flops: Floating-point operations of one pass over one tile, as PyTorch counts them.
-    """
-
-    parameters: int
-    tile_flops: int
 
 
 @dataclass(frozen=True)
@@ -81,11 +65,11 @@ def cascade_cost(trainer: type[MultiTaskTrainer], setting: Setting) -> CascadeCo
         UserError: If the trainer refuses the plans, or a settings value.
     """
     tasks = setting.tasks
-    networks = {
-        task.name: _cost(stock_network(setting, _channels(setting, task.name)), setting) for task in tasks.tasks
-    }
-    together = _cost(build(architecture_of(trainer, setting), setting), setting)
-    return CascadeCost(networks, together, {task.name: task.parent for task in tasks.tasks})
+    with torch.device("meta"):
+        stock = {task.name: stock_network(setting, _channels(setting, task.name)) for task in tasks.tasks}
+        one = build(architecture_of(trainer, setting), setting)
+    networks = {name: network_cost(network, setting) for name, network in stock.items()}
+    return CascadeCost(networks, network_cost(one, setting), {task.name: task.parent for task in tasks.tasks})
 
 
 def tiles_of(shape: Sequence[int], patch_size: Sequence[int], step_size: float = 0.5) -> int:
@@ -107,14 +91,6 @@ def _channels(setting: Setting, task: str) -> int:
     """Return the output channels of a stock network of one task: its regions, or background and a label."""
     labels = TaskLabels.of_tasks(setting.tasks, [task])
     return len(labels.regions) + (labels.order is None)
-
-
-def _cost(network: Any, setting: Setting) -> NetworkCost:
-    counter = FlopCounterMode(display=False)
-    # Tensors without values that pass for the CPU's: autocast knows no device "meta".
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-        network.eval()(torch.zeros(1, setting.input_channels, *setting.patch_size))
-    return NetworkCost(num_parameters(network), int(counter.get_total_flops()))
 
 
 def _line(name: str, cost: NetworkCost) -> str:

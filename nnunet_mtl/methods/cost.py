@@ -1,19 +1,24 @@
-"""Where the task enters a network, how often its parts run for K tasks, and how many parameters that adds.
+"""Where the task enters a network, how often its parts run for K tasks, and what that costs in FLOPs and parameters.
 
 Nothing is written down by hand: parts say whether they are conditioned, calls and parameters are counted on networks
 that are built as the trainers build them.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple, cast
 
 import torch
+import torchvision  # noqa: F401  its deformable convolution is an operator only after the import
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_mtl.methods.setting import Setting
 from nnunet_mtl.networks.architecture import multitask_architecture
@@ -32,6 +37,19 @@ _POINTS = {
     "segmentation_head": "head",
 }
 _FEW_FEATURES = 8
+
+
+class NetworkCost(NamedTuple):
+    """Of one network.
+
+    Attributes:
+        parameters: Each counted once.
+        tile_flops: Floating-point operations of all tasks of one patch: convolutions and matrix products, as PyTorch
+            counts them.
+    """
+
+    parameters: int
+    tile_flops: int
 
 
 class Passes(NamedTuple):
@@ -58,6 +76,7 @@ class Cost:
     Attributes:
         enters: Where the task enters, in the order of a pass; empty if it does nowhere.
         passes: For all tasks of one patch.
+        flops: Floating-point operations of all tasks of one patch.
         parameters: Of the network.
         added: Those minus the stock network's.
         added_by_head: What the head and the last 1x1 convolutions have more than those of the stock network, negative
@@ -66,6 +85,7 @@ class Cost:
 
     enters: tuple[str, ...]
     passes: Passes
+    flops: int
     parameters: int
     added: int
     added_by_head: int
@@ -81,8 +101,9 @@ def cost_of(trainer: type[MultiTaskTrainer], setting: Setting) -> Cost:
     with torch.device("meta"):
         network, stock = build(architecture, setting), stock_network(setting)
     head = _head_parameters(network) - _head_parameters(stock)
-    total = num_parameters(network)
-    return Cost(enters(network), count_passes(architecture, setting), total, total - num_parameters(stock), head)
+    total, flops = network_cost(network, setting)
+    passes = count_passes(architecture, setting)
+    return Cost(enters(network), passes, flops, total, total - num_parameters(stock), head)
 
 
 def architecture_of(trainer: type[MultiTaskTrainer], setting: Setting) -> dict[str, Any]:
@@ -124,11 +145,29 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def added_by_multi_nets(setting: Setting) -> int:
-    """Return what a stock network for every task, each with its own regions, has more than a single one for all."""
+def network_cost(network: nn.Module, setting: Setting) -> NetworkCost:
+    """Count the parameters of a network, and its operations for all tasks of a patch of the setting.
+
+    Nothing is computed: tensors have shapes and no values, whatever device the network was built on.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops})
+    # Autocast knows no device "meta"; and the counter fails where a parameter that is trained is an argument.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        tensors = (*network.named_parameters(), *network.named_buffers())
+        state = {name: torch.empty_like(tensor, device="cpu", requires_grad=False) for name, tensor in tensors}
+        image = torch.zeros(1, setting.input_channels, *setting.patch_size)
+        with _KnownTask(), counter:
+            # by one name each: a module that stands at several would otherwise keep the tensors without values
+            functional_call(network.eval(), state, (image,), tie_weights=False)
+    return NetworkCost(num_parameters(network), int(counter.get_total_flops()))
+
+
+def multi_nets_cost(setting: Setting) -> NetworkCost:
+    """Return what a stock network for every task, each with its own regions, costs together."""
     with torch.device("meta"):
-        each = [num_parameters(stock_network(setting, len(task.regions))) for task in setting.tasks.tasks]
-        return sum(each) - num_parameters(stock_network(setting))
+        each = [stock_network(setting, len(task.regions)) for task in setting.tasks.tasks]
+    costs = [network_cost(network, setting) for network in each]
+    return NetworkCost(sum(cost.parameters for cost in costs), sum(cost.tile_flops for cost in costs))
 
 
 def enters(network: nn.Module) -> tuple[str, ...]:
@@ -159,6 +198,21 @@ def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
     with torch.no_grad(), _counted(parts) as counts:
         network(torch.zeros(1, setting.input_channels, *size))
     return Passes(*counts)
+
+
+class _KnownTask(TorchFunctionMode):
+    """Lets tensors without values keep the one that names the task, which decides what decoders of their own run."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.full and len(args) == 2 and result.shape == (1,):
+            return torch.tensor([args[1]], dtype=result.dtype)
+        return result
+
+
+def _deformable_flops(image: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Any, **__: Any) -> int:
+    """Return the operations of a deformable convolution, which are those of an ordinary one."""
+    return int(2 * prod(out_shape) * prod(weight[1:]))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from nnunet_mtl.networks.dynamic_head import (
     initialise_controller,
     theta_size,
 )
+from nnunet_mtl.networks.gates import NormalisedFeature
 from nnunet_mtl.networks.heads import RegionHead
 from nnunet_mtl.networks.layout import Layout
 
@@ -33,17 +34,19 @@ class EmbeddingError(UserError):
 class RegionEmbeddingHead(RegionHead):
     """One dynamic head for every region; all of them run in the one pass that serves all tasks.
 
-    From the decoder's features 1x1 convolutions (the decoder's own segmentation layers) make 8 channels at every scale.
-    v is a linear layer, C -> 256, of the bottleneck's descriptor; w_r is ReLU of one, E -> 256, of region r's row.
-    A linear layer computes theta_r = A [v || w_r] + a: the 153 numbers of three 1x1 layers 8-8-1 that make the region's
-    logit, before a sigmoid, of the 8 channels.
+    From the decoder's features GroupNorm (16 groups), ReLU and 1x1 convolutions (the decoder's own segmentation layers)
+    make 8 channels at every scale. v is a linear layer, C -> 256, of the bottleneck's descriptor; w_r is ReLU of one, E
+    -> 256, of region r's row. A linear layer computes theta_r = A [v || w_r] + a: the 153 numbers of three 1x1 layers
+    8-8-1 that make the region's logit, before a sigmoid, of the 8 channels.
 
-    It has 2 C + 256 (C + 1) + 256 (E + 1) + 153 * 513 parameters (292,633 for C = 320 and E = 512), and R E more where
-    the embedding is learned. In training it keeps 16 R float32 numbers per voxel.
+    It has 2 C + 256 (C + 1) + 256 (E + 1) + 153 * 513 parameters (292,633 for C = 320 and E = 512), 2 C' more at a
+    scale of C' features, and R E more where the embedding is learned. In training it keeps 16 R float32 numbers per
+    voxel.
 
     From the paper's released code, re-implemented from equations, is all of this for embeddings from a file. Ours are
     rows of unit norm, the same branch for rows that are random or learned (there learned ones have 256 numbers and skip
-    it), one theta for all scales of deep supervision, and the initialisation.
+    it), one theta for all scales of deep supervision, the initialisation, and that v is read before the bottleneck's
+    normalisation (there behind a batch normalisation; behind an instance normalisation means hardly differ by image).
 
     Args:
         layout: The regions.
@@ -96,6 +99,17 @@ class RegionEmbeddingHead(RegionHead):
     def channels(layout: Layout) -> int:
         """Return 8."""
         return WIDTH
+
+    def seg_layer(self, convolution: nn.Module, layout: Layout) -> nn.Module:
+        """Return a scale's GroupNorm, ReLU and 1x1 convolution.
+
+        Args:
+            convolution: The decoder's own, alone or already behind the other two.
+            layout: The regions.
+        """
+        if not isinstance(convolution, nn.Conv2d | nn.Conv3d):
+            return convolution
+        return nn.Sequential(NormalisedFeature(convolution.in_channels), convolution)
 
     def load_embedding(self, embedding: Tensor) -> None:
         """Replace the embedding; it is then part of every checkpoint.

@@ -11,7 +11,7 @@ from nnunet_mtl.losses.partial import MaskedDiceBCELoss
 from nnunet_mtl.losses.summed import SummedDiceBCELoss
 from nnunet_mtl.networks.layout import Layout
 
-LossMode = Literal["masked", "channel", "summed", "marginal", "jaccard_focal"]
+LossMode = Literal["masked", "channel", "pair", "summed", "marginal", "jaccard_focal"]
 
 
 def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Module:
@@ -19,9 +19,10 @@ def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Modu
 
     Args:
         mode: "masked": Dice and cross-entropy of the annotated channels, averaged; "channel": averaged for each channel
-            that tasks share, then over channels (DoDNet's published loss); "summed": summed (MultiTalent); "marginal":
-            of the label values of all regions, those nobody told apart merged (TAL); "jaccard_focal": of each region of
-            each sample (MA-MTLN).
+            that tasks share, then over channels (DoDNet's published loss); "pair": with the same Dice averaged over all
+            regions of all samples (the CLIP-driven model's); "summed": summed (MultiTalent); "marginal": of the label
+            values of all regions, those nobody told apart merged (TAL); "jaccard_focal": of each region of each sample
+            (MA-MTLN).
         layout: The regions.
         options: `batch_dice`, `use_ignore_label`, `dice_weight`, `bce_weight`.
     """
@@ -33,8 +34,10 @@ def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Modu
         return SummedDiceBCELoss(**others)
     if mode == "jaccard_focal":
         return JaccardFocalLoss(**others)
-    if mode == "channel":
-        return ChannelDiceBCELoss(layout.slot_of_region, **others)
+    if mode in ("channel", "pair"):
+        # of one channel that all regions share, the mean over channels is that over the regions of all samples
+        channels = layout.slot_of_region if mode == "channel" else (0,) * layout.num_regions
+        return ChannelDiceBCELoss(channels, **others)
     return MaskedDiceBCELoss(**options)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.settings import Settings
 from nnunet_mtl.training.composition import ComposedTrainer
 from nnunet_mtl.training.criterion import LabelCriterion, LossMode, RegionCriterion, segmentation_loss
 from nnunet_mtl.training.image_level import BatchAnnotation
@@ -33,6 +34,12 @@ class LossTermsTrainer(ComposedTrainer):
     regression: RegressionTraining
     bare_network: Any
 
+    @classmethod
+    def chosen_loss(cls, settings: Settings) -> LossMode:
+        """Return what the segmentation loss of a run with these settings is computed on."""
+        published = cls.loss_mode == "masked" and settings.loss == "published"
+        return cls.published_loss if published else cls.loss_mode
+
     def _build_loss(self) -> nn.Module:
         stock = super()._build_loss()
         if self.enable_deep_supervision and self.family.outputs:
@@ -40,9 +47,8 @@ class LossTermsTrainer(ComposedTrainer):
         if not self.label_manager.has_regions:
             least_dice = sum(stock.weight_factors) if self.enable_deep_supervision else 1.0
             return LabelCriterion(stock, offset=least_dice if self.settings.loss_weighting != "equal" else 0.0)
-        published = self.loss_mode == "masked" and self.settings.loss == "published"
         loss = segmentation_loss(
-            self.published_loss if published else self.loss_mode,
+            self.chosen_loss(self.settings),
             Layout.from_tasks(self.tasks),
             batch_dice=self.configuration_manager.batch_dice,
             use_ignore_label=self.label_manager.has_ignore_label,

@@ -1,6 +1,10 @@
 import math
+import re
+import string
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from nnunet_mtl.evaluation.tables import result_table
 
@@ -89,3 +93,40 @@ def test_every_figure_says_of_how_many_cases_it_is():
     assert lines[-3].startswith(r"of (their\_run) & 6 cases & 5 cases &  & ")
     alone = result_table({"ours": MEANS["ours"]}, TASKS, {"ours": counts["ours"]})
     assert cells(alone.markdown().splitlines()[3]) == ["of", *of_ours]
+
+
+def as_latex_prints(text):
+    """What LaTeX prints of a text; fails on a character that is a command or prints another one."""
+    commands = {"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^"}
+    commands |= {"textless": "<", "textgreater": ">", "textbar": "|"}
+    tokens = re.compile(
+        r"\\(?P<name>[a-z]+)\{\}|\\(?P<symbol>[&%$#_{}])|\{(?P<group>[\[*])\}|(?P<plain>[^\\&%$#_{}~^<>|\[*])"
+    )
+    printed, at = "", 0
+    while at < len(text):
+        token = tokens.match(text, at)
+        assert token, f"LaTeX reads {text[at:]!r} as a command"
+        printed += commands[token["name"]] if token["name"] else token[token.lastgroup]
+        at = token.end()
+    return printed
+
+
+NAMES = st.text(alphabet=string.ascii_letters + string.digits + string.punctuation + "äß ", min_size=1)
+
+
+@given(run=NAMES, task=NAMES)
+@example(run="a\\b^c~d", task="&%$#_{}~^\\")
+@example(run="[5mm]", task="*")
+def test_latex_prints_every_name_as_it_is(run, task):
+    means = {run: {"liver": {"dice": 0.9, "hd95_mm": 4.0}}}
+    head, _, _, row = [
+        line for line in result_table(means, {task: {"liver": "organ"}}).latex().splitlines() if "&" in line
+    ]
+    assert as_latex_prints(row.split(" & ")[0]) == run
+    (spanned, _) = re.findall(r"\\multicolumn\{2\}\{c\}\{(.*?)\}(?= & | \\\\$)", head)
+    assert as_latex_prints(spanned) == task
+
+
+def test_markdown_cells_are_whole():
+    lines = result_table(MEANS, {"a|b": {"liver": "x|y", "liver_tumour": "z"}}).markdown().splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {8}

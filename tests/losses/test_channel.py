@@ -120,3 +120,19 @@ def test_the_criterion_knows_it_by_its_mode():
     assert isinstance(loss, ChannelDiceBCELoss)
     assert (loss.slot_of_region.tolist(), loss.dice_weight, loss.bce_weight) == (list(SLOTS), 2.0, 0.5)
     assert isinstance(segmentation_loss("summed", layout, **options), SummedDiceBCELoss)
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+def test_pairs_have_one_mean_over_the_regions_of_all_samples(ignore):
+    logits, target = make_batch(ignore=ignore)
+    counts = (~target[:, 5]).float() if ignore else torch.ones(2, 4, 5, 3)
+    of_pairs = [one_pair(logits[b, r], target[b, r], counts[b]) for b, r in ANNOTATED.nonzero().tolist()]
+    expected = torch.stack(of_pairs).mean(0)
+    options = {"batch_dice": True, "use_ignore_label": ignore, "dice_weight": 0.5, "bce_weight": 3.0}
+    # regions that share no channel, as those of the CLIP-driven model
+    loss = segmentation_loss(
+        "pair", Layout((0, 0, 1, 1, 2), (0, 1, 0, 1, 2), ((1,), (2,), (3,), (4,), (5,))), **options
+    )
+    torch.testing.assert_close(torch.stack(list(loss.terms(logits, target, ANNOTATED).values())), expected)
+    value = loss(logits, target, ANNOTATED)
+    torch.testing.assert_close(value, (torch.tensor([0.5, 3.0]) * expected).sum())

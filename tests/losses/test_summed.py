@@ -129,3 +129,24 @@ def test_nothing_is_added_to_the_denominator():
     logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[True, False]]]])
     value, _ = evaluate("dice", logits, target, torch.tensor([[True]]))
     assert value == 0.5
+
+
+@pytest.mark.parametrize("spatial", SPATIAL)
+def test_it_is_the_released_loss_and_a_constant(spatial):
+    """On one process: cross-entropies less Dice, which is clamped at 1e-7; a Dice per region of what is annotated."""
+    logits, target = make_batch(3, 4, spatial)
+    target[:, 3] = False  # annotated in the first sample, and empty
+    leaf, ours = logits.clone().double().requires_grad_(), logits.clone().requires_grad_()
+    p, y, valid = leaf.sigmoid(), target.double(), PARTIAL.reshape(3, 4, *[1] * len(spatial)).double()
+    axes = [0, *range(2, leaf.ndim)]
+    tp, fp, fn = ((valid * part).sum(axes) for part in (p * y, p * (1 - y), (1 - p) * y))
+    dice = 2 * tp / (2 * tp + fp + fn).clamp_min(1e-7)
+    voxelwise = -(y * p.log() + (1 - y) * (1 - p).log())
+    cross_entropy = (valid * voxelwise).flatten(2).mean(2).sum()
+    released = cross_entropy - dice.sum()
+    loss = SummedDiceBCELoss(use_ignore_label=False)(ours, target, PARTIAL)
+    annotated = int(PARTIAL.any(0).sum())  # of the regions, in any sample
+    torch.testing.assert_close(loss.double() - released, torch.tensor(float(annotated)).double(), rtol=0, atol=1e-5)
+    released.backward()
+    loss.backward()
+    torch.testing.assert_close(ours.grad.double(), leaf.grad, rtol=1e-4, atol=1e-7)

@@ -236,6 +236,29 @@ def test_a_term_that_stays_at_zero_has_the_weight_of_one_that_stays():
     assert list(weighting.weights().values()) == pytest.approx([1, 1, 1])
 
 
+@pytest.mark.parametrize("before", [0.0, -1e-5, 1e-12])
+def test_a_term_that_leaves_zero_weighs_for_one_epoch_what_one_that_stays_weighs(before):
+    weighting = DynamicWeightAverage(TERMS)
+    for means in ((before, 1.0, 2.0), (0.3, 1.0, 1.0)):
+        weighting.end_epoch(dict(zip(TERMS, means, strict=True)))
+    powers = [math.exp(ratio / 2) for ratio in (1, 1, 0.5)]
+    assert list(weighting.weights().values()) == pytest.approx([3 * power / sum(powers) for power in powers])
+    weighting.end_epoch(dict(zip(TERMS, (0.6, 1.0, 1.0), strict=True)))  # from then on it has a ratio
+    powers = [math.exp(ratio / 2) for ratio in (2, 1, 1)]
+    assert list(weighting.weights().values()) == pytest.approx([3 * power / sum(powers) for power in powers])
+
+
+@given(st.lists(st.tuples(*[st.floats(1e-3, 1e3)] * 3), min_size=2, max_size=5))
+def test_dynamic_weights_are_the_published_ones_of_all_positive_means(epochs):
+    weighting = DynamicWeightAverage(TERMS, temperature=2.0)
+    for means in epochs:
+        weighting.end_epoch(dict(zip(TERMS, means, strict=True)))
+    ratios = [now / before for before, now in zip(*epochs[-2:], strict=True)]
+    powers = [math.exp((ratio - max(ratios)) / 2) for ratio in ratios]
+    expected = [3 * power / sum(powers) for power in powers]
+    assert list(weighting.weights().values()) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
 @pytest.mark.parametrize("cls", [*UNCERTAIN, DynamicWeightAverage])
 def test_the_state_is_tensors_and_restores_everything(cls, tmp_path):
     weighting = cls(TERMS)

@@ -102,6 +102,15 @@ def test_where_the_task_enters_and_what_it_costs(
 
 
 @pytest.mark.parametrize(
+    ("trainer", "flops"),
+    [("MTLAttention", 5.257), ("TGNet", 7.017), ("DoDNet", 1.011), ("OMNet", 1.851), ("ACSNet", 1.338), ("CTAN", 8.683),
+     ("MultiHead", 5.248)],
+)  # fmt: skip
+def test_what_all_seven_tasks_cost(table: MethodTable, costs: dict[str, Cost], trainer: str, flops: float) -> None:
+    assert costs[trainer].flops / table.stock.tile_flops == pytest.approx(flops, abs=5e-4)
+
+
+@pytest.mark.parametrize(
     ("passes", "tasks", "text"),
     [
         ((1, 1, 1), 7, "1"),
@@ -117,12 +126,15 @@ def test_passes_in_words(passes: tuple[int, int, int], tasks: int, text: str) ->
 
 
 def test_the_stock_network_is_nnunets_default(table: MethodTable) -> None:
-    assert f"{table.stock / 1e6:.2f}" == "31.20"
+    assert f"{table.stock.parameters / 1e6:.2f}" == "31.20"
     assert len(table.setting.tasks.tasks) == K
     assert len(table.setting.tasks.regions) == REGIONS
     # the same network with the outputs of one task, K times, instead of one with all of them
     outputs = [2, 2, 2, 2, 1, 1, 1]
-    assert table.multi_nets == (K - 1) * table.stock + sum(of_head(number) for number in outputs)
+    assert table.multi_nets_added == (K - 1) * table.stock.parameters + sum(of_head(number) for number in outputs)
+    # at full resolution a 1x1 convolution of 32 channels has 9 or 10 outputs less than that of all regions
+    fewer = sum(REGIONS - number for number in outputs)
+    assert table.multi_nets.tile_flops == K * table.stock.tile_flops - 2 * 32 * fewer * 128**3
 
 
 def test_parameters_by_the_published_formulas(costs: dict[str, Cost]) -> None:
@@ -159,10 +171,11 @@ def test_the_command_prints_the_table(
     assert [line.split()[0] for line in lines] == [method.name for method, _ in table.rows] + ["Multi-Nets"]
     (row,) = [line for line in lines if line.startswith("nnUNetTrainerDoDNet ")]
     assert re.split(r"\s{2,}", row) == [
-        "nnUNetTrainerDoDNet", "Zhang et al., CVPR 2021", "head", "1 encoder, 1 decoder, K heads", "+51,361 (+0.16 %)",
-        "+51,361",
+        "nnUNetTrainerDoDNet", "Zhang et al., CVPR 2021", "head", "1 encoder, 1 decoder, K heads", "1.011",
+        "+51,361 (+0.16 %)", "+51,361",
     ]  # fmt: skip
     assert last.startswith("stock: nnU-Net's default 3D network, 31,202,839 parameters")
+    assert "955.7 GFLOPs" in last
     assert main(["methods", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(table.content()))
 
@@ -234,7 +247,8 @@ def test_the_table_of_plans(preprocessed: Path, network: str) -> None:
     assert costs["MultiTalent"].added == 0  # without the classification head, whatever the data set asks
     assert costs["MTLAttention"].passes == (1, 2, 2)
     # two networks instead of one: two regions and one instead of three
-    assert table.multi_nets == table.stock + shared + 2 * shared
+    assert table.multi_nets_added == table.stock.parameters + shared + 2 * shared
+    assert costs["MultiTalent"].flops == costs["MTLNoAttention"].flops == table.stock.tile_flops
     assert "nnUNetPlans, 2d of Dataset900_Small" in table.text().splitlines()[-1]
 
 
@@ -283,9 +297,9 @@ def test_every_method_has_a_page_with_its_cost_and_its_tests(table: MethodTable)
     for method, cost in table.rows:
         assert isinstance(cost, Cost)
         naming = [name for name, text in PAGES.items() if f"`{method.name}`" in text]
-        stated = f"`{method.name}`[: |]+{re.escape(change(cost.added, table.stock))}"
+        stated = f"`{method.name}`[: |]+{re.escape(change(cost.added, table.stock.parameters))}"
         assert [name for name in naming if re.search(stated, PAGES[name])], method.name
-    assert change(table.multi_nets, table.stock) in PAGES["multi_nets.md"]
+    assert change(table.multi_nets_added, table.stock.parameters) in PAGES["multi_nets.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -313,7 +327,9 @@ def test_the_table_of_the_docs_is_the_one_that_was_measured() -> None:
     assert benchmark.markdown(results) in page
     stock, dodnet = results["measured"]["stock"], results["measured"]["nnUNetTrainerDoDNet"]
     (row,) = [line for line in page.splitlines() if line.startswith("| `nnUNetTrainerDoDNet` |")]
-    assert row.split("|")[5:7] == [f" {dodnet[key] / stock[key]:.2f} " for key in ("flops_one_task", "flops_all_tasks")]
+    assert row.split("|")[4] == " 1.011 "
+    keys = ("flops_one_task", "step_seconds", "saved_bytes")
+    assert row.split("|")[6:9] == [f" {dodnet[key] / stock[key]:.2f} " for key in keys]
     assert len(results["measured"]) == len(methods()) + 2
 
 

@@ -4,16 +4,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional
 
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.networks.architecture import ArchitectureError
-from nnunet_mtl.networks.dynamic_head import dynamic_layers
+from nnunet_mtl.networks.dynamic_head import PooledDescriptor, dynamic_layers
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.passes import PassResult, Step, TaskPasses
 from nnunet_mtl.networks.region_embedding_head import Embedding, RegionEmbeddingHead
+from nnunet_mtl.phantoms.organs_cases import PhantomOptions, plan_cases, render
 
 LAYOUT = Layout((0, 0, 1, 2, 2), (0, 1, 0, 1, 0), ((1, 2), (2,), (3,), (4,), (5,)))
 CHANNELS, SIZE = 12, 20
@@ -211,3 +214,40 @@ def test_compilation_breaks_no_graph() -> None:
         torch.testing.assert_close(compiled(*arguments), segment(*arguments))
     assert counter.frame_count == 2
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_scale_is_normalised_and_rectified_before_its_eight_channels(axes: int) -> None:
+    convolution: Any = (nn.Conv2d if axes == 2 else nn.Conv3d)(48, RegionEmbeddingHead.channels(LAYOUT), 1)
+    layer = build().seg_layer(convolution, LAYOUT)
+    features = 2 * torch.randn(2, 48, *[4] * axes) + 1
+    kept = features.clone()
+    groups = features.reshape(2, 16, -1)
+    deviations = (groups.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    normalised = ((groups - groups.mean(2, keepdim=True)) / deviations).reshape_as(features)
+    torch.testing.assert_close(layer(features), convolution(normalised.relu()))
+    assert torch.equal(features, kept)
+    # the published backbone of DoDNet has both already
+    assert build().seg_layer(layer, LAYOUT) is layer
+
+
+def test_behind_instance_normalisation_the_descriptor_tells_half_as_much_of_the_image() -> None:
+    options = PhantomOptions(dimension=2, cases_per_task=3, test_cases=3)
+    scans = [torch.as_tensor(render(options, case).image).float().squeeze() for case in plan_cases(options)]
+    images = torch.stack([(scan - scan.mean()) / scan.std() for scan in scans])[:, None]
+    torch.manual_seed(0)
+    norm: dict[str, Any] = {"norm_op": nn.InstanceNorm2d, "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU}
+    encoder = PlainConvEncoder(1, 5, [16, 32, 64, 128, 128], nn.Conv2d, 3, [1, 2, 2, 2, 2], 2, conv_bias=True, **norm)
+    encoder.apply(InitWeights_He(1e-2))
+    before: list[Tensor] = []
+    encoder.stages[-1][-1].convs[-1].norm.register_forward_pre_hook(lambda _, read: before.append(read[0]))
+    descriptor = PooledDescriptor(128)
+
+    def varies(feature: Tensor) -> float:
+        v = descriptor(feature)
+        return float((v.std(0) / v.mean(0)).median())
+
+    with torch.no_grad():
+        behind = encoder(images)
+        assert varies(before[0]) == pytest.approx(0.14, abs=0.02)
+        assert varies(behind) == pytest.approx(0.08, abs=0.015)

@@ -103,8 +103,8 @@ class Settings:
             or itself, as the paper reads ("alone").
         segmentation_aware: Whether a branch of its own segments; if not, the fusion of the levels does.
         classification_aware: Whether a branch of its own answers; if not, the means of the deepest two levels do.
-        mtan_form: `nnUNetTrainerMTAN` in the form of its paper's SegNet, with masks in the decoder, or of its ResNet,
-            with narrow masks in the encoder alone and a decoder for each task ("resnet").
+        mtan_form: `nnUNetTrainerMTAN` in the form of its paper's SegNet, with masks in the decoder, or of the
+            released ResNet, with narrow masks in the encoder alone and a decoder for each task ("resnet").
         attention_width: Channels inside the masks of `nnUNetTrainerMTAN` and `nnUNetTrainerCTAN`: all, or a quarter.
         cross_encoder: Whether tasks of `nnUNetTrainerCTAN` exchange what they see of every encoder stage.
         cross_bottleneck: Whether they exchange it at the bottleneck.

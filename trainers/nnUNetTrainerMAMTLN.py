@@ -18,7 +18,14 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
     task_losses: ClassVar = True
     published_loss: ClassVar = "jaccard_focal"
     class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.aware_branches.AwareHead"}
-    defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "loss_weighting": "liebel_koerner"}
+    # as in the released code, which weighs no class, drops nothing, and has this L2 penalty
+    defaults: ClassVar = NO_EVIDENCE | {
+        "class_head": "own",
+        "class_balance": "none",
+        "class_dropout": 0.0,
+        "class_weight_decay": 2e-5,
+        "loss_weighting": "liebel_koerner",
+    }
     published_parts: ClassVar = {
         "visual_attention": "nnunet_mtl.networks.visual_attention.VisualAttention",
         "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.AdaptiveAttention",

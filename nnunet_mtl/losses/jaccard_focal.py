@@ -2,9 +2,7 @@
 
 Zhang Y. et al., MA-MTLN, IEEE TMI 2021, and its released code, re-implemented from equations. The code has -Jaccard
 where this has 1 - Jaccard: the gradients are equal, and a learnt uncertainty would make the most of a negative loss.
-It adds 0.1 times the sum of the focal loss over the voxels of a patch, where this adds the mean: a sum outweighs the
-Jaccard term the more the larger the planned patch is. Of a mean, a tenth would hardly count, and in an empty region,
-where it alone teaches, false positives would cost next to nothing.
+Jaccard is averaged and focal summed, as there: the focal term weighs the more, the larger patch and batch are.
 """
 
 from typing import NamedTuple
@@ -13,30 +11,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nnunet_mtl.losses.partial import MaskedLoss, Overlap, gather_pairs, mean_over_processes, overlap
+from nnunet_mtl.losses.partial import MaskedLoss, Overlap, gather_pairs, mean_over_processes, overlap, process_count
 
 _FOREGROUND, _BACKGROUND = 0.8, 0.2  # alpha; gamma is 1
+_FOCAL = 0.1
 _SMOOTH = 1e-5
 
 
 class _PairSums(NamedTuple):
     overlap: Overlap
     focal: Tensor  # (P,)
-    n_voxels: Tensor  # likewise
 
 
 class JaccardFocalLoss(MaskedLoss):
-    """The means over annotated (sample, region) pairs of 1 - Jaccard and of the focal loss.
+    """1 - Jaccard, averaged over the annotated (sample, region) pairs, and the focal loss, summed over their voxels.
 
-    With p the probability of the region and y whether a voxel lies in it, n the number of voxels that count, p_y = p
-    where y and 1 - p elsewhere, alpha 0.8 where y and 0.2 elsewhere::
+    With p the probability of the region and y whether a voxel lies in it, p_y = p where y and 1 - p elsewhere, alpha
+    0.8 where y and 0.2 elsewhere::
 
-        jaccard = 1 - (sum(p y) + e) / (sum(p) + sum(y) - sum(p y) + e),    e = 1e-5 voxels
-        focal   = 1/n * sum over voxels of alpha (1 - p_y) -log(p_y)
+        jaccard = mean over pairs of  1 - (sum(p y) + e) / (sum(p) + sum(y) - sum(p y) + e),    e = 1e-5 voxels
+        focal   = 0.1 * sum over pairs and voxels of  alpha [1 - p_y] -log(p_y)
 
-    The published two-class softmax of one region is the sigmoid of a logit. Where a region is empty the Jaccard term is
-    all but constant, and the focal loss alone teaches. Under `torch.distributed` the means run over the batches of all
-    processes.
+    The factor in brackets is a constant, through which no gradient passes. The published two-class softmax of one
+    region is the sigmoid of a logit. Where a region is empty the Jaccard term is all but constant, and the focal loss
+    alone teaches. Under `torch.distributed` mean and sum run over the batches of all processes.
 
     Args:
         use_ignore_label: Whether the last channel of the targets marks voxels to ignore.
@@ -60,10 +58,9 @@ class JaccardFocalLoss(MaskedLoss):
         intersection, sum_pred, sum_gt = sums.overlap
         jaccard = 1 - (intersection + _SMOOTH) / (sum_pred + sum_gt - intersection + _SMOOTH)
         count = jaccard.new_full((), jaccard.numel())
-        return {
-            "jaccard": mean_over_processes(jaccard, count),
-            "focal": mean_over_processes(sums.focal / sums.n_voxels, count),
-        }
+        # DistributedDataParallel averages gradients, so that every process counts as many times as there are processes
+        focal = _FOCAL * process_count() * sums.focal.sum()
+        return {"jaccard": mean_over_processes(jaccard, count), "focal": focal}
 
 
 def _pair_sums(logits: Tensor, target: Tensor, valid: Tensor | None) -> _PairSums:
@@ -72,7 +69,6 @@ def _pair_sums(logits: Tensor, target: Tensor, valid: Tensor | None) -> _PairSum
     weight = torch.ones_like(truth) if valid is None else valid.float()
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, truth, weight, reduction="none")
     probability = logits.sigmoid()
-    error = (truth - probability).abs()  # 1 - p_y, not rounded to 0 or 1 before its logarithm is taken
+    error = (truth - probability.detach()).abs()  # 1 - p_y
     alpha = _BACKGROUND + (_FOREGROUND - _BACKGROUND) * truth
-    focal = (alpha * error * cross_entropy).flatten(1).sum(1)
-    return _PairSums(overlap(probability, truth, weight), focal, weight.flatten(1).sum(1).clamp_min(1))
+    return _PairSums(overlap(probability, truth, weight), (alpha * error * cross_entropy).flatten(1).sum(1))

@@ -10,6 +10,7 @@ Att is one small network of both features, c and c' reduce to 16 channels.
 Source: Zhang Y. et al., MA-MTLN, IEEE TMI 2021, and its released code, re-implemented from equations.
 """
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -71,8 +72,9 @@ class AdaptiveAttention(nn.Module):
             same_size_convolution(conv_op, width, width, kernel),
             nn.Sigmoid(),
         )
-        self.reduce_feature = ConvNormAct(conv_op, width, _COMPARED, one)
-        self.reduce_fused = ConvNormAct(conv_op, width, _COMPARED, one)
+        # as released, in groups of a single channel: these channels are compared voxel by voxel, and never pooled
+        reduce = partial(ConvNormAct, conv_op, width, _COMPARED, one, per_group=1, bias=False)
+        self.reduce_feature, self.reduce_fused = reduce(), reduce()
         self.compare = same_size_convolution(conv_op, 2 * _COMPARED, 2, one)
         self.refine = nn.Sequential(
             ConvNormAct(conv_op, 2 * width, width, one),

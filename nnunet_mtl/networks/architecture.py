@@ -86,7 +86,7 @@ PYRAMID = Family(
         "segmentation_aware": "nnunet_mtl.networks.aware_branches.NoSegmentationAwareness",
         "classification_aware": "nnunet_mtl.networks.aware_branches.NoClassificationAwareness",
     },
-    outputs=(SupervisedOutput(0, 1.0), SupervisedOutput(1, 0.9), SupervisedOutput(1, 0.8)),
+    outputs=(SupervisedOutput(0, 1.0), SupervisedOutput(0, 0.9), SupervisedOutput(0, 0.8)),
 )
 """nnU-Net's encoders with the pyramid of MA-MTLN in place of the decoder."""
 

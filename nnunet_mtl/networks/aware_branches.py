@@ -1,7 +1,7 @@
 """MA-MTLN's task-aware branches: the shared levels read from deep to fine to segment, from fine to deep to answer.
 
 With S_1 the finest of L shared levels and S_L the deepest, att two convolutions with kernel 1 and a sigmoid, and conv a
-convolution, GroupNorm and PReLU::
+convolution, GroupNorm and PReLU, with a stride in pool::
 
     segmentation-aware     y_{L-1} = [up S_L || S_{L-1}],   y_l = conv(att[up y_{l+1} || S_l] * S_l),   y_1 segments
     classification-aware   c_1 = S_1,   c_l = conv(att[pool c_{l-1} || S_l] * S_l),   [GAP c_{L-1} || GAP S_L] answers
@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mtl.networks.classification import ClassificationHead, Features, Question, mean_over_patch
-from nnunet_mtl.networks.pyramid_blocks import ConvNormAct, Shape, pointwise, resized, same_size_convolution
+from nnunet_mtl.networks.pyramid_blocks import (
+    ConvNormAct,
+    Shape,
+    downsampling,
+    pointwise,
+    resized,
+    same_size_convolution,
+)
 
 
 class AwareAttention(nn.Module):
@@ -129,9 +136,7 @@ class ClassificationAwareBranch(nn.Module):
         n_levels = len(shape.levels)
         guided = range(1, max(2, n_levels - 1)) if n_levels > 1 else range(1)
         self.pools = nn.ModuleList(
-            ConvNormAct(shape.conv_op, shape.width, shape.width, pointwise(shape), shape.levels[level].stride)
-            for level in guided
-            if level
+            downsampling(shape, shape.levels[level].kernel, shape.levels[level].stride) for level in guided if level
         )
         self.attention = nn.ModuleList(AwareAttention(shape, level, shape.width if level else 0) for level in guided)
 

@@ -1,17 +1,19 @@
 """MTAN's encoder: every task looks at the shared features through masks of its own.
 
-At stage j of the shared encoder let p be the output of its first block and u that of its last. For task i
+At stage j of the shared encoder let p be the output of an inner block and u that of the last. For task i
 
     m_ij = Att_ij([p_j || b_ij]),    a_ij = m_ij u_j,    b_i0 = (),    b_i(j+1) = pool(E_j(a_ij))
 
 Att is two convolutions with kernel 1, each normalised, with a ReLU between them and a sigmoid at the end: a factor
 between 0 and 1 for every channel and voxel. E_j, which makes the next stage's channels of the attended features, is
-shared by all tasks; pool is the maximum over windows of the planned stride. In the form of the paper's SegNet E_j is a
-convolution with kernel 3 with normalisation and ReLU; in that of its ResNet it is a residual bottleneck, and Att has a
-quarter of the channels inside.
+shared by all tasks; pool is the maximum over windows of the planned stride. In the form of the paper's SegNet p is what
+the first block made, and E_j a convolution with kernel 3, normalisation and ReLU. In that of the released code's ResNet
+p is what the last block but one made, E_j a residual bottleneck whose skip is projected, and Att has a quarter of the
+channels inside.
 
-Source: Liu, Johns, Davison, End-to-end multi-task learning with attention, CVPR 2019 (arXiv:1803.10704). Written from
-its equations; ours are the normalisation of the plans, and what p and u are in nnU-Net's stages.
+Source: Liu, Johns, Davison, End-to-end multi-task learning with attention, CVPR 2019 (arXiv:1803.10704), and its
+released code, re-implemented from equations. Ours are the normalisation of the plans, and p of a stage with one block:
+u itself.
 """
 
 from typing import Any, Literal
@@ -108,12 +110,12 @@ class AttentionStreams(SharedStreams):
         """
         mask = self.masks[index][level]
 
-        def masked(seen: Tensor, first: Tensor, *before: Tensor) -> Tensor:
-            factors: Tensor = mask(cat((first, *before), dim=1))
+        def masked(seen: Tensor, inner: Tensor, *before: Tensor) -> Tensor:
+            factors: Tensor = mask(cat((inner, *before), dim=1))
             return factors * seen
 
         seen = self.deepest(index, stage) if level == len(self.carry) else stage.last
-        return self.recompute(masked, seen, stage.first, *carried)
+        return self.recompute(masked, seen, stage.inner, *carried)
 
     def carried(self, level: int, attended: Tensor) -> Tensor:
         """Return what a stage's masks read of the attended features of the stage before, in the stage's size."""
@@ -122,7 +124,7 @@ class AttentionStreams(SharedStreams):
 
 
 class ResidualAttentionStreams(AttentionStreams):
-    """The form for residual networks: narrow masks, and a residual bottleneck for E.
+    """The form for residual networks: narrow masks over a stage's last block, and a residual bottleneck for E.
 
     Args:
         plan: Of the encoder.
@@ -134,20 +136,27 @@ class ResidualAttentionStreams(AttentionStreams):
         super().__init__(plan, tasks, **{**options, "width": "quarter"})
 
     @staticmethod
+    def inner_blocks(blocks: int) -> int:
+        """As of the base: behind the last block but one."""
+        return max(blocks - 1, 1)
+
+    @staticmethod
     def carrying(plan: EncoderPlan, stage: int) -> nn.Module:
         """Return E of a stage: to a quarter of the next stage's channels, a spatial convolution, to all of them."""
-        channels = plan.channels[stage + 1]
-        block: nn.Module = BottleneckD(
+        before, channels = plan.channels[stage], plan.channels[stage + 1]
+        block: Any = BottleneckD(
             plan.conv_op,
-            plan.channels[stage],
+            before,
             max(channels // 4, _LEAST_WIDTH),
             channels,
             plan.kernel_sizes[stage],
             1,
-            conv_bias=True,
             norm_op=plan.norm_op,
             norm_op_kwargs=dict(plan.norm_op_kwargs),
             nonlin=nn.ReLU,
             nonlin_kwargs={"inplace": True},
         )
-        return block
+        # the library's block has this only where the number of channels changes
+        block.skip = nn.Sequential(plan.conv_op(before, channels, 1, bias=False), plan.norm(channels))
+        made: nn.Module = block
+        return made

@@ -6,8 +6,9 @@ of the encoder's stage of this size,
 
     b = D([up(a) || s]),    m = Att_i([p || b]),    a' = m u
 
-D, a convolution with normalisation and ReLU, is shared by all tasks; up is linear interpolation. At every scale a
-convolution with kernel 1 makes the task's answer of a'; at full resolution one with kernel 3 comes before it.
+D, a convolution with normalisation and ReLU, is shared by all tasks; up is linear interpolation with the corners
+aligned, as in the released code. At every scale a convolution with kernel 1 makes the task's answer of a'; at full
+resolution one with kernel 3 comes before it.
 
 Source: as of `nnunet_mtl.networks.mtan`. Ours are s, for the paper's SegNet has no skips, the normalisation of the
 plans, and the answers at lower scales.
@@ -101,7 +102,7 @@ class AttentionDecoders(nn.Module):
             carry, mask = self.carry[level], self.masks[index][level]
 
             def masked(x: Tensor, skip: Tensor, p: Tensor, u: Tensor, carry: Any = carry, mask: Any = mask) -> Tensor:
-                grown = functional.interpolate(x, size=skip.shape[2:], mode=self.up, align_corners=False)
+                grown = functional.interpolate(x, size=skip.shape[2:], mode=self.up, align_corners=True)
                 factors: Tensor = mask(cat((p, carry(cat((grown, skip), dim=1))), dim=1))
                 return factors * u
 

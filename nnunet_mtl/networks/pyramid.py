@@ -6,6 +6,8 @@ of the sum that are never negative and divided by their own sum, VA visual atten
     F'_L = VA(F_L)                      F'_l  = VA(s(w F_l + w up F'_{l+1}))
     F"_1 = s(w F_1 + w F'_1)            F"_l  = s(w F_l + w F'_l + w pool F"_{l-1})
 
+As in the released code pool has kernel 1: of the voxels that its stride covers it reads one.
+
 Source: Zhang Y. et al., MA-MTLN, IEEE TMI 2021, and its released code, re-implemented from equations; the weighted sum
 is the "fast fusion" of Tan, Pang, Le, EfficientDet, CVPR 2020. Ours: any number of levels, every level smaller than the
 one above by the plans' stride, where the published deepest two have one size; and weights kept from being negative by
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.pyramid_blocks import ConvNormAct, Shape, pointwise, resized
+from nnunet_mtl.networks.pyramid_blocks import ConvNormAct, Shape, downsampling, pointwise, resized
 
 _EPS = 1e-4
 
@@ -59,10 +61,7 @@ class BidirectionalPyramid(nn.Module):
         self.visual_attention = nn.ModuleList(visual_attention(shape, level) for level in range(n_levels))
         self.down = nn.ModuleList(WeightedSum(2) for _ in range(n_levels - 1))
         self.up = nn.ModuleList(WeightedSum(2 if level == 0 else 3) for level in range(n_levels))
-        self.pools = nn.ModuleList(
-            ConvNormAct(shape.conv_op, shape.width, shape.width, pointwise(shape), level.stride)
-            for level in shape.levels[1:]
-        )
+        self.pools = nn.ModuleList(downsampling(shape, pointwise(shape), level.stride) for level in shape.levels[1:])
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return the levels, finest first, (B, W, *spatial) each, of levels of these shapes."""

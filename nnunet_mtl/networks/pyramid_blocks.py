@@ -41,8 +41,7 @@ class Shape(NamedTuple):
 class ConvNormAct(nn.Sequential):
     """Convolution, GroupNorm and PReLU; with a stride s an axis of n voxels becomes one of n / s, rounded up.
 
-    Two channels to a group, as published (32 groups of 64). InstanceNorm would leave every image the same means, and
-    the answers to questions are read from means.
+    InstanceNorm would leave every image the same means, and the answers to questions are read from means.
 
     Args:
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
@@ -50,6 +49,8 @@ class ConvNormAct(nn.Sequential):
         output_channels: It makes.
         kernel: Odd, per axis.
         stride: Per axis.
+        per_group: Channels of a group of the GroupNorm, see `equal_groups`; 2 in most blocks as released.
+        bias: Whether the convolution has one.
     """
 
     def __init__(
@@ -59,10 +60,13 @@ class ConvNormAct(nn.Sequential):
         output_channels: int,
         kernel: Sequence[int],
         stride: Sequence[int] | int = 1,
+        *,
+        per_group: int = 2,
+        bias: bool = True,
     ) -> None:
         super().__init__(
-            same_size_convolution(conv_op, channels, output_channels, kernel, stride=stride),
-            nn.GroupNorm(groups_of_two(output_channels), output_channels),
+            same_size_convolution(conv_op, channels, output_channels, kernel, stride=stride, bias=bias),
+            nn.GroupNorm(equal_groups(output_channels, per_group), output_channels),
             nn.PReLU(),
         )
 
@@ -78,17 +82,28 @@ class RepeatedDownsampling(nn.Module):
     def __init__(self, shape: Shape, level: int) -> None:
         super().__init__()
         self.strides = [each.stride for each in shape.levels[1 : level + 1]]
-        self.block = ConvNormAct(shape.conv_op, shape.width, shape.width, shape.levels[level].kernel)
+        self.block = downsampling(shape, shape.levels[level].kernel, 1)
         self._convolve = functional.conv2d if shape.conv_op is nn.Conv2d else functional.conv3d
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, W, *size of the level) of a feature (B, W, *size of the finest)."""
         convolution, norm, activation = self.block
-        weight, bias, padding = (cast(Any, getattr(convolution, name)) for name in ("weight", "bias", "padding"))
+        weight, padding = (cast(Any, getattr(convolution, name)) for name in ("weight", "padding"))
         for stride in self.strides:
-            x = self._convolve(x, weight, bias, stride, padding)
+            x = self._convolve(x, weight, None, stride, padding)
             x = activation(norm(x))
         return x
+
+
+def downsampling(shape: Shape, kernel: Sequence[int], stride: Sequence[int] | int) -> ConvNormAct:
+    """Return a strided block of a pyramid, W channels to W; as released, four channels to a group and no bias.
+
+    Args:
+        shape: Of the pyramid.
+        kernel: Odd, per axis; 1 reads one voxel of those that a stride covers.
+        stride: Per axis.
+    """
+    return ConvNormAct(shape.conv_op, shape.width, shape.width, kernel, stride, per_group=4, bias=False)
 
 
 def same_size_convolution(
@@ -99,6 +114,7 @@ def same_size_convolution(
     *,
     stride: Sequence[int] | int = 1,
     dilation: Sequence[int] | int = 1,
+    bias: bool = True,
 ) -> nn.Conv2d | nn.Conv3d:
     """Return a convolution that keeps the size of what it reads, but for its stride.
 
@@ -109,10 +125,11 @@ def same_size_convolution(
         kernel: Odd, per axis.
         stride: Per axis.
         dilation: Per axis.
+        bias: Whether it has one.
     """
     strides, dilations = ([each] * len(kernel) if isinstance(each, int) else [*each] for each in (stride, dilation))
     padding = [(edge - 1) // 2 * apart for edge, apart in zip(kernel, dilations, strict=True)]
-    arguments = {"stride": tuple(strides), "padding": tuple(padding), "dilation": tuple(dilations)}
+    arguments = {"stride": tuple(strides), "padding": tuple(padding), "dilation": tuple(dilations), "bias": bias}
     return conv_op(channels, output_channels, tuple(kernel), **arguments)  # type: ignore[arg-type]
 
 
@@ -129,6 +146,6 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(x, size=tuple(size), mode=mode, align_corners=False)
 
 
-def groups_of_two(channels: int) -> int:
-    """Return the largest number of equal groups that leaves two channels or more in each."""
-    return max((groups for groups in range(1, channels // 2 + 1) if channels % groups == 0), default=1)
+def equal_groups(channels: int, per_group: int) -> int:
+    """Return the largest number of equal groups that leaves `per_group` channels or more in each; 1 if none does."""
+    return max((groups for groups in range(1, channels // per_group + 1) if channels % groups == 0), default=1)

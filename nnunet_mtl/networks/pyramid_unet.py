@@ -120,7 +120,7 @@ class _PyramidUNet(TaskGuidedNetwork):
         return Features(shared, decoder, self.classification_aware(read))
 
     def _predict(self, segmented: _Segmented, *task: Tensor, raw: bool) -> PassResult:
-        """Return logits: full resolution of the last branch, the supervised paths as the first smaller stage."""
+        """Return logits at full resolution: of the last branch, then of the supervised paths."""
         encoded, stages, zero, features = segmented
         head = self.segmentation_head
         bottleneck = encoded.before_norm[-1] if head.reads_bottleneck else None
@@ -128,11 +128,10 @@ class _PyramidUNet(TaskGuidedNetwork):
         # A 1x1 convolution and linear interpolation commute: the published order enlarges W channels, this one R.
         layers = reversed(list(self.decoder.seg_layers))
         logits = [head(x, layer, context) for x, layer in zip(reversed(stages), layers, strict=False)]
-        full = resized(logits[0], encoded.size)
+        full, *paths = (resized(each, encoded.size) for each in logits)
         full = full if zero is None else full + zero
         if raw and self.deep_supervision:
-            smaller = encoded.stages[1].shape[2:]
-            return PassResult([full, *(resized(each, smaller) for each in logits[1:])], features)
+            return PassResult([full, *paths], features)
         return PassResult(full if raw else head.regions(full), features)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:

@@ -88,9 +88,10 @@ class _StreamedUNet(TaskGuidedNetwork):
         stages, before_norm = [], []
         for stage in encoder.stages:
             pooling, blocks = stage_blocks(stage)
-            first, feature = run_blocks([*pooling, blocks[0]], x)
-            x, feature = run_blocks(blocks[1:], first) if blocks[1:] else (first, feature)
-            stages.append(StageFeatures(first, x, feature))
+            split = self.streams.inner_blocks(len(blocks))
+            inner, feature = run_blocks([*pooling, *blocks[:split]], x)
+            x, feature = run_blocks(blocks[split:], inner) if blocks[split:] else (inner, feature)
+            stages.append(StageFeatures(inner, x, feature))
             before_norm += [feature] if keep_features else []
         return _Encoded(stages, before_norm)
 

@@ -25,13 +25,13 @@ class StageFeatures(NamedTuple):
     """What a stage of the shared encoder computed.
 
     Attributes:
-        first: Output of its first block (a convolution with normalisation and activation, or a residual block), p,
-            (B, C, *spatial); of a stage with one block, the same as `last`.
+        inner: Output of the block that masks read, p, (B, C, *spatial), see `SharedStreams.inner_blocks`; a block is a
+            convolution with normalisation and activation, or a residual block.
         last: Output of its last block, u, (B, C, *spatial).
         before_norm: What the last normalisation of the stage reads, (B, C, *spatial).
     """
 
-    first: Tensor
+    inner: Tensor
     last: Tensor
     before_norm: Tensor
 
@@ -131,6 +131,11 @@ class SharedStreams(nn.Module):
     def __init__(self, plan: EncoderPlan, tasks: StreamTasks, **options: Any) -> None:
         super().__init__()
         self.tasks = tasks
+
+    @staticmethod
+    def inner_blocks(blocks: int) -> int:
+        """Return behind how many of a stage's blocks, of which it has at least one, masks read it: behind the first."""
+        return 1
 
     def forward(self, stages: Sequence[StageFeatures]) -> Any:
         """Return what the streams of all tasks have in common, computed once; here nothing but the features."""

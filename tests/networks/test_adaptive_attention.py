@@ -45,6 +45,24 @@ def test_the_equation(output: Any) -> None:
     torch.testing.assert_close(attention(feature, fused), attention.refine(torch.cat((feature, a), dim=1)))
 
 
+def test_level_and_fusion_are_compared_in_16_channels_each_normalised_alone_and_without_bias() -> None:
+    """As released: a reduction of the level and another of the fusion, with as many groups as channels."""
+    attention = AdaptiveAttention(SHAPES[2], 0, "product")
+    feature, fused = pair(2, 0)
+    reduced = []
+    for block, x in ((attention.reduce_feature, feature), (attention.reduce_fused, fused)):
+        convolution, norm, activation = block
+        assert sum(value.numel() for value in block.parameters()) == 4 * 16 + 2 * 16 + 1
+        made = torch.einsum("oi,bixy->boxy", convolution.weight[..., 0, 0], x)
+        made = made - made.mean((2, 3), keepdim=True)
+        made = made / (made.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+        made = made * norm.weight[:, None, None] + norm.bias[:, None, None]
+        reduced.append(torch.where(made >= 0, made, activation.weight * made))
+    assert not torch.equal(attention.reduce_feature[0].weight, attention.reduce_fused[0].weight)
+    expected = torch.softmax(attention.compare(torch.cat(reduced, dim=1)), dim=1)
+    torch.testing.assert_close(attention.weights(feature, fused), expected)
+
+
 def test_what_is_handed_on_is_a_choice() -> None:
     attention = AdaptiveAttention(SHAPES[2], 1, "product")
     alone = AdaptiveAttention(SHAPES[2], 1, "alone")

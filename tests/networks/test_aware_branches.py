@@ -66,6 +66,21 @@ def test_four_levels_answer_as_published() -> None:
     assert [pool[0].stride for pool in branch.pools] == [STRIDES[1], STRIDES[2]]
 
 
+def test_no_voxel_is_dropped_on_the_way_to_the_answer() -> None:
+    """As released: kernel 3 with the stride; kernel 1 would read one voxel of four and of eight."""
+    for conv_op, dimensions in ((nn.Conv2d, 2), (nn.Conv3d, 3)):
+        planned = tuple(Level((3,) * dimensions, (2,) * dimensions) for _ in range(4))
+        (pool, _) = ClassificationAwareBranch(Shape(conv_op, 4, planned)).pools
+        x = torch.randn(1, 4, *[8] * dimensions, requires_grad=True)
+        pool(x).square().sum().backward()
+        assert x.grad is not None
+        assert bool((x.grad.abs().sum(1) > 0).all())
+        assert pool[0].weight.shape == (4, 4, *[3] * dimensions)
+        assert pool[0].bias is None
+    flat = Shape(nn.Conv3d, 4, tuple(Level((1, 3, 3), (1, 2, 2)) for _ in range(4)))
+    assert ClassificationAwareBranch(flat).pools[0][0].kernel_size == (1, 3, 3)  # where the plans' is 1
+
+
 @pytest.mark.parametrize("n_levels", [1, 2, 3, 4])
 @pytest.mark.parametrize("branch_class", [SegmentationAwareBranch, ClassificationAwareBranch])
 def test_any_number_of_levels_is_read_whole_and_leaves_no_weight_unused(branch_class: Any, n_levels: int) -> None:

@@ -121,7 +121,7 @@ def test_the_equations_of_the_encoder(build_streamed: Build, kind: str) -> None:
         own = []
         for task in range(4):
             u = stage.before_norm if task == 3 and level == 2 else stage.last
-            own.append(streams.masks[task][level](torch.cat((stage.first, *carried[task]), 1)) * u)
+            own.append(streams.masks[task][level](torch.cat((stage.inner, *carried[task]), 1)) * u)
         for i in range(4):
             expected = own[i]
             for k in [k for k in range(4) if k != i]:

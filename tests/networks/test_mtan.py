@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.mtan import AttentionMask, AttentionStreams
+from nnunet_mtl.networks.pre_norm import stage_blocks
 from nnunet_mtl.networks.stream_heads import StreamHead
 from nnunet_mtl.networks.streams import EncoderPlan, StreamTasks
 
@@ -121,7 +122,7 @@ def test_the_equations_of_the_encoder(build_streamed: Build) -> None:
         carried: list[Tensor] = []
         for level, stage in enumerate(encoded):
             first, norm, _, second, last_norm, _ = streams.masks[task][level]
-            hidden = functional.relu(convolved(first, norm, torch.cat((stage.first, *carried), 1)))
+            hidden = functional.relu(convolved(first, norm, torch.cat((stage.inner, *carried), 1)))
             factors = torch.sigmoid(convolved(second, last_norm, hidden))
             expected = factors * (deepest if level == 2 else stage.last)
             torch.testing.assert_close(seen[level], expected)
@@ -142,7 +143,7 @@ def test_the_equations_of_the_decoder(build_streamed: Build) -> None:
     for level in range(2):
         upsampled = decoder.transpconvs[level](x)
         x = decoder.stages[level](torch.cat((upsampled, shared[1 - level]), 1))
-        grown = functional.interpolate(attended, scale_factor=2, mode="bilinear", align_corners=False)
+        grown = functional.interpolate(attended, scale_factor=2, mode="bilinear", align_corners=True)
         carried = decoders.carry[level](torch.cat((grown, skips[1 - level]), 1))
         attended = decoders.masks[2][level](torch.cat((upsampled, carried), 1)) * x
         torch.testing.assert_close(decoded.stages[level], attended)
@@ -151,6 +152,29 @@ def test_the_equations_of_the_decoder(build_streamed: Build) -> None:
     torch.testing.assert_close(logits[0][:, [1, 4]], full(decoded.stages[1]))
     torch.testing.assert_close(logits[1][:, [1, 4]], half(decoded.stages[0]))
     assert [tuple(layer.kernel_size) for layer in full] == [(3, 3), (1, 1)]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_without_skips_the_decoder_is_the_released_one(build_streamed: Build, dimensions: int) -> None:
+    """SegNet has no skips: with zeros for them, D reads what is enlarged with corners aligned, and nothing else."""
+    strides = [[1] * dimensions, [1, 2, 2][-dimensions:], [2] * dimensions]
+    network = build_streamed("mtan", dimensions=dimensions, strides=strides)
+    decoders, decoder = network.decoders, network.decoder
+    encoded = network._encode(image(dimensions=dimensions), keep_features=False).stages
+    deepest = network.streams.of_task(1, network.streams(encoded))[-1]
+    skips = [torch.zeros_like(stage.last) for stage in encoded[:-1]]
+    shared = decoders(decoder, [stage.last for stage in encoded])
+    made = decoders.of_task(decoder, 1, [*skips, deepest], shared).stages
+    attended, mode = deepest, "bilinear" if dimensions == 2 else "trilinear"
+    convolve = functional.conv2d if dimensions == 2 else functional.conv3d
+    for level, (p, u, _) in enumerate(shared):
+        factor = tuple(float(step) for step in strides[2 - level])
+        grown = functional.interpolate(attended, scale_factor=factor, mode=mode, align_corners=True)
+        convolution, norm, _ = decoders.carry[level]
+        weight = convolution.weight[:, : attended.shape[1]]
+        b = norm(convolve(grown, weight, convolution.bias, padding=1)).relu()
+        attended = decoders.masks[1][level](torch.cat((p, b), 1)) * u
+        torch.testing.assert_close(made[level], attended, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,6 +224,40 @@ def test_the_form_for_residual_networks(build_streamed: Build) -> None:
     assert [tuple(layer.weight.shape) for layer in inside] == [(12, 32, 1, 1), (12, 12, 3, 3), (48, 12, 1, 1)]
     x = torch.randn(1, 32, 4, 4)
     torch.testing.assert_close(block(x), functional.relu(block.conv3(block.conv2(block.conv1(x))) + block.skip(x)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_form_for_residual_networks_masks_the_last_block_by_what_the_one_before_made(
+    build_streamed: Build, kind: str
+) -> None:
+    """As released; with the first block for the last but one, the same only in stages of two."""
+    blocks = {"plain": "n_conv_per_stage", "residual": "n_blocks_per_stage"}[kind]
+    for form, index in (("mtan", 1), ("mtan_resnet", 3)):
+        network = build_streamed(form, kind, **{blocks: [2, 4, 1]})
+        full, stage, deepest = network._encode(image(), keep_features=False).stages
+        _, of_stage = stage_blocks(network.encoder.stages[1])
+        x = full.last
+        for block in of_stage[:index]:
+            x = block(x)
+        assert torch.equal(stage.inner, x)
+        assert not torch.equal(stage.inner, stage.last)
+        assert torch.equal(stage.last, network.encoder(image())[1])
+        assert deepest.inner is deepest.last  # a single block has none before
+
+
+def test_the_residual_bottleneck_projects_its_skip_where_channels_stay_too(build_streamed: Build) -> None:
+    """As released: kernel 1 and a normalisation, and no bias anywhere."""
+    network = build_streamed("mtan_resnet", features=(32, 32, 48))
+    for block, (c_in, c) in zip(network.streams.carry, ((32, 32), (32, 48)), strict=True):
+        hidden = max(c // 4, 8)
+        weights = c_in * c + c_in * hidden + 9 * hidden * hidden + hidden * c
+        assert count(block) == weights + 2 * (c + hidden + hidden + c)
+        x = torch.randn(2, c_in, 4, 4)
+        convolution = next(module for module in block.skip.modules() if isinstance(module, nn.Conv2d))
+        norm = next(module for module in block.skip.modules() if isinstance(module, nn.InstanceNorm2d))
+        projected = norm(functional.conv2d(x, convolution.weight))
+        expected = functional.relu(block.conv3(block.conv2(block.conv1(x))) + projected)
+        torch.testing.assert_close(block(x), expected)
 
 
 def test_a_pooled_stream_differs_between_images_as_behind_the_normalisation_it_would_not(

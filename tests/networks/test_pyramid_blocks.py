@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.pyramid_blocks import (
@@ -8,7 +8,8 @@ from nnunet_mtl.networks.pyramid_blocks import (
     Level,
     RepeatedDownsampling,
     Shape,
-    groups_of_two,
+    downsampling,
+    equal_groups,
     resized,
     same_size_convolution,
 )
@@ -16,9 +17,34 @@ from nnunet_mtl.networks.pyramid_blocks import (
 OPS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def test_two_channels_to_a_group_or_the_next_larger_equal_groups() -> None:
-    assert groups_of_two(64) == 32  # as published
-    assert [groups_of_two(channels) for channels in (16, 12, 9, 7, 3, 2, 1)] == [8, 6, 3, 1, 1, 1, 1]
+def test_so_many_channels_to_a_group_or_the_next_larger_equal_groups() -> None:
+    assert [equal_groups(64, 2), equal_groups(64, 4), equal_groups(16, 1)] == [32, 16, 16]  # as released
+    assert [equal_groups(channels, 2) for channels in (16, 12, 9, 7, 3, 2, 1)] == [8, 6, 3, 1, 1, 1, 1]
+    assert [equal_groups(channels, 4) for channels in (12, 6, 4, 1)] == [3, 1, 1, 1]
+
+
+def normalised(x: Tensor, groups: int, norm: nn.GroupNorm) -> Tensor:
+    """GroupNorm written out: mean and variance over the channels of a group and all voxels."""
+    grouped = x.reshape(len(x), groups, -1)
+    centred = grouped - grouped.mean(2, keepdim=True)
+    scaled = (centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()).reshape(x.shape)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return scaled * norm.weight.reshape(shape) + norm.bias.reshape(shape)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3)])
+def test_a_strided_block_has_no_bias_and_four_channels_a_group(kernel: tuple[int, ...]) -> None:
+    """The released code's: 16 groups of its 64 channels; other blocks have a bias and 32 groups."""
+    shape = Shape(nn.Conv3d, 64, (Level((3, 3, 3), (1, 1, 1)),))
+    block = downsampling(shape, kernel, (1, 2, 2))
+    assert sum(value.numel() for value in block.parameters()) == 64 * 64 * kernel[0] ** 3 + 2 * 64 + 1
+    x = torch.randn(2, 64, 3, 4, 6)
+    made = functional.conv3d(x, block[0].weight, stride=(1, 2, 2), padding=(kernel[0] - 1) // 2)
+    made = normalised(made, 16, block[1])
+    torch.testing.assert_close(block(x), torch.where(made >= 0, made, block[2].weight * made), atol=1e-4, rtol=1e-4)
+    ordinary = ConvNormAct(nn.Conv3d, 64, 64, kernel)
+    assert ordinary[1].num_groups == 32
+    assert ordinary[0].bias is not None
 
 
 def test_the_normalisation_keeps_what_channels_mean() -> None:
@@ -53,11 +79,11 @@ def test_one_block_descends_several_levels_with_the_stride_of_each() -> None:
     convolution, norm, activation = down.block
     expected = x
     for stride in ((1, 2, 2), (2, 3, 1)):
-        expected = functional.conv3d(expected, convolution.weight, convolution.bias, stride=stride, padding=1)
+        expected = functional.conv3d(expected, convolution.weight, stride=stride, padding=1)
         expected = activation(norm(expected))
     assert torch.equal(down(x), expected)
     assert expected.shape == (2, 4, 3, 2, 3)
-    assert sum(value.numel() for value in down.parameters()) == 4 * 4 * 27 + 4 + 2 * 4 + 1  # one convolution
+    assert sum(value.numel() for value in down.parameters()) == 4 * 4 * 27 + 2 * 4 + 1  # one convolution, without bias
     assert RepeatedDownsampling(shape, 1)(x).shape == (2, 4, 5, 4, 3)
 
 

@@ -139,10 +139,10 @@ def test_where_a_stage_has_one_block_its_first_output_is_its_last(build_streamed
     encoded = network._encode(x, keep_features=True)
     for stage, features in zip(network.encoder.stages, encoded.stages, strict=True):
         convs = stage[0].convs
-        assert torch.equal(features.first, convs[0](x))
+        assert torch.equal(features.inner, convs[0](x))
         x = stage(x)
         assert torch.equal(features.last, x)
-        assert (features.first is features.last) == (blocks == 1)
+        assert (features.inner is features.last) == (blocks == 1)
         renormed = convs[-1].nonlin(convs[-1].norm(features.before_norm))
         torch.testing.assert_close(renormed, x)
     assert [id(stage.before_norm) for stage in encoded.stages] == [id(each) for each in encoded.before_norm]

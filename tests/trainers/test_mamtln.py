@@ -13,6 +13,7 @@ import torch
 from nnunet_mtl.losses.jaccard_focal import JaccardFocalLoss
 from nnunet_mtl.losses.partial import MaskedDiceBCELoss
 from nnunet_mtl.trainers.nnUNetTrainerMAMTLN import nnUNetTrainerMAMTLN
+from nnunet_mtl.training.loss_weighting import HEAD
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,9 @@ def build(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bui
     """Builds the trainer on three tasks, and a question without evidence unless told otherwise."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
 
-    def build(*, question: bool = True, block: bool = True, softmax: bool = False, **settings: Any) -> Any:
+    def build(
+        *, question: bool = True, block: bool = True, softmax: bool = False, rare: bool = False, **settings: Any
+    ) -> Any:
         dataset_json = json.loads(json.dumps(prepared.dataset_json))
         ours = dataset_json["nnunet_mtl"]
         ours.pop("classification", None)
@@ -35,7 +38,7 @@ def build(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bui
         if question:
             ours["classification"] = QUESTION
             for index, case in enumerate(ours["cases"].values()):
-                case["classes"] = {"nodes": QUESTION["nodes"]["classes"][index % 2]}
+                case["classes"] = {"nodes": QUESTION["nodes"]["classes"][index % (4 if rare else 2) == 1]}
         if not block:
             del dataset_json["nnunet_mtl"]
         if softmax:
@@ -54,7 +57,7 @@ def build(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bui
 
 def batch_of(trainer: Any, keys: tuple[str, ...] = ("liver_000", "kidney_001")) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(0)
-    sizes = [(16, 16), (8, 8), (8, 8)] if trainer.enable_deep_supervision else [(16, 16)]
+    sizes = [(16, 16)] * 3 if trainer.enable_deep_supervision else [(16, 16)]
     if trainer.label_manager.has_regions:
         targets = [torch.rand(2, 5, *size, generator=rng) > 0.7 for size in sizes]
     else:
@@ -120,8 +123,9 @@ def test_the_numbers_of_the_pyramid_are_settings(build: Build) -> None:
 
 
 def test_outputs_and_weights_of_the_two_supervised_paths(build: Build) -> None:
-    """0.8 before the attention, 0.9 behind it, 1 for the last branch: hand-weighted losses of each output."""
+    """0.8 before the attention, 0.9 behind it, 1 for the last branch, all at full resolution: weighted by hand."""
     trainer = build(question=False, loss_weighting="equal")
+    assert trainer._get_deep_supervision_scales() == [[1.0, 1.0]] * 3
     batch = batch_of(trainer)
     trainer.network.eval()
     with torch.no_grad():
@@ -142,6 +146,21 @@ def test_without_stage_wise_supervision_the_last_branch_is_all_that_is_supervise
     assert not without
     unused = trainer.network.decoder.fuse1.parameters()
     assert all(float(value.grad.abs().sum()) == 0 for value in unused)
+
+
+def test_the_answers_loss_is_that_of_the_released_code_unless_settings_say_otherwise(build: Build) -> None:
+    """Unweighted cross-entropy, the L2 penalty of all its weights, no dropout; by default answers have others."""
+
+    def of(trainer: Any) -> tuple[list[float], float, float]:
+        (penalty,) = (group["weight_decay"] for group in trainer.optimizer.param_groups if group["name"] == HEAD)
+        trainer.get_tr_and_val_datasets()
+        weights = trainer.image_level._loss._class_weights_0.tolist()
+        return weights, penalty, trainer.bare_network.classification.dropout.p
+
+    assert of(build(rare=True)) == ([1.0, 1.0], 2e-5, 0.0)
+    weights, *others = of(build(rare=True, class_balance="inverse", class_weight_decay=0.001, class_dropout=0.2))
+    assert weights[0] != weights[1]
+    assert others == [0.001, 0.2]
 
 
 def test_the_published_loss_is_a_setting(build: Build) -> None:

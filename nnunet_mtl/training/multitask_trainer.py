@@ -29,6 +29,7 @@ from nnunet_mtl.training.gradient_aggregation import refuse_processes
 from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining
 from nnunet_mtl.training.loss_terms import LossTermsTrainer
 from nnunet_mtl.training.loss_weighting import BODY, HEAD, build_weighting, clip_gradients, optimise_weights
+from nnunet_mtl.training.merged_labels import MergedLabelsDataset
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_regressions, without_targets
@@ -153,7 +154,8 @@ class MultiTaskTrainer(LossTermsTrainer):
             )
             share, evidence = self.settings.evidence_crops, evidence_labels(self.cases.tasks)
             known = AnnotatedForeground(self.regression.with_targets(dataset, kwargs), self.cases.tasks)
-            return self.patch_loader(dataset, known, *args, evidence=evidence, share=share, **kwargs)
+            merged = MergedLabelsDataset(known, self.cases.tasks)
+            return self.patch_loader(dataset, merged, *args, evidence=evidence, share=share, **kwargs)
 
         with swapped(TrainerModule, "nnUNetDataLoader", loader):
             loaders: tuple[Any, Any] = super().get_dataloaders()

@@ -6,7 +6,6 @@ What it overrides in nnU-Net, and why, is listed in `nnunet_mtl.training.overrid
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
@@ -33,7 +32,6 @@ from nnunet_mtl.training.merged_labels import MergedLabelsDataset
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_regressions, without_targets
-from nnunet_mtl.training.run_folder import refuse_other_experiment
 from nnunet_mtl.training.sampling import sampling_probabilities
 from nnunet_mtl.training.schedule import settings_in
 from nnunet_mtl.training.scoped import swapped
@@ -81,8 +79,6 @@ class MultiTaskTrainer(LossTermsTrainer):
         if self.is_ddp and self.settings.loss_weighting in AGGREGATES_GRADIENTS:
             refuse_processes(self.settings.loss_weighting)
         self.weighting = build_weighting(self.settings, self.loss_terms).to(self.device)
-        if self.output_folder_base is not None:
-            refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)
         self._pad_log(0)
 
     def _prepare_plans(self, plans: dict[str, Any], configuration: str) -> None:

@@ -7,7 +7,7 @@ values and NumPy numbers are let through, which is all that nnU-Net writes into 
 import json
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nnunet_mtl._messages import did_you_mean, listed, shown
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.inference.plan_differences import Difference, described, label_differences, plan_differences
 
 Fold = int | str
 
@@ -64,7 +65,8 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
         checkpoint_name: Such as `checkpoint_final.pth`.
 
     Raises:
-        ModelFolderError: If anything is missing, unreadable, or not as nnU-Net writes it.
+        ModelFolderError: If anything is missing, unreadable, or not as nnU-Net writes it, or a fold was trained with
+            other plans or labels than the folder holds.
     """
     if not folder.is_dir():
         similar = did_you_mean(folder.name, [path.parent.name for path in folder.parent.glob("*/plans.json")])
@@ -82,6 +84,8 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
             similar = did_you_mean(path.name, sorted(other.name for other in path.parent.glob("*.pth")))
             raise ModelFolderError(f"{path}: no such checkpoint{similar}; numbered folds that have one: {there}")
     checkpoints = [_without_training_state(read_checkpoint(path)) for path in paths]
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        _refuse_other_training(path, checkpoint["init_args"], plans, dataset_json)
     first = checkpoints[0]
     axes = first.get("inference_allowed_mirroring_axes")
     return TrainedModel(
@@ -94,6 +98,25 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
         None if axes is None else tuple(axes),
         [checkpoint["network_weights"] for checkpoint in checkpoints],
     )
+
+
+def _refuse_other_training(
+    path: Path, trained_with: Mapping[str, Any], plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
+) -> None:
+    """Refuse a checkpoint whose network saw other images, or predicts something else, than the folder's files say."""
+    configuration = trained_with["configuration"]
+    found: dict[str, list[Difference]] = {}
+    if isinstance(trained_with.get("plans"), dict) and configuration in plans.get("configurations", {}):
+        found["plans.json"] = plan_differences(trained_with["plans"], plans, configuration, training=False)
+    if isinstance(trained_with.get("dataset_json"), dict):
+        found["dataset.json"] = label_differences(trained_with["dataset_json"], dataset_json)
+    for name, differences in found.items():
+        if differences:
+            raise ModelFolderError(
+                f"{path}: was not trained with the {name} of its folder: "
+                f"{described(differences, 'in the checkpoint', f'in {name}')}. Choose folds that were (-f), or put "
+                f"the {name} back that this fold was trained with"
+            )
 
 
 def _available(folder: Path, checkpoint_name: str) -> tuple[Fold, ...]:

@@ -6,7 +6,6 @@ What it overrides in nnU-Net, and why, is listed in `nnunet_mtl.training.overrid
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
@@ -29,10 +28,10 @@ from nnunet_mtl.training.gradient_aggregation import refuse_processes
 from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining
 from nnunet_mtl.training.loss_terms import LossTermsTrainer
 from nnunet_mtl.training.loss_weighting import BODY, HEAD, build_weighting, clip_gradients, optimise_weights
+from nnunet_mtl.training.merged_labels import MergedLabelsDataset
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_regressions, without_targets
-from nnunet_mtl.training.run_folder import refuse_other_experiment
 from nnunet_mtl.training.sampling import sampling_probabilities
 from nnunet_mtl.training.schedule import settings_in
 from nnunet_mtl.training.scoped import swapped
@@ -80,8 +79,6 @@ class MultiTaskTrainer(LossTermsTrainer):
         if self.is_ddp and self.settings.loss_weighting in AGGREGATES_GRADIENTS:
             refuse_processes(self.settings.loss_weighting)
         self.weighting = build_weighting(self.settings, self.loss_terms).to(self.device)
-        if self.output_folder_base is not None:
-            refuse_other_experiment(Path(self.output_folder_base), plans, self.dataset_json)
         self._pad_log(0)
 
     def _prepare_plans(self, plans: dict[str, Any], configuration: str) -> None:
@@ -153,7 +150,8 @@ class MultiTaskTrainer(LossTermsTrainer):
             )
             share, evidence = self.settings.evidence_crops, evidence_labels(self.cases.tasks)
             known = AnnotatedForeground(self.regression.with_targets(dataset, kwargs), self.cases.tasks)
-            return self.patch_loader(dataset, known, *args, evidence=evidence, share=share, **kwargs)
+            merged = MergedLabelsDataset(known, self.cases.tasks)
+            return self.patch_loader(dataset, merged, *args, evidence=evidence, share=share, **kwargs)
 
         with swapped(TrainerModule, "nnUNetDataLoader", loader):
             loaders: tuple[Any, Any] = super().get_dataloaders()

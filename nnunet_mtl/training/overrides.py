@@ -91,7 +91,12 @@ OVERRIDES = (
         "written aside, then renamed: a killed process loses no checkpoint",
         v2_8_1="de4f196c42e6",
     ),
-    Override.of("load_checkpoint", "extended", "a log without our keys is completed", v2_8_1="a386bed4eafa"),
+    Override.of(
+        "load_checkpoint",
+        "extended",
+        "one of other plans is refused; a log without our keys is completed",
+        v2_8_1="a386bed4eafa",
+    ),
     Override.of(
         "perform_actual_validation",
         "extended",
@@ -99,7 +104,10 @@ OVERRIDES = (
         v2_8_1="2bd52ada76cd",
     ),
     Override.of(
-        "nnUNetDataLoader", "swapped", "inside get_dataloaders: how cases and patches are drawn", v2_8_1="0482e515658d"
+        "nnUNetDataLoader",
+        "swapped",
+        "inside get_dataloaders: how cases and patches are drawn, what labels they hold",
+        v2_8_1="0482e515658d",
     ),
     Override.of(
         "export_prediction_from_logits",

@@ -1,57 +1,70 @@
-"""A results folder belongs to one task set and one set of settings.
+"""A results folder belongs to one task set, one set of settings and one configuration of plans.
 
-nnU-Net names the folder after trainer, plans and configuration, so a changed block or setting under the same names
-would silently continue, or overwrite, another experiment.
+nnU-Net names the folder after trainer, plans and configuration, and replaces its `plans.json` whenever a fold is
+trained. Plans or a block that changed under the same names would silently continue, or overwrite, another experiment.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.inference.model_folder import read_checkpoint
+from nnunet_mtl.inference.plan_differences import Difference, described, label_differences, plan_differences
 
 
 class RunFolderError(UserError):
     """The run would write into the results folder of another experiment."""
 
 
-def refuse_other_experiment(folder: Path, plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:
-    """Compare the run with what is already in its results folder.
+def refuse_other_experiment(
+    folder: Path, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+) -> None:
+    """Compare the run with what is already in its results folder, of whichever fold.
 
     Args:
         folder: `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`; need not exist.
-        plans: Of the run, with the compact block and settings.
-        dataset_json: Of the run; its labels must be the folder's.
+        plans: Of the run, with all that its trainer puts into them.
+        configuration: Of the run.
+        dataset_json: Of the run; its labels and channels must be the folder's.
 
     Raises:
-        RunFolderError: Naming every difference, if there is one.
+        RunFolderError: Naming the differences, if there is one, or a file that cannot be read.
     """
-    there: dict[str, Any] = {}
-    for name, keys, ours in (("plans.json", ("nnunet_mtl",), plans), ("dataset.json", LABEL_KEYS, dataset_json)):
-        if (folder / name).is_file():
-            there = json.loads((folder / name).read_text())
-            differences = [
-                difference for key in keys for difference in _differences(key, there.get(key), _jsonable(ours.get(key)))
-            ]
-            if differences:
-                raise RunFolderError(
-                    f"{folder / name}: this folder holds another experiment: {'; '.join(differences)}. Give the plans "
-                    f"another name (nnunet_mtl plan --name), or move the folder away"
-                )
+    if (folder / "plans.json").is_file():
+        there = _read(folder / "plans.json")
+        _refuse(folder / "plans.json", plan_differences(there, plans, configuration, training=True))
+    if (folder / "dataset.json").is_file():
+        _refuse(folder / "dataset.json", label_differences(_read(folder / "dataset.json"), dataset_json))
 
 
-LABEL_KEYS = ("labels", "regions_class_order", "channel_names")
+def refuse_other_checkpoint(
+    path: Path, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+) -> None:
+    """Compare the run with a checkpoint that it is to go on from; arguments as of `refuse_other_experiment`.
+
+    Raises:
+        RunFolderError: Naming the differences, if there is one.
+        ModelFolderError: If the checkpoint cannot be read.
+    """
+    there = read_checkpoint(path)["init_args"]
+    _refuse(path, plan_differences(there.get("plans", {}), plans, configuration, training=True))
+    _refuse(path, label_differences(there.get("dataset_json", {}), dataset_json))
 
 
-def _jsonable(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise RunFolderError(f"{path}: cannot be read ({problem}); move the folder {path.parent} away") from None
+    return content
 
 
-def _differences(key: str, there: Any, here: Any) -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        if there.keys() == here.keys() and list(there) != list(here):
-            return [f"{key} is in the order {list(there)} there and {list(here)} here"]
-        keys = [*there, *(name for name in here if name not in there)]
-        return [line for name in keys for line in _differences(f"{key}.{name}", there.get(name), here.get(name))]
-    return [] if there == here else [f"{key} is {there!r} there and {here!r} here"]
+def _refuse(path: Path, differences: Sequence[Difference]) -> None:
+    if differences:
+        raise RunFolderError(
+            f"{path}: this folder holds another experiment: {described(differences, 'there', 'here')}. Give the plans "
+            "another name (nnunet_mtl plan --name), or move the folder away"
+        )

@@ -1,9 +1,10 @@
-"""nnU-Net's trainer with its numbers taken from the plans' settings.
+"""nnU-Net's trainer with its numbers taken from the plans' settings, in a results folder of its own.
 
 The case table of the task block stays out of everything nnU-Net saves: it is handed a `dataset.json` without it.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import without_cases
+from nnunet_mtl.training.run_folder import refuse_other_checkpoint, refuse_other_experiment
 
 
 class ScheduledTrainer(nnUNetTrainer):
@@ -44,6 +46,22 @@ class ScheduledTrainer(nnUNetTrainer):
         self.weight_decay = self.settings.weight_decay
         self.oversample_foreground_percent = self.settings.oversample_foreground_percent
         self.enable_deep_supervision = self.settings.deep_supervision
+        if self.output_folder_base is not None:
+            # here: when training begins nnU-Net replaces the plans of the folder
+            refuse_other_experiment(Path(self.output_folder_base), plans, configuration, self.dataset_json)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint as nnU-Net does.
+
+        Raises:
+            RunFolderError: If it was trained with other plans or labels.
+            ModelFolderError: If it cannot be read.
+        """
+        if isinstance(filename_or_checkpoint, str):
+            refuse_other_checkpoint(
+                Path(filename_or_checkpoint), self.plans_manager.plans, self.configuration_name, self.dataset_json
+            )
+        super().load_checkpoint(filename_or_checkpoint)
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """Return nnU-Net's optimiser and scheduler with the momentum of the settings."""

@@ -21,7 +21,7 @@ def refuse_unknown_foreground(tasks: TaskSet, datasets: Iterable[Any]) -> None:
         datasets: nnU-Net's data sets, each with `source_folder` and `identifiers`.
 
     Raises:
-        TaskSetError: Naming every such case, at most ten of them.
+        TaskSetError: Naming the first ten of such cases.
     """
     findings = []
     if not tasks.has_block:
@@ -31,10 +31,12 @@ def refuse_unknown_foreground(tasks: TaskSet, datasets: Iterable[Any]) -> None:
             properties = load_pickle(os.path.join(dataset.source_folder, f"{case}.pkl"))
             findings += [f"{case} ({region})" for region in _unknown_foreground(tasks, case, properties)]
     if findings:
-        shown = ", ".join(sorted(set(findings))[:10])
+        every = sorted(set(findings))  # of fold "all" a case is in both data sets
+        shown = ", ".join(every[:10]) + (f" and {len(every) - 10} more" if len(every) > 10 else "")
         raise TaskSetError(
-            f"dataset.json: nnunet_mtl.cases: labels of regions that are not annotated in their case: {shown}. Correct "
-            f"`annotated` and run nnunet_mtl sync, or remove the labels and preprocess again"
+            f"dataset.json: nnunet_mtl.cases: labels of regions that are not annotated in their case: {shown}. "
+            "Where a region was annotated, add it to `annotated` and run `nnunet_mtl sync`; where it was not, set its "
+            "labels to 0 in labelsTr and preprocess again"
         )
 
 

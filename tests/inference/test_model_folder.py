@@ -231,6 +231,54 @@ def test_a_trainer_that_builds_networks_as_nnunet_once_did(
     assert refused(model_folder).startswith(": its trainer nnUNetTrainerOld builds networks as nnU-Net did before 2.8;")
 
 
+# ---- a fold that was trained with something else
+
+
+def edit(path: Path, *keys: str, value: Any) -> None:
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
+def test_a_fold_of_other_plans_is_refused_with_the_difference(model_folder: Path) -> None:
+    features = ("configurations", "tiny", "architecture", "arch_kwargs", "features_per_stage")
+    edit(model_folder / "plans.json", *features, value=[4, 4, 8])
+    message = refused(model_folder)
+    assert message.startswith("/fold_0/checkpoint_final.pth: was not trained with the plans.json of its folder: ")
+    assert "features_per_stage is [4, 4, 6] in the checkpoint and [4, 4, 8] in plans.json. " in message
+    edit(model_folder / "plans.json", *features, value=[4, 4, 6])
+    edit(model_folder / "plans.json", "configurations", "tiny", "spacing", value=[1.0, 1.0, 2.0])  # the weights fit
+    assert "tiny.spacing is missing in the checkpoint and [1.0, 1.0, 2.0] in plans.json" in refused(model_folder)
+
+
+def test_the_fold_is_named_and_the_others_can_be_chosen(model_folder: Path) -> None:
+    path = model_folder / "fold_1" / FINAL
+    arguments = torch.load(path, weights_only=False)["init_args"]
+    plans = json.loads(json.dumps(arguments["plans"]))
+    plans["configurations"]["tiny"]["patch_size"] = [4, 4, 4]
+    rewrite(path, init_args=arguments | {"plans": plans})
+    assert refused(model_folder).startswith("/fold_1/checkpoint_final.pth: was not trained with the plans.json")
+    assert read_model(model_folder, [0], FINAL).folds == (0,)
+
+
+def test_a_fold_of_other_labels_is_refused_with_the_difference(model_folder: Path) -> None:
+    edit(model_folder / "dataset.json", "labels", "kidney", value=[4, 4])
+    assert "dataset.json of its folder: labels.kidney is [3, 3] in the checkpoint and [4, 4] in" in refused(
+        model_folder
+    )
+
+
+def test_what_training_alone_reads_may_differ_and_a_checkpoint_without_plans_is_read(model_folder: Path) -> None:
+    edit(model_folder / "plans.json", "configurations", "tiny", "batch_size", value=7)
+    edit(model_folder / "plans.json", "nnunet_mtl", "settings", "epochs", value=7)
+    build_network(read_model(model_folder, None, FINAL))
+    rewrite(model_folder / "fold_0" / FINAL, init_args={"configuration": "tiny"})
+    build_network(read_model(model_folder, None, FINAL))
+
+
 def test_weights_of_another_network(model_folder: Path) -> None:
     rewrite(model_folder / "fold_1" / FINAL, network_weights=OrderedDict(x=torch.zeros(1)))
     message = refused(model_folder)

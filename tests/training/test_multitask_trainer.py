@@ -18,6 +18,7 @@ from nnunet_mtl.tasks import TaskSetError
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
+from nnunet_mtl.trainers.nnUNetTrainerStockSchedule import nnUNetTrainerStockSchedule
 from nnunet_mtl.training.image_level import BatchAnnotation
 from nnunet_mtl.training.run_folder import RunFolderError
 
@@ -205,6 +206,54 @@ def test_another_setting_under_the_same_plans_name_is_refused(started: Any, prep
             make(prepared)
     finally:
         path.write_text(before)
+
+
+def with_plans(prepared: Any, cls: Any, fold: int, changes: dict[str, Any]) -> Any:
+    plans = prepared.plans("tiny")
+    plans["configurations"]["3d_fullres"] |= changes
+    return cls(plans, "3d_fullres", fold, json.loads(json.dumps(prepared.dataset_json)), CPU)
+
+
+OTHER_PLANS = [
+    ({"patch_size": [16, 16, 8]}, r"3d_fullres\.patch_size is \[16, 16, 16\] there and \[16, 16, 8\] here"),
+    ({"batch_size": 3}, r"3d_fullres\.batch_size is 2 there and 3 here"),
+    ({"spacing": [1.0, 2.0, 1.0]}, r"3d_fullres\.spacing is \[1\.0, 1\.0, 1\.0\] there and \[1\.0, 2\.0, 1\.0\] here"),
+    ({"normalization_schemes": ["ZScoreNormalization"]}, r"normalization_schemes is \['CTNormalization'\] there"),
+]
+
+
+@pytest.mark.parametrize("cls", [nnUNetTrainerMTLAttention, nnUNetTrainerStockSchedule])
+def test_other_plans_under_the_same_name_are_refused_whatever_the_fold(prepared: Any, results: Path, cls: Any) -> None:
+    with_plans(prepared, cls, 0, {}).on_train_start()
+    (written,) = results.rglob("plans.json")
+    before = written.read_bytes()
+    architecture = prepared.plans("tiny")["configurations"]["3d_fullres"]["architecture"]
+    arguments = {**architecture["arch_kwargs"], "features_per_stage": [4, 8, 16]}
+    wider = (
+        {"architecture": {**architecture, "arch_kwargs": arguments}},
+        r"features_per_stage is \[4, 8, 8\] there and",
+    )
+    for changes, message in [*OTHER_PLANS, wider]:
+        for fold in (0, 1):
+            with pytest.raises(RunFolderError, match=message) as error:
+                with_plans(prepared, cls, fold, changes)
+            assert "\n" not in str(error.value)
+    assert written.read_bytes() == before
+    with_plans(prepared, cls, 1, {})
+
+
+def test_a_checkpoint_of_other_plans_is_not_gone_on_from(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(prepared)
+    trainer.initialize()
+    path = str(tmp_path / "checkpoint.pth")
+    trainer.save_checkpoint(path)
+    trainer.load_checkpoint(path)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "another"))
+    other = with_plans(prepared, nnUNetTrainerMTLAttention, 0, OTHER_PLANS[1][0])
+    with pytest.raises(RunFolderError, match=r"checkpoint\.pth: .*batch_size is 2 there and 3 here"):
+        other.load_checkpoint(path)
 
 
 def test_other_tasks_are_refused(started: Any, prepared: Any) -> None:

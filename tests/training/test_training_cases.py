@@ -38,8 +38,23 @@ def test_annotated_foreground_and_what_lies_in_it_may_be_there(tasks: TaskSet, t
 
 def test_foreground_nobody_was_to_annotate_is_refused(tasks: TaskSet, tmp_path: Path) -> None:
     locations = {(1, 2): SOMEWHERE, 2: [], (3, 3): SOMEWHERE}
-    with pytest.raises(TaskSetError, match=r"not annotated in their case: one \(spleen\)"):
+    with pytest.raises(TaskSetError, match=r"not annotated in their case: one \(spleen\)\. ") as error:
         refuse_unknown_foreground(tasks, [dataset(tmp_path, locations)])
+    for remedy in ("add it to `annotated` and run `nnunet_mtl sync`", "set its labels to 0 in labelsTr and preprocess"):
+        assert remedy in str(error.value)
+
+
+def test_of_many_cases_ten_are_named_and_all_are_counted(tasks: TaskSet, tmp_path: Path) -> None:
+    found = dataset(tmp_path, {(3, 3): SOMEWHERE})
+    found.identifiers = [f"case_{number:02d}" for number in range(25)]
+    block = tasks.to_block()
+    block["cases"] = {case: {"annotated": ["liver"]} for case in found.identifiers}
+    content = {"labels": {"background": 0, "liver": [1, 2], "vessel": [2], "spleen": [3, 3]}, "nnunet_mtl": block}
+    for case in found.identifiers:
+        (tmp_path / f"{case}.pkl").write_bytes((tmp_path / "one.pkl").read_bytes())
+    many = TaskSet.from_dataset_json(content | {"regions_class_order": [1, 2, 3]})
+    with pytest.raises(TaskSetError, match=r"case_09 \(spleen\) and 15 more\. "):
+        refuse_unknown_foreground(many, [found, found])
 
 
 def test_a_data_set_without_block_is_not_read(tmp_path: Path) -> None:

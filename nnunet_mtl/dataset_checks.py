@@ -15,6 +15,7 @@ from nnunetv2.utilities.utils import (
 from nnunet_mtl._messages import listed
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.findings import Finding, one_line
+from nnunet_mtl.fold_checks import check_folds
 from nnunet_mtl.planning.folders import raw_folder
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -47,6 +48,7 @@ def check_dataset(dataset: str, progress: Callable[[str], None]) -> Iterator[Fin
         yield Finding("ok", f"{raw.name} has no nnunet_mtl block: one task, every case annotated")
     yield from _case_names(taskset, labels)
     yield from _label_values(dataset_json, taskset, labels, progress)
+    yield from check_folds(raw.name, taskset, labels, lambda label: _leaves(label, dataset_json))
     yield from _preprocessed(raw.name, dataset_json, taskset)
     yield from _postprocessing(raw.name, taskset)
 

@@ -14,6 +14,7 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.tasks import ClassificationTask, TaskSet
 
 COLUMNS = ("case", "task", "class", "probability", "evidence_volume_mm3")
+NOT_AVAILABLE = "not available"  # instead of a probability, where no network was taught the question
 _SUM = 0.02  # probabilities written by hand have two
 _MOST_PROBLEMS = 12
 
@@ -52,7 +53,7 @@ class LabelledAnswers:
 
 
 def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Read the probabilities of a `classification.csv`: by question, then case, then class.
+    """Read the probabilities of a `classification.csv`: by question, then case, then class; those there are.
 
     Raises:
         AnswersError: If it cannot be read, or lines are not as they must be; every such line is named.
@@ -66,6 +67,8 @@ def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
             if missing:
                 raise AnswersError(f"{path}: line 1: no column {listed(missing)}; expected {', '.join(COLUMNS)}")
             for row in reader:
+                if row["probability"] == NOT_AVAILABLE:
+                    continue
                 of_case = answers.setdefault(row["task"], {}).setdefault(row["case"], {})
                 problem = _problem(row["probability"])
                 if row["class"] in of_case:

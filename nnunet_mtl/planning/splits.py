@@ -45,7 +45,7 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
     tasks.require_cases(cases)
     names = (*tasks.regions, *(task.name for task in tasks.regressions))
     annotated = np.array([(*tasks.annotated(case), *tasks.regressed(case)) for case in cases], dtype=bool)
-    folds = assign_folds(annotated, _patients(tasks, cases), names, n_folds, seed)
+    folds = assign_folds(annotated, patients_of(tasks, cases), names, n_folds, seed)
     splits = [
         {
             "train": [case for case, held_out in zip(cases, folds != fold, strict=True) if held_out],
@@ -68,7 +68,7 @@ def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
     return sorted(str(case) for case in listed)
 
 
-def _patients(tasks: TaskSet, cases: Sequence[str]) -> list[str]:
+def patients_of(tasks: TaskSet, cases: Sequence[str]) -> list[str]:
     """A patient's name per case; a case that names none is its own patient, whatever other patients are called."""
     names = (tasks.cases[case].patient if case in tasks.cases else None for case in cases)
     return [f"case {case}" if name is None else f"patient {name}" for case, name in zip(cases, names, strict=True)]

@@ -4,6 +4,7 @@ A region needs an annotated case in the training part and one in the validation 
 that differ: from labels of one class a network learns to give that answer always, whatever the image.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def annotated_cases(tasks: TaskSet, cases: Sequence[str]) -> dict[str, set[str]]
 
 
 def dataset_faults(tasks: TaskSet, cases: Sequence[str]) -> Iterator[FoldFault]:
-    """Name what no fold of these cases can teach: regions and regression tasks without a case, questions without labels.
+    """Name what no fold of these cases can teach: what is annotated in none, and questions whose labels do not differ.
 
     Args:
         tasks: The task set with its case table, which holds the cases.
@@ -92,7 +93,7 @@ def fold_faults(tasks: TaskSet, train: Sequence[str], validation: Sequence[str],
         labels = _labels(tasks, question, cases)
         if len(set(labels.values())) < 2:
             continue
-        remedy = make_splits if _can_be_split(labels, patients) else "label two patients or more of each class"
+        remedy = make_splits if _can_be_split(labels, patients) else "label two patients or more of two classes"
         for part, members, consequence in (
             ("training", train, f"it is not learnt; {_NO_ANSWER}"),
             ("validation", validation, "its answers can be neither judged nor calibrated"),
@@ -124,10 +125,9 @@ def _is_labelled(tasks: TaskSet, question: ClassificationTask, case: str) -> boo
 
 
 def _can_be_split(labels: dict[str, _Label], patients: dict[str, str]) -> bool:
-    """Return whether two labels have two patients each, so that both can be in both parts of a fold."""
-    pairs = {(label, patients[case]) for case, label in labels.items()}
-    of_label = [label for label, _ in pairs]
-    return sum(of_label.count(label) > 1 for label in set(of_label)) > 1
+    """Return whether there are two pairs of patients with different labels: one for each part of a fold."""
+    counts = Counter(label for label, _ in {(label, patients[case]) for case, label in labels.items()})
+    return counts.total() >= 4 and counts.total() - max(counts.values()) >= 2
 
 
 def _shown(label: _Label) -> str:

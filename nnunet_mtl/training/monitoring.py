@@ -146,8 +146,9 @@ class MonitoredTrainer(CheckpointingTrainer):
         return scores
 
     def _print_answers(self, scores: Mapping[str, QuestionScores]) -> None:
-        for question in self.taught:
-            score = scores[question]
+        for question, score in scores.items():
+            if question not in self.taught:
+                continue
             figures = ", ".join(f"{name} {_shown(value)}" for name, value in score.metrics.items())
             self.print_to_log_file(f"Answers to {question} in {score.n_cases} validation cases: {figures}")
             if score.collapsed:
@@ -231,9 +232,11 @@ class MonitoredTrainer(CheckpointingTrainer):
     def _explain_missing_scores(self) -> None:
         if self.local_rank != 0:
             return
-        labels = self.label_manager
-        keys = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-        regions = dict(zip(self.tasks.regions, keys, strict=True))
+        if self.label_manager.has_regions:
+            names, keys = self.tasks.regions, self.label_manager.foreground_regions
+        else:
+            names, keys = self.tasks.regions[1:], self.label_manager.foreground_labels  # background is no class
+        regions = dict(zip(names, keys, strict=True))
         missing = regions_without_a_score(Path(self.output_folder, "validation", "summary.json"), regions)
         if missing:
             self.print_to_log_file(

@@ -25,7 +25,7 @@ def check_folds(
     """
     cases = [case for case in labels if case in taskset.cases or not taskset.has_block]
     preprocessed = Path(nnUNet_preprocessed.get(), name) if nnUNet_preprocessed.is_set() else None
-    yield from _foreground(labels, leaves, preprocessed)
+    yield from _foreground(name, labels, leaves, preprocessed)
     for fault in dataset_faults(taskset, cases) if cases else ():
         yield Finding("warning", fault.text, fault.remedy)
     if preprocessed is not None and (preprocessed / "splits_final.json").exists():
@@ -33,7 +33,7 @@ def check_folds(
 
 
 def _foreground(
-    labels: Mapping[str, Path], leaves: Callable[[Path], list[int]], preprocessed: Path | None
+    name: str, labels: Mapping[str, Path], leaves: Callable[[Path], list[int]], preprocessed: Path | None
 ) -> Iterator[Finding]:
     try:
         if not labels or any(leaf > 0 for path in labels.values() for leaf in leaves(path)):
@@ -44,8 +44,8 @@ def _foreground(
         yield Finding(
             "problem",
             "no label file holds any foreground: nnU-Net cannot plan such a data set (`index -1 is out of bounds`)",
-            "copy dataset_fingerprint.json of a data set of such images with outlines into nnUNet_preprocessed first; "
-            "`nnunet_mtl extract --with_block` does that (docs/stl.md)",
+            "first copy dataset_fingerprint.json of a data set of such images with outlines into "
+            f"nnUNet_preprocessed/{name}; `nnunet_mtl extract --with_block` does that (docs/stl.md)",
         )
 
 

@@ -97,3 +97,12 @@ def test_stored_answers_that_are_none_are_refused(union, folders, content):
     (folders[1] / "classification.json").write_text(content)
     with pytest.raises(UserError, match=r"asked.classification\.json: is not what nnunet_mtl predict writes"):
         merge_predictions(union.folder, folders, union.root / "out")
+
+
+def test_a_network_that_was_never_taught_a_question_leaves_it_to_another(union, folders):
+    text = (folders[0] / "classification.csv").read_text()
+    (folders[0] / "classification.csv").write_text(
+        text + "".join(f"liver_0,malignancy,{name},not available,\n" for name in ("no", "yes"))
+    )
+    merge_predictions(union.folder, folders, union.root / "out")
+    assert "not available" not in (union.root / "out" / "classification.csv").read_text()

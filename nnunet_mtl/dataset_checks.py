@@ -1,7 +1,7 @@
 """What is wrong with a data set: its block, its files, and what nnU-Net keeps of it elsewhere."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -16,6 +16,7 @@ from nnunet_mtl.datasets.raw_dataset import RawDataset
 from nnunet_mtl.errors import UserError
 from nnunet_mtl.file_checks import CaseToCheck, Fault, check_files, findings_of
 from nnunet_mtl.findings import Finding, one_line
+from nnunet_mtl.fold_checks import check_folds
 from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.planning.folders import raw_folder
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
@@ -54,7 +55,10 @@ def check_dataset(dataset: str, progress: Callable[[str], None]) -> Iterator[Fin
     yield from _description(raw, len(files))
     yield from _stray_files(raw)
     yield from _case_names(taskset, files)
-    yield from _files(raw, files, progress)
+    values = yield from _files(raw, files, progress)
+    # a label map that cannot be read may hold anything
+    foreground = len(values) < len(files) or any(max(found) > 0 for found in values.values())
+    yield from check_folds(folder.name, taskset, list(files), foreground=foreground)
     yield from _preprocessed(folder.name, dataset_json, taskset)
     yield from _postprocessing(folder.name, taskset)
 
@@ -113,17 +117,19 @@ def _case_names(taskset: TaskSet, labels: Iterable[str]) -> Iterator[Finding]:
 
 def _files(
     raw: RawDataset, files: dict[str, tuple[tuple[Path, ...], Path]], progress: Callable[[str], None]
-) -> Iterator[Finding]:
+) -> Generator[Finding, None, dict[str, tuple[float, ...]]]:
+    """Open every file; return the values of the label map of each training case whose map can be read."""
+    values: dict[str, tuple[float, ...]] = {}
     try:
         n_channels = number_of_channels(raw.dataset_json)
         reader = _reader(raw)
     except (KeyError, TypeError):
         text = f'{raw.folder / "dataset.json"}: "channel_names" is missing'
         yield Finding("problem", text, 'add nnU-Net\'s channel names, such as {"0": "CT"}')
-        return
+        return values
     except UserError as error:
         yield Finding("problem", one_line(error), "no image or label file was looked at")
-        return
+        return values
     every = range(n_channels, n_channels + 1)
     cases = [CaseToCheck(case, images, label, every) for case, (images, label) in files.items()]
     cases += _test_cases(raw, n_channels)
@@ -135,6 +141,8 @@ def _files(
         for found in check_files(cases, reader, progress):
             faults += found.faults
             known = not raw.taskset.has_block or found.name in raw.taskset.cases
+            if found.name in files and found.values:
+                values[found.name] = found.values
             if known and found.name in files and found.values is not None:
                 wrong = _wrong_values(raw.taskset, found.name, files[found.name][1], found.values)
                 faults += wrong
@@ -147,6 +155,7 @@ def _files(
         yield Finding("ok", text)
     if cases and not faults:
         yield Finding("ok", f"the files of {len(cases)} cases are whole, and each case's lie on one grid")
+    return values
 
 
 def _reader(raw: RawDataset) -> type[Any]:

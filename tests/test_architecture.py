@@ -19,7 +19,14 @@ MAPPED = {"trainers": "nnunet_mtl.trainers", "planners": "nnunet_mtl.planners"}
 ROOMS = (
     ("nnunet_mtl.trainers", "nnunet_mtl.planners", "nnunet_mtl.ext_trainers"),
     ("nnunet_mtl.cli",),
-    ("nnunet_mtl.demo", "nnunet_mtl.doctor", "nnunet_mtl.dataset_checks", "nnunet_mtl.probe", "nnunet_mtl.methods"),
+    (
+        "nnunet_mtl.demo",
+        "nnunet_mtl.doctor",
+        "nnunet_mtl.dataset_checks",
+        "nnunet_mtl.fold_checks",
+        "nnunet_mtl.probe",
+        "nnunet_mtl.methods",
+    ),
     ("nnunet_mtl.file_checks",),
     ("nnunet_mtl.discovery",),
     ("nnunet_mtl.training",),

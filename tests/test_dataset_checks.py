@@ -469,3 +469,12 @@ def test_postprocessing_fitted_on_partial_maps_is_a_warning(data, place):
     data.write(content)
     shutil.copy(data.raw / "dataset.json", data.preprocessed)
     assert _faults() == []
+
+
+def test_label_files_without_any_foreground_are_a_problem_unless_one_cannot_be_read(data):
+    for case in CASES:
+        _write_image(data.label(case), [0] * len(CONTENT[case]))
+    (fault,) = [finding for finding in _faults() if "foreground" in finding.text]
+    assert "`nnunet_mtl extract --with_block`" in fault.remedy
+    data.label("both_0").write_bytes(b"")
+    assert [finding for finding in _faults() if "foreground" in finding.text] == []

@@ -15,6 +15,7 @@ from nnunet_mtl.tasks import ClassificationTask, TaskSet
 
 COLUMNS = ("case", "task", "class", "probability", "evidence_volume_mm3")
 _NUMBERS = COLUMNS[3:]
+NOT_AVAILABLE = "not available"  # instead of a probability, where no network was taught the question
 _SUM = 0.02  # probabilities written by hand have two
 _MOST_PROBLEMS = 12
 
@@ -71,7 +72,7 @@ class LabelledAnswers:
 
 
 def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Read the probabilities of a `classification.csv`: by question, then case, then class.
+    """Read the probabilities of a `classification.csv`: by question, then case, then class; those there are.
 
     Raises:
         AnswersError: If it cannot be read, or lines are not as they must be; every such line is named.
@@ -79,6 +80,8 @@ def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     answers: dict[str, dict[str, dict[str, float]]] = {}
     problems = []
     for line, row in answer_rows(path):
+        if row["probability"] == NOT_AVAILABLE:
+            continue
         of_case = answers.setdefault(row["task"], {}).setdefault(row["case"], {})
         problem = _problem(row["probability"])
         if row["class"] in of_case:

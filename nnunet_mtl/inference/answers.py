@@ -7,12 +7,12 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl.evaluation.classification import COLUMNS
+from nnunet_mtl.evaluation.classification import COLUMNS, NOT_AVAILABLE
 from nnunet_mtl.files import write_json
 from nnunet_mtl.tasks import ClassificationTask
 
@@ -25,14 +25,19 @@ class CaseAnswer:
     """The answer to one question for one case.
 
     Attributes:
-        probabilities: By class, in the order of the question.
-        answer: The class or classes that are answered, by the stored thresholds.
+        probabilities: By class, in the order of the question; None for each where the answer is not available.
+        answer: The class or classes that are answered, by the stored thresholds; None where it is not available.
         evidence_volume_mm3: Of the predicted evidence region; None for a question without one.
     """
 
-    probabilities: Mapping[str, float]
-    answer: tuple[str, ...]
+    probabilities: Mapping[str, float | None]
+    answer: tuple[str, ...] | None
     evidence_volume_mm3: float | None = None
+
+    @classmethod
+    def not_available(cls, question: ClassificationTask) -> "CaseAnswer":
+        """Return the answer of networks that were never taught a question."""
+        return cls(dict.fromkeys(question.classes), None)
 
 
 def write_case_answers(folder: Path, case: str, answers: Mapping[str, CaseAnswer]) -> None:
@@ -49,8 +54,8 @@ def read_case_answers(
         stored = json.loads((folder / _CASES / f"{case}.json").read_text(encoding="utf-8"))
         answers = {
             question.name: CaseAnswer(
-                {name: float(stored[question.name]["probabilities"][name]) for name in question.classes},
-                tuple(stored[question.name]["answer"]),
+                {name: _optional(float, stored[question.name]["probabilities"][name]) for name in question.classes},
+                _optional(tuple, stored[question.name]["answer"]),
                 stored[question.name]["evidence_volume_mm3"],
             )
             for question in questions
@@ -59,6 +64,10 @@ def read_case_answers(
         return None
     same = all(set(stored[question.name]["probabilities"]) == set(question.classes) for question in questions)
     return answers if same else None
+
+
+def _optional(kind: Callable[[Any], Any], value: Any) -> Any:
+    return None if value is None else kind(value)
 
 
 def forget_answers(folder: Path) -> None:
@@ -111,7 +120,8 @@ def _write_csv(path: Path, cases: Mapping[str, Mapping[str, CaseAnswer]]) -> Non
         for task, answer in answers.items():
             volume = "" if answer.evidence_volume_mm3 is None else f"{answer.evidence_volume_mm3:.9g}"
             for name, probability in answer.probabilities.items():
-                writer.writerow((case, task, name, f"{probability:.9g}", volume))
+                written = NOT_AVAILABLE if probability is None else f"{probability:.9g}"
+                writer.writerow((case, task, name, written, volume))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(table.getvalue(), encoding="utf-8")

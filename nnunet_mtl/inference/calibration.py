@@ -1,14 +1,12 @@
-"""Honest probabilities and thresholds: fitted on the validation cases of a fold, stored beside its checkpoint.
+"""Honest probabilities and thresholds: fitted on the validation cases of a fold, stored inside its checkpoint.
 
 A network trained to the end is too sure of itself. One temperature per question mends that without changing which
 class is the likeliest; a threshold moves the cut between two classes to where both are found equally well.
 """
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,11 @@ from torch import Tensor
 
 from nnunet_mtl._messages import shown
 from nnunet_mtl.errors import UserError
-from nnunet_mtl.files import write_json
 from nnunet_mtl.losses.classification import probabilities
 from nnunet_mtl.tasks import ClassificationTask
 
-FILE_NAME = "classification.json"
-_VERSION = 1
+# Names under which a checkpoint holds what answers need.
+TAUGHT, CALIBRATIONS = "taught", "calibrations"
 _LEAST_CASES = 2  # of each class; with fewer nothing is fitted
 _TEMPERATURES = (0.05, 20.0)
 
@@ -32,7 +29,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 
 class CalibrationError(UserError):
-    """The stored calibration of a fold cannot be read or does not belong to its model."""
+    """The calibration inside a checkpoint is damaged or does not belong to its model."""
 
 
 @dataclass(frozen=True)
@@ -153,79 +150,91 @@ def best_threshold(probability: FloatArray, holds: npt.NDArray[np.bool_]) -> flo
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def write_calibrations(fold_folder: Path, calibrations: Mapping[str, Calibration], checkpoint: str) -> None:
-    """Store what was fitted with a fold's model, under the name of the question.
-
-    Args:
-        fold_folder: `fold_0` and so on, where the checkpoint lies.
-        calibrations: By question.
-        checkpoint: Name of the checkpoint file whose answers were used.
-
-    Raises:
-        OSError: If the file cannot be written; an old one is then unchanged.
-    """
-    questions = {name: asdict(calibration) for name, calibration in calibrations.items()}
-    write_json(fold_folder / FILE_NAME, {"version": _VERSION, "checkpoint": checkpoint, "questions": questions})
+def stored_calibrations(calibrations: Mapping[str, Calibration]) -> dict[str, Any]:
+    """Return calibrations, by question, as a checkpoint holds them."""
+    stored = {name: asdict(one) | {"thresholds": list(one.thresholds)} for name, one in calibrations.items()}
+    return {CALIBRATIONS: stored}
 
 
 def read_calibrations(
-    fold_folder: Path, questions: tuple[ClassificationTask, ...], checkpoint: str
+    content: Mapping[str, Any], questions: Sequence[ClassificationTask], source: str
 ) -> dict[str, Calibration]:
-    """Read what is stored with a fold's model; the defaults where nothing is, or it is of another checkpoint.
+    """Read what answers need from our content of a checkpoint.
+
+    Args:
+        content: As `TrainedModel.contents`; a checkpoint that does not say what its network was taught counts as
+            taught every question.
+        questions: Of the model.
+        source: The checkpoint file, for messages.
 
     Returns:
-        The calibration of each question.
+        The calibration of each question, the default where none is stored. A question that the network was never
+        taught is absent.
 
     Raises:
-        CalibrationError: If the file is there but is not what `write_calibrations` writes for these questions.
+        CalibrationError: If the content is not what training and `stored_calibrations` write for these questions.
     """
-    path = fold_folder / FILE_NAME
-    defaults = {question.name: Calibration.default(question) for question in questions}
-    if not questions or not path.is_file():
-        return defaults
-    content = _read(path)
-    if content["checkpoint"] != checkpoint:
-        return defaults
-    stored = content["questions"]
     known = {question.name: question for question in questions}
-    for name in stored:
-        if name not in known:
-            raise _error(path, f"questions[{shown(name)}]", "the model has no such question")
-    return defaults | {name: _parse(path, known[name], value) for name, value in stored.items()}
+    taught, stored = content.get(TAUGHT, list(known)), content.get(CALIBRATIONS, {})
+    if not isinstance(taught, list) or not all(isinstance(name, str) for name in taught):
+        raise _error(source, TAUGHT, f"must be a list of questions, is {shown(taught)}")
+    if not isinstance(stored, dict):
+        raise _error(source, CALIBRATIONS, f"must be an object, is {shown(stored)}")
+    for key, names in ((TAUGHT, taught), (CALIBRATIONS, stored)):
+        for name in names:
+            if name not in known:
+                raise _error(source, f"{key}[{shown(name)}]", "the model has no such question")
+    fitted = {name: _parse(source, known[name], value) for name, value in stored.items()}
+    return {name: fitted.get(name, Calibration.default(known[name])) for name in known if name in taught}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _error(path, "", f"cannot be read ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or set(content) != {"version", "checkpoint", "questions"}:
-        raise _error(path, "", 'must be an object of "version", "checkpoint" and "questions"')
-    if content["version"] != _VERSION:
-        raise _error(path, "version", f"must be {_VERSION}, is {shown(content['version'])}")
-    if not isinstance(content["questions"], dict):
-        raise _error(path, "questions", f"must be an object, is {shown(content['questions'])}")
-    return content
+def remarks(
+    questions: Sequence[ClassificationTask],
+    folds: Sequence[int | str],
+    calibrations: Sequence[Mapping[str, Calibration]],
+    checkpoint: str,
+) -> Iterator[str]:
+    """Say in one line for each question and fault which folds were never taught it, and which are not calibrated.
+
+    Args:
+        questions: Those that are answered.
+        folds: Names of the folds.
+        calibrations: For each fold, as `read_calibrations` returns them.
+        checkpoint: Name of the checkpoint file of every fold.
+    """
+    for question in questions:
+        of_folds = [of_fold.get(question.name) for of_fold in calibrations]
+        never = [f"fold {fold}" for fold, one in zip(folds, of_folds, strict=True) if one is None]
+        raw = [f"fold {fold}" for fold, one in zip(folds, of_folds, strict=True) if one is not None and not one.fitted]
+        if never and len(never) == len(folds):
+            yield f"{question.name}: the answer is not available: {', '.join(never)} had no labels to learn it from"
+        elif never:
+            yield f"{question.name}: {', '.join(never)} had no labels to learn it from; only the other folds answer"
+        if raw:
+            yield (
+                f"{question.name}: {checkpoint} of {', '.join(raw)} has no calibration: temperature 1, thresholds 0.5 "
+                "(nnUNetv2_train --val calibrates checkpoint_final, with --val_best checkpoint_best)"
+            )
 
 
-def _parse(path: Path, question: ClassificationTask, value: Any) -> Calibration:
-    place = f"questions[{shown(question.name)}]"
+def _parse(source: str, question: ClassificationTask, value: Any) -> Calibration:
+    place = f"{CALIBRATIONS}[{shown(question.name)}]"
     keys = ("temperature", "thresholds", "n_cases", "fitted")
     if not isinstance(value, dict) or set(value) != set(keys):
-        raise _error(path, place, f"must be an object of {', '.join(keys)}, is {shown(value)}")
+        raise _error(source, place, f"must be an object of {', '.join(keys)}, is {shown(value)}")
     temperature, thresholds, n_cases, fitted = (value[key] for key in keys)
     if not _is_number(temperature, *_TEMPERATURES):
         low, high = _TEMPERATURES
-        raise _error(path, f"{place}.temperature", f"must lie between {low} and {high}, is {shown(temperature)}")
+        raise _error(source, f"{place}.temperature", f"must lie between {low} and {high}, is {shown(temperature)}")
     expected = n_thresholds(question)
     if (
         not isinstance(thresholds, list)
         or len(thresholds) != expected
         or not all(_is_number(item, 0, 1) for item in thresholds)
     ):
-        raise _error(path, f"{place}.thresholds", f"must be {expected} number(s) from 0 to 1, is {shown(thresholds)}")
+        raise _error(source, f"{place}.thresholds", f"must be {expected} number(s) from 0 to 1, is {shown(thresholds)}")
     if type(n_cases) is not int or n_cases < 0 or type(fitted) is not bool:
-        raise _error(path, place, "n_cases must be an integer of at least 0, and fitted true or false")
+        raise _error(source, place, "n_cases must be an integer of at least 0, and fitted true or false")
     return Calibration(float(temperature), tuple(map(float, thresholds)), n_cases, fitted)
 
 
@@ -233,6 +242,7 @@ def _is_number(value: Any, low: float, high: float) -> bool:
     return type(value) in (int, float) and low <= value <= high
 
 
-def _error(path: Path, place: str, problem: str) -> CalibrationError:
-    where = f"{path}: {place}" if place else str(path)
-    return CalibrationError(f"{where}: {problem}; remove the file to predict uncalibrated, or validate the fold again")
+def _error(source: str, place: str, problem: str) -> CalibrationError:
+    return CalibrationError(
+        f"{source}: nnunet_mtl.{place}: {problem}; copy the model again, or calibrate it anew (nnUNetv2_train --val)"
+    )

@@ -25,6 +25,7 @@ from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.plan_differences import Difference, described, label_differences, plan_differences
 
 Fold = int | str
+OUR_CONTENT = "nnunet_mtl"  # key of what this package adds to a checkpoint
 
 
 class ModelFolderError(UserError):
@@ -44,6 +45,7 @@ class TrainedModel:
         configuration: Name of the configuration.
         mirroring_axes: Spatial axes that prediction may mirror; None for no mirroring.
         weights: State dict of each fold's network, on the CPU.
+        contents: What this package added to each fold's checkpoint; empty for a checkpoint without it.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class TrainedModel:
     configuration: str
     mirroring_axes: tuple[int, ...] | None
     weights: list[dict[str, Tensor]]
+    contents: list[dict[str, Any]]
 
 
 def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str) -> TrainedModel:
@@ -97,6 +100,7 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
         first["init_args"]["configuration"],
         None if axes is None else tuple(axes),
         [checkpoint["network_weights"] for checkpoint in checkpoints],
+        [checkpoint.get(OUR_CONTENT, {}) for checkpoint in checkpoints],
     )
 
 
@@ -156,6 +160,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     for key, kind in keys.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
             raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: it has no {key}; give another checkpoint")
+    if not isinstance(checkpoint.get(OUR_CONTENT, {}), dict):
+        raise ModelFolderError(f"{path}: damaged: its {OUR_CONTENT} is no dictionary; copy the model again")
     if not isinstance(checkpoint["init_args"].get("configuration"), str):
         raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: its init_args name no configuration")
     return cast(dict[str, Any], checkpoint)

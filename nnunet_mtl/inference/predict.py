@@ -23,6 +23,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 from nnunet_mtl._messages import listed
 from nnunet_mtl.files import write_json
 from nnunet_mtl.inference.answers import CSV_NAME, CaseAnswer, forget_answers, write_tables
+from nnunet_mtl.inference.calibration import remarks
 from nnunet_mtl.inference.case_files import CaseFiles, find_cases
 from nnunet_mtl.inference.done import ARGUMENTS, refuse_other_predictions, unfinished
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
@@ -120,6 +121,8 @@ class _Run:
             for question in self.questions
             if question.evidence is not None
         }
+        for line in remarks(self.questions, predictor.folds, predictor.calibrations, options.checkpoint):
+            tqdm.write(line)
 
     def cases_to_do(self) -> list[CaseFiles]:
         """Find the cases and make the output folder ready; what is already there is named in the report."""
@@ -225,6 +228,9 @@ class _Run:
         classes, probabilities = self.predictor.classes(), self.predictor.probabilities()
         answers = {}
         for question in self.questions:
+            if question.name not in probabilities:
+                answers[question.name] = CaseAnswer.not_available(question)
+                continue
             of_classes = probabilities[question.name].tolist()
             if not np.isfinite(of_classes).all():
                 raise PredictError(f"the network's answer to {question.name!r} is not finite")
@@ -263,9 +269,11 @@ class _Run:
                 ) from None
 
     def _about(self, question: ClassificationTask) -> Mapping[str, Any]:
+        of_folds = [fold.get(question.name) for fold in self.predictor.calibrations]  # None: never taught
         return {
             **question.to_json(),
-            "temperatures": [fold[question.name].temperature for fold in self.predictor.calibrations],
+            "temperatures": [None if calibration is None else calibration.temperature for calibration in of_folds],
+            "calibrated": [calibration is not None and calibration.fitted for calibration in of_folds],
             "thresholds": list(self.predictor.thresholds(question)),
         }
 

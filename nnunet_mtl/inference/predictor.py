@@ -40,7 +40,9 @@ class MultiTaskPredictor(nnUNetPredictor):
 
     Attributes:
         tasks: The model's task set, without cases; None for a stock model.
-        calibrations: For each fold, the calibration of each question; empty for a network that was handed over.
+        calibrations: For each fold, the calibration of each question that its network was taught; empty for a network
+            that was handed over.
+        folds: Names of these folds.
         answers: Of the case last predicted: for each fold the answers for each patch. Empty if the model has no
             questions, or predicting the case failed.
         regressions: What the network predicts as a value per voxel, with the scale of each.
@@ -50,6 +52,7 @@ class MultiTaskPredictor(nnUNetPredictor):
 
     tasks: TaskSet | None = None
     calibrations: Sequence[dict[str, Calibration]] = ()
+    folds: Sequence[Fold] = ()
     answers: Sequence[Sequence[PatchAnswers]] = ()
     regressions: tuple[RegressionTask, ...] = ()
     values: Mapping[str, Tensor] = MappingProxyType({})
@@ -89,8 +92,10 @@ class MultiTaskPredictor(nnUNetPredictor):
             model.trainer_name,
             model.mirroring_axes,
         )
+        self.folds = model.folds
         self.calibrations = [
-            read_calibrations(model.folder / f"fold_{fold}", self.questions, checkpoint_name) for fold in model.folds
+            read_calibrations(content, self.questions, str(model.folder / f"fold_{fold}" / checkpoint_name))
+            for fold, content in zip(model.folds, model.contents, strict=True)
         ]
 
     def manual_initialization(
@@ -112,7 +117,7 @@ class MultiTaskPredictor(nnUNetPredictor):
         settings = block.get("settings", {}) if ours else {}
         source = "plans.json: nnunet_mtl.settings"
         self._combination = Combination.from_settings(Settings.from_mapping(settings, source))
-        self.calibrations, self.answers, self.values = (), (), {}
+        self.calibrations, self.folds, self.answers, self.values = (), (), (), {}
         self.regressions = regressions_of(configuration_manager.network_arch_init_kwargs, block) if ours else ()
 
     @property
@@ -145,15 +150,15 @@ class MultiTaskPredictor(nnUNetPredictor):
         ]
 
     def probabilities(self) -> dict[str, Tensor]:
-        """Return the probability of each class, (C,), for each question that was answered for the case."""
-        return {
-            question.name: combine(self.answers, question, self._combination, self._temperatures(question.name))
-            for question in self._answered()
-        }
+        """Return the probability of each class, (C,), for each question that was answered for the case.
+
+        Only folds that were taught a question count; a question that no fold was taught is absent.
+        """
+        return {question.name: self._probability(question) for question in self._answered()}
 
     def thresholds(self, question: ClassificationTask) -> tuple[float, ...]:
-        """Return the mean over the folds of a question's thresholds, as `Calibration.thresholds`."""
-        folds = [fold[question.name].thresholds for fold in self.calibrations]
+        """Return the mean over the folds that were taught a question of its `Calibration.thresholds`."""
+        folds = [fold[question.name].thresholds for fold in self.calibrations if question.name in fold]
         folds = folds or [Calibration.default(question).thresholds]
         return tuple(sum(values) / len(folds) for values in zip(*folds, strict=True))
 
@@ -166,10 +171,26 @@ class MultiTaskPredictor(nnUNetPredictor):
         }
 
     def _answered(self) -> list[ClassificationTask]:
-        return [question for question in self.questions if self.answers and question.name in self.answers[0][0].logits]
+        return [
+            question
+            for question in self.questions
+            if self.answers and question.name in self.answers[0][0].logits and self.is_taught(question)
+        ]
 
-    def _temperatures(self, question: str) -> list[float]:
-        return [fold[question].temperature for fold in self.calibrations]
+    def is_taught(self, question: ClassificationTask) -> bool:
+        """Return whether the network of any fold was taught a question; true for a network that was handed over."""
+        return not self.calibrations or any(question.name in fold for fold in self.calibrations)
+
+    def _probability(self, question: ClassificationTask) -> Tensor:
+        if not self.calibrations:
+            return combine(self.answers, question, self._combination)
+        taught = [
+            (patches, fold[question.name].temperature)
+            for patches, fold in zip(self.answers, self.calibrations, strict=True)
+            if question.name in fold
+        ]
+        folds, temperatures = zip(*taught, strict=True)
+        return combine(folds, question, self._combination, temperatures)
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:

@@ -18,7 +18,12 @@ _MAX_NODES = 10_000
 
 
 def assign_folds(
-    annotated: npt.ArrayLike, patients: Sequence[str], regions: Sequence[str], n_folds: int, seed: int
+    annotated: npt.ArrayLike,
+    patients: Sequence[str],
+    regions: Sequence[str],
+    n_folds: int,
+    seed: int,
+    labels: npt.ArrayLike = (),
 ) -> _Ints:
     """Assign cases to folds, all cases of a patient to the same one.
 
@@ -32,6 +37,8 @@ def assign_folds(
         regions: Names of the R regions, for the message.
         n_folds: Number of folds.
         seed: Seed of the first draw; the others count on from it.
+        labels: Which classes of the questions hold, (cases, L) bool: of the draws with the fewest missing regions those
+            count that leave the fewest classes out of a fold. A rare class is no reason to refuse.
 
     Returns:
         The fold of every case, (cases,), from 0 to `n_folds` - 1.
@@ -43,7 +50,8 @@ def assign_folds(
     groups: _Ints = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
     per_patient = np.stack([labelled[groups == patient].any(0) for patient in range(len(set(patients)))])
     _require_patients(per_patient, regions, n_folds)
-    best = _most_even(_draws(labelled, groups, n_folds, seed), labelled, n_folds)
+    classes: _Bools = np.asarray(labels, dtype=bool).reshape(len(patients), -1)
+    best = _most_even(_draws(labelled, classes, groups, n_folds, seed), labelled, classes, n_folds)
     missing: _Bools = np.asarray(_missing(labelled, best, n_folds).any(0))
     if not missing.any():
         return best
@@ -71,14 +79,18 @@ def _require_patients(per_patient: _Bools, regions: Sequence[str], n_folds: int)
         )
 
 
-def _draws(labelled: _Bools, groups: _Ints, n_folds: int, seed: int) -> Iterator[_Ints]:
+def _draws(labelled: _Bools, classes: _Bools, groups: _Ints, n_folds: int, seed: int) -> Iterator[_Ints]:
     # Two stratifications: by everything that is annotated in a case, which is exact but has rare strata where cases
     # have several tasks, and by the rarest region of it. The third has no strata and so always exists.
     rarity = np.argsort(np.argsort(labelled.sum(0), kind="stable"), kind="stable")
     combination = np.unique(labelled, axis=0, return_inverse=True)[1].reshape(-1)
     rarest = np.where(labelled, rarity, len(rarity)).min(1, initial=len(rarity))
+    everything = [combination, rarest, np.zeros_like(groups)]
+    if classes.any():
+        by_label = np.unique(np.hstack((labelled, classes)), axis=0, return_inverse=True)[1].reshape(-1)
+        everything[:0] = [by_label, np.unique(classes, axis=0, return_inverse=True)[1].reshape(-1)]
     for draw in range(_N_DRAWS):
-        for strata in (combination, rarest, np.zeros_like(groups)):
+        for strata in everything:
             folding = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed + draw)
             folds = np.zeros(len(groups), dtype=int)
             # Rarer strata than folds are expected here: a warning where some are, an error where all are.
@@ -91,15 +103,15 @@ def _draws(labelled: _Bools, groups: _Ints, n_folds: int, seed: int) -> Iterator
             yield folds
 
 
-def _most_even(draws: Iterator[_Ints], labelled: _Bools, n_folds: int) -> _Ints:
+def _most_even(draws: Iterator[_Ints], labelled: _Bools, classes: _Bools, n_folds: int) -> _Ints:
     # No folds are more even than counts that differ by one where the total is not divisible.
     totals = np.append(labelled.sum(0), len(labelled))
-    ideal = (0, int((totals % n_folds != 0).sum()))
+    ideal = (0, 0, int((totals % n_folds != 0).sum()))
     best = next(draws)
     for folds in draws:
-        if _unevenness(labelled, best, n_folds) <= ideal:
+        if _unevenness(labelled, classes, best, n_folds) <= ideal:
             break
-        best = min(best, folds, key=lambda candidate: _unevenness(labelled, candidate, n_folds))
+        best = min(best, folds, key=lambda candidate: _unevenness(labelled, classes, candidate, n_folds))
     return best
 
 
@@ -108,9 +120,10 @@ def _missing(labelled: _Bools, folds: _Ints, n_folds: int) -> _Bools:
     return np.stack([~labelled[folds == fold].any(0) for fold in range(n_folds)])
 
 
-def _unevenness(labelled: _Bools, folds: _Ints, n_folds: int) -> tuple[int, int]:
+def _unevenness(labelled: _Bools, classes: _Bools, folds: _Ints, n_folds: int) -> tuple[int, int, int]:
     counts = np.stack([np.append(labelled[folds == fold].sum(0), (folds == fold).sum()) for fold in range(n_folds)])
-    return int(_missing(labelled, folds, n_folds).sum()), int(np.ptp(counts, axis=0).sum())
+    regions, labels = (int(_missing(columns, folds, n_folds).sum()) for columns in (labelled, classes))
+    return regions, labels, int(np.ptp(counts, axis=0).sum())
 
 
 def _solve(per_patient: _Bools, n_cases: _Ints, n_folds: int) -> _Ints | None:

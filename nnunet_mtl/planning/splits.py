@@ -1,5 +1,7 @@
 """Folds for partially labelled data: no patient on both sides, every region annotated in every validation part.
 
+The classes of the questions are spread over the folds as far as they go.
+
 nnU-Net's own folds are drawn over cases alone, so a fold may validate a task on no case at all.
 """
 
@@ -33,7 +35,7 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
         overwrite: Whether other folds that are there are replaced.
 
     Returns:
-        Text for the user: the file, and a table of annotated validation cases, folds x regions.
+        Text for the user: the file, and a table of validation cases, folds x regions and classes of the questions.
 
     Raises:
         PlanningError: If a region cannot be annotated in every validation part, or other folds are there.
@@ -46,7 +48,8 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
     tasks.require_cases(cases)
     names = (*tasks.regions, *(task.name for task in tasks.regressions))
     annotated = np.array([(*tasks.annotated(case), *tasks.regressed(case)) for case in cases], dtype=bool)
-    folds = assign_folds(annotated, _patients(tasks, cases), names, n_folds, seed)
+    classes, labels = _labels(tasks, cases)
+    folds = assign_folds(annotated, patients_of(tasks, cases), names, n_folds, seed, labels)
     splits = [
         {
             "train": [case for case, held_out in zip(cases, folds != fold, strict=True) if held_out],
@@ -58,7 +61,8 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
     if not overwrite:
         _refuse_other(target, splits, "runs may already use it; --overwrite replaces it")
     write_json(target, splits)
-    return f"{target}\n{_table(annotated, folds, names)}"
+    columns = np.hstack((annotated.reshape(len(cases), -1), labels))
+    return f"{target}\n{_table(columns, folds, (*names, *classes))}"
 
 
 def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
@@ -83,10 +87,21 @@ def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
     return cases
 
 
-def _patients(tasks: TaskSet, cases: Sequence[str]) -> list[str]:
+def patients_of(tasks: TaskSet, cases: Sequence[str]) -> list[str]:
     """A patient's name per case; a case that names none is its own patient, whatever other patients are called."""
     names = (tasks.cases[case].patient if case in tasks.cases else None for case in cases)
     return [f"case {case}" if name is None else f"patient {name}" for case, name in zip(cases, names, strict=True)]
+
+
+def _labels(tasks: TaskSet, cases: Sequence[str]) -> tuple[list[str], npt.NDArray[np.bool_]]:
+    """Return the classes of the questions as QUESTION=CLASS, L of them, and which of them hold, (cases, L) bool."""
+    classes = [(question.name, name) for question in tasks.classification for name in question.classes]
+    held = np.zeros((len(cases), len(classes)), dtype=bool)
+    for row, case in enumerate(cases if classes else ()):
+        for column, (question, name) in enumerate(classes):
+            label = tasks.cases[case].classes.get(question, ())
+            held[row, column] = name in ((label,) if isinstance(label, str) else label)
+    return [f"{question}={name}" for question, name in classes], held
 
 
 def _refuse_other(path: Path, splits: list[dict[str, list[str]]], remedy: str) -> None:

@@ -14,7 +14,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl._messages import listed, shown
 from nnunet_mtl.files import write_json
-from nnunet_mtl.inference.model_folder import TrainedModel, build_network
+from nnunet_mtl.inference.calibration import TAUGHT
+from nnunet_mtl.inference.model_folder import OUR_CONTENT, TrainedModel, build_network
 from nnunet_mtl.networks.architecture import family_of, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.planning.plans import check_plans_name
@@ -91,6 +92,7 @@ def export(source: Source, name: str, probes: Mapping[Fold, Mapping[str, LinearP
         dataset_json=dataset_json,
         trainer_name=folder.name.partition("__")[0],
         weights=[],
+        contents=[],
     )
     aside = folder.with_name(f".{folder.name}")
     try:
@@ -109,6 +111,7 @@ def export(source: Source, name: str, probes: Mapping[Fold, Mapping[str, LinearP
                     "dataset_json": dataset_json,
                 },
                 "inference_allowed_mirroring_axes": exported.mirroring_axes,
+                OUR_CONTENT: {TAUGHT: list(of_fold)},
             }
             (aside / f"fold_{fold}").mkdir()
             torch.save(checkpoint, aside / f"fold_{fold}" / _CHECKPOINT)

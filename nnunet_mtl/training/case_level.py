@@ -6,7 +6,6 @@ and most of them hold no evidence.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
@@ -16,7 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from torch import Tensor
 from torch import distributed as dist
 
-from nnunet_mtl.inference.calibration import fit_calibration, write_calibrations
+from nnunet_mtl.inference.calibration import Calibration, fit_calibration
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 from nnunet_mtl.training.case_labels import CaseLabels
 from nnunet_mtl.training.scoped import swapped
@@ -93,29 +92,25 @@ class FinalValidation:
         of_rank = {case: answers for case, (answers, _) in zip(self._cases, self._heard, strict=True)}
         return _from_all_ranks(self._trainer, of_rank)
 
-    def calibrate(self, labels: CaseLabels, fold: Path, checkpoint: str) -> dict[str, int]:
-        """Fit temperature and thresholds of every question and write them beside the checkpoint.
+    def calibrations(self, labels: CaseLabels) -> dict[str, Calibration]:
+        """Fit temperature and thresholds of every question on the labelled cases.
 
         Args:
             labels: Of the cases.
-            fold: Where the checkpoint lies.
-            checkpoint: Its name.
 
         Returns:
-            Number of validation cases each question was fitted on, 0 where they were too few.
+            By question, the default where the cases were too few.
         """
         logits = _from_all_ranks(
             self._trainer, {case: of_case for case, (_, of_case) in zip(self._cases, self._heard, strict=True)}
         )
         targets = labels.targets(logits)
-        calibrations = {}
+        fitted = {}
         for question in labels.questions:
             target, known = targets[question.name]
             stacked = torch.stack([of_case[question.name] for of_case in logits.values()])
-            calibrations[question.name] = fit_calibration(question, stacked[known], target[known])
-        if self._trainer.local_rank == 0:
-            write_calibrations(fold, calibrations, checkpoint)
-        return {name: one.n_cases if one.fitted else 0 for name, one in calibrations.items()}
+            fitted[question.name] = fit_calibration(question, stacked[known], target[known])
+        return fitted
 
 
 @contextmanager

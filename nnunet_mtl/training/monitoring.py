@@ -1,5 +1,6 @@
 """What is measured of a run: losses, Dice and answers of every epoch, answers for whole cases, the final validation."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,9 +10,12 @@ import numpy as np
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import distributed as dist
 
+from nnunet_mtl._messages import listed
 from nnunet_mtl.evaluation.classification import QuestionScores
+from nnunet_mtl.inference.calibration import TAUGHT, stored_calibrations
 from nnunet_mtl.losses.partial import process_count
 from nnunet_mtl.losses.weighting import LossWeighting
+from nnunet_mtl.planning.fold_coverage import taught_questions
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.training import progress
 from nnunet_mtl.training.annotation import CaseAnnotations
@@ -21,7 +25,7 @@ from nnunet_mtl.training.image_level import PROBABILITIES, TARGETS, ImageLevelTr
 from nnunet_mtl.training.pseudo_dice import FloatArray, dice, nan_mean
 from nnunet_mtl.training.regression import RegressionTraining, mae_key
 from nnunet_mtl.training.scoped import swapped
-from nnunet_mtl.training.validation import RestrictedExport
+from nnunet_mtl.training.validation import RestrictedExport, regions_without_a_score
 
 
 class MonitoredTrainer(CheckpointingTrainer):
@@ -34,6 +38,7 @@ class MonitoredTrainer(CheckpointingTrainer):
         image_level: The questions about whole images.
         regression: The values per voxel.
         weighting: Of the terms of the loss.
+        taught: The questions that the training cases of the fold teach; until these are known, every question.
     """
 
     segments: ClassVar[bool] = True
@@ -42,6 +47,7 @@ class MonitoredTrainer(CheckpointingTrainer):
     image_level: ImageLevelTraining
     regression: RegressionTraining
     weighting: LossWeighting
+    taught: tuple[str, ...]
 
     @property
     def loss_terms(self) -> tuple[str, ...]:
@@ -144,20 +150,30 @@ class MonitoredTrainer(CheckpointingTrainer):
 
     def _print_answers(self, scores: Mapping[str, QuestionScores]) -> None:
         for question, score in scores.items():
+            if question not in self.taught:
+                continue
             figures = ", ".join(f"{name} {_shown(value)}" for name, value in score.metrics.items())
             self.print_to_log_file(f"Answers to {question} in {score.n_cases} validation cases: {figures}")
             if score.collapsed:
                 self.print_to_log_file(
                     f"WARNING: the answer to {question} has collapsed: it is the same for all of them, though they "
-                    "differ. Settings that help: class_sampling=balanced, evidence_crops, class_weight"
+                    f"differ. Settings that help: {', '.join(self._against_collapse(question))}"
                 )
+
+    def _against_collapse(self, question: str) -> list[str]:
+        """Return the settings that can help this question in this run."""
+        evidence = {one["name"]: one["evidence"] for one in self.image_level.questions}
+        balance = [] if self.settings.class_sampling == "balanced" else ["class_sampling=balanced"]
+        crops = ["evidence_crops"] if evidence[question] >= 0 else []
+        return [*balance, *crops, "class_weight"]
 
     def selection_score(self) -> float:
         """Mix nnU-Net's moving average of the pseudo Dice with the answers, by the setting `best_class_share`.
 
-        A question counts with 2 AUC - 1, 0 at chance, of the last case-level pass that could measure it; 0 before.
+        A question counts with 2 AUC - 1, 0 at chance, of the last case-level pass that could measure it; 0 before. A
+        question that the fold does not teach does not count.
         """
-        questions = [question.name for question in self.tasks.classification]
+        questions = self.taught
         dice = super().selection_score()
         if not questions:
             return dice
@@ -183,6 +199,10 @@ class MonitoredTrainer(CheckpointingTrainer):
             collated = {key: _over_ranks(key, [rank[key] for rank in everyone]) for key in collated}
         return collated
 
+    def our_content(self) -> dict[str, Any]:
+        """Return which questions the network was taught."""
+        return {**super().our_content(), TAUGHT: list(self.taught)}
+
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint as nnU-Net does; epochs that lack our curves are filled with NaN."""
         super().load_checkpoint(filename_or_checkpoint)
@@ -194,18 +214,48 @@ class MonitoredTrainer(CheckpointingTrainer):
         The answers of the same pass are scored and, if no case was trained on, calibrate the model's answers.
         """
         train, cases = self.do_split()
+        self.taught = taught_questions(self.cases.tasks, train)
         export = RestrictedExport({case: self.cases.tasks.annotated(case) for case in cases})
         answers = FinalValidation(self, cases)
-        with swapped(TrainerModule, "export_prediction_from_logits", export), answers.listening():
+        with (
+            swapped(TrainerModule, "export_prediction_from_logits", export),
+            answers.listening(),
+            warnings.catch_warnings(),
+        ):
+            # of a region that no case can judge; `_explain_missing_scores` says which
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
             super().perform_actual_validation(save_probabilities)
+        self._explain_missing_scores()
         if not self.tasks.classification:
             return
         self._print_answers(self.image_level.case_scores(answers.probabilities()))
         if set(train).isdisjoint(cases):
-            fitted = answers.calibrate(self.image_level.labels, Path(self.output_folder), self.checkpoint_name)
-            for question, n_cases in fitted.items():
-                text = f"calibrated on {n_cases} cases" if n_cases else "not calibrated: too few validation cases"
-                self.print_to_log_file(f"Answers to {question}: {text}")
+            self._calibrate(answers)
+
+    def _explain_missing_scores(self) -> None:
+        if self.local_rank != 0:
+            return
+        if self.label_manager.has_regions:
+            names, keys = self.tasks.regions, self.label_manager.foreground_regions
+        else:
+            names, keys = self.tasks.regions[1:], self.label_manager.foreground_labels  # background is no class
+        regions = dict(zip(names, keys, strict=True))
+        missing = regions_without_a_score(Path(self.output_folder, "validation", "summary.json"), regions)
+        if missing:
+            self.print_to_log_file(
+                f"Mean Validation Dice is not available because of {listed(missing)}: annotated in no validation case, "
+                "or neither there nor predicted in any; the Dice of every other region is in validation/summary.json"
+            )
+
+    def _calibrate(self, answers: FinalValidation) -> None:
+        """Fit the calibration of every question that was taught, and put it into the checkpoint that was validated."""
+        fitted = answers.calibrations(self.image_level.labels)
+        taught = {name: one for name, one in fitted.items() if name in self.taught}
+        stored = self.add_to_checkpoint(stored_calibrations(taught))
+        place = f"stored in {self.checkpoint_file}" if stored else "stored nowhere: there is no checkpoint"
+        for name, one in taught.items():
+            text = f"calibrated on {one.n_cases} cases" if one.fitted else "not calibrated: too few validation cases"
+            self.print_to_log_file(f"Answers to {name}: {text}, {place}")
 
     def _pad_log(self, n_epochs: int) -> None:
         log = self.logger.local_logger.my_fantastic_logging

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.planning.fold_coverage import dataset_faults, fold_faults, taught_questions
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 from nnunet_mtl.training.annotated_foreground import AnnotatedForeground
 from nnunet_mtl.training.annotation import CaseAnnotations
@@ -68,6 +69,7 @@ class MultiTaskTrainer(LossTermsTrainer):
         else:
             cases, self.tasks = (without_regressions(tasks) for tasks in (cases, self.tasks))
         self.regression = RegressionTraining(cases, stored)
+        self.taught = tuple(question.name for question in cases.classification)
         self.cases = CaseAnnotations(cases, label_share=settings.class_draws)
         self._prepare_plans(plans, configuration)
         if not self.segments and not self.tasks.classification:
@@ -138,7 +140,13 @@ class MultiTaskTrainer(LossTermsTrainer):
             self.cases.tasks.require_cases(dataset.identifiers)
         if self.local_rank == 0:
             refuse_unknown_foreground(self.cases.tasks, datasets)
-        self.image_level.use_training_cases(list(datasets[0].identifiers))
+        train, validation = (list(dataset.identifiers) for dataset in datasets)
+        self.image_level.use_training_cases(train)
+        self.taught = taught_questions(self.cases.tasks, train)
+        tasks, dataset = self.cases.tasks, self.plans_manager.dataset_name
+        faults = (*dataset_faults(tasks, [*train, *validation]), *fold_faults(tasks, train, validation, dataset))
+        for fault in faults:
+            self.print_to_log_file(f"WARNING: fold {self.fold}: {fault.text}. Remedy: {fault.remedy}")
         return datasets
 
     def get_dataloaders(self) -> tuple[Any, Any]:

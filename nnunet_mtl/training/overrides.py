@@ -88,7 +88,8 @@ OVERRIDES = (
     Override.of(
         "save_checkpoint",
         "extended",
-        "written aside, then renamed: a killed process loses no checkpoint",
+        "written aside, then renamed: a killed process loses no checkpoint; `torch.save`, swapped inside it, also gets "
+        "our content",
         v2_8_1="de4f196c42e6",
     ),
     Override.of(

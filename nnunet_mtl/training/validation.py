@@ -5,11 +5,13 @@ as an error. Maps that hold only what is annotated in their case make nnU-Net's 
 and choice of the best configuration right. What the next stage of a cascade reads is not restricted.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from torch import Tensor
 
@@ -61,3 +63,14 @@ class RestrictedExport:
             output_file_truncated,
             *rest,
         )
+
+
+def regions_without_a_score(summary: Path, regions: Mapping[str, Any]) -> list[str]:
+    """Return the regions whose mean Dice is not available in the summary of a validation.
+
+    Args:
+        summary: nnU-Net's `summary.json`.
+        regions: By name, nnU-Net's key of each: the label, or the tuple of a region's labels.
+    """
+    means = load_summary_json(str(summary))["mean"]
+    return [name for name, key in regions.items() if math.isnan(means[key]["Dice"])]

@@ -116,3 +116,12 @@ def test_answers_of_other_cases_are_told(union, folders):
     assert f"{path}: question malignancy: 1 of 1 cases have no answer: liver_0; predict them\n" in text
     assert "question malignancy: 1 answered case(s) are no case here and do not count: stranger\n" in text
     assert "question age: " not in text
+
+
+def test_a_network_that_was_never_taught_a_question_leaves_it_to_another(union, folders):
+    text = (folders[0] / "classification.csv").read_text()
+    (folders[0] / "classification.csv").write_text(
+        text + "".join(f"liver_0,malignancy,{name},not available,\n" for name in ("no", "yes"))
+    )
+    merge_predictions(union.folder, folders, union.root / "out")
+    assert "not available" not in (union.root / "out" / "classification.csv").read_text()

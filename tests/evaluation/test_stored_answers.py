@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_mtl.evaluation.case_answers import AnswersError
+from nnunet_mtl.evaluation.question_evaluation import evaluate_table
 from nnunet_mtl.evaluation.stored_answers import read_labelled_answers
 from nnunet_mtl.inference.answers import CSV_NAME, JSON_NAME, CaseAnswer, write_case_answers, write_tables
 from nnunet_mtl.tasks import TaskSet
@@ -160,3 +161,18 @@ def test_a_file_that_is_no_json_is_refused(predicted: Path, taskset: TaskSet, co
     (predicted / JSON_NAME).write_bytes(content)
     with pytest.raises(AnswersError, match=r"cannot be read \(.*remove the file"):
         read_labelled_answers(predicted / CSV_NAME, taskset)
+
+
+def test_answers_that_are_not_available_are_no_answers(tmp_path: Path, taskset: TaskSet) -> None:
+    questions = {question.name: question for question in taskset.classification}
+    for case, answers in ANSWERS.items():
+        write_case_answers(tmp_path, case, answers | {"stage": CaseAnswer.not_available(questions["stage"])})
+        (tmp_path / f"{case}.nii.gz").touch()
+    about = {"tasks": {name: {**QUESTIONS[name], "thresholds": THRESHOLDS[name]} for name in QUESTIONS}}
+    write_tables(tmp_path, taskset.classification, about, ".nii.gz")
+    assert "a,stage,low,not available,\n" in (tmp_path / CSV_NAME).read_text()
+    found = read_labelled_answers(tmp_path / CSV_NAME, taskset)
+    assert (found["stage"].cases, found["stage"].unanswered) == ((), ("a", "b"))
+    assert found["malignancy"].cases == ("a", "b")
+    evaluated = evaluate_table(tmp_path / CSV_NAME, taskset, n_resamples=10)["stage"]
+    assert all(value is None for value in evaluated.metrics.values())

@@ -101,3 +101,9 @@ def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
     forget_answers(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.nii.gz"]
     forget_answers(tmp_path)
+
+
+def test_answers_that_are_not_available_are_read_again(tmp_path: Path) -> None:
+    answers = {question.name: CaseAnswer.not_available(question) for question in QUESTIONS}
+    write_case_answers(tmp_path, "a", answers)
+    assert read_case_answers(tmp_path, "a", QUESTIONS) == answers

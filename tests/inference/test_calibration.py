@@ -1,7 +1,6 @@
 import json
 import math
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from nnunet_mtl.inference.calibration import (
     fit_calibration,
     n_thresholds,
     read_calibrations,
-    write_calibrations,
+    remarks,
+    stored_calibrations,
 )
 from nnunet_mtl.losses.classification import n_outputs, probabilities
 from nnunet_mtl.tasks import ClassificationTask
@@ -202,73 +202,82 @@ def test_targets_of_another_shape_are_refused() -> None:
         fit_calibration(NOMINAL, torch.zeros(4, 2), torch.zeros(4, 3))
 
 
-# ---- the file
+# ---- inside a checkpoint
+
+SOURCE = "fold_0/checkpoint_final.pth"
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    fitted = {question.name: fit_calibration(question, *labelled(question, 50, 2.0)) for question in QUESTIONS}
-    write_calibrations(tmp_path, fitted, FINAL)
-    return tmp_path
+def fitted() -> dict[str, Calibration]:
+    return {question.name: fit_calibration(question, *labelled(question, 50, 2.0)) for question in QUESTIONS}
 
 
-def test_what_is_stored_is_read_again(stored: Path) -> None:
-    expected = {question.name: fit_calibration(question, *labelled(question, 50, 2.0)) for question in QUESTIONS}
-    assert read_calibrations(stored, QUESTIONS, FINAL) == expected
-    assert [path.name for path in stored.iterdir()] == ["classification.json"]
+@pytest.fixture
+def content(fitted: dict[str, Calibration]) -> dict[str, Any]:
+    return {"taught": [question.name for question in QUESTIONS], **stored_calibrations(fitted)}
 
 
-def test_no_file_or_that_of_another_checkpoint_gives_the_defaults(stored: Path, tmp_path: Path) -> None:
+def test_what_is_stored_is_read_again(fitted: dict[str, Calibration], content: dict[str, Any]) -> None:
+    assert read_calibrations(content, QUESTIONS, SOURCE) == fitted
+    assert json.loads(json.dumps(content)) == content
+
+
+def test_a_checkpoint_without_calibration_gives_the_defaults(content: dict[str, Any]) -> None:
     defaults = {question.name: Calibration.default(question) for question in QUESTIONS}
-    assert read_calibrations(stored, QUESTIONS, "checkpoint_best.pth") == defaults
-    assert read_calibrations(tmp_path / "fold_1", QUESTIONS, FINAL) == defaults
-    assert read_calibrations(stored, (), FINAL) == {}
+    assert read_calibrations({"taught": content["taught"]}, QUESTIONS, SOURCE) == defaults
+    assert read_calibrations({}, QUESTIONS, SOURCE) == defaults
+    assert read_calibrations({}, (), SOURCE) == {}
 
 
-def test_a_question_that_is_not_stored_takes_its_default(tmp_path: Path) -> None:
-    write_calibrations(tmp_path, {}, FINAL)
-    assert read_calibrations(tmp_path, (STAGE,), FINAL) == {"stage": Calibration.default(STAGE)}
+def test_a_question_that_was_never_taught_is_absent(fitted: dict[str, Calibration], content: dict[str, Any]) -> None:
+    content["taught"].remove("stage")
+    expected = {name: one for name, one in fitted.items() if name != "stage"}
+    assert read_calibrations(content, QUESTIONS, SOURCE) == expected
+    assert read_calibrations({"taught": []}, QUESTIONS, SOURCE) == {}
+
+
+def test_each_fault_of_the_folds_is_one_remark() -> None:
+    names = [NOMINAL.name, STAGE.name]
+    raw, good = Calibration.default(NOMINAL, 1), Calibration(2.0, (0.2,), 9, fitted=True)
+    folds = [{names[0]: good}, {names[0]: raw}]
+    lines = list(remarks((NOMINAL, STAGE), (0, 1), folds, "checkpoint_best.pth"))
+    assert [line.split(":")[0] for line in lines] == names
+    assert "checkpoint_best.pth of fold 1 has no calibration" in lines[0]
+    assert "not available: fold 0, fold 1 had no labels" in lines[1]
+    (line,) = remarks((NOMINAL,), (0, 1), [{names[0]: good}, {}], "checkpoint_final.pth")
+    assert "fold 1 had no labels to learn it from; only the other folds answer" in line
+    assert list(remarks((NOMINAL,), (0,), [{names[0]: good}], "checkpoint_final.pth")) == []
 
 
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        ((), [], 'must be an object of "version", "checkpoint" and "questions"'),
-        (("version",), 2, "version: must be 1, is 2"),
-        (("questions",), [], "questions: must be an object, is an empty list"),
-        (("questions", "other"), {}, "the model has no such question"),
-        (("questions", "malignancy"), 3, "must be an object of temperature, thresholds, n_cases, fitted, is 3"),
-        (("questions", "malignancy", "more"), 3, "must be an object of temperature"),
-        (("questions", "malignancy", "temperature"), 0, "must lie between 0.05 and 20.0, is 0"),
-        (("questions", "malignancy", "temperature"), float("nan"), "must lie between 0.05 and 20.0, is nan"),
-        (("questions", "malignancy", "temperature"), True, "must lie between 0.05 and 20.0, is true"),
-        (("questions", "malignancy", "thresholds"), [], r"must be 1 number\(s\) from 0 to 1, is an empty list"),
-        (("questions", "malignancy", "thresholds"), [1.5], r"must be 1 number\(s\) from 0 to 1, is a list of 1"),
-        (("questions", "malignancy", "thresholds"), 0.5, r"must be 1 number\(s\) from 0 to 1, is 0.5"),
-        (("questions", "signs", "thresholds"), [0.5], r"must be 3 number\(s\)"),
-        (("questions", "malignancy", "n_cases"), -1, "n_cases must be"),
-        (("questions", "malignancy", "fitted"), 1, "fitted true or false"),
+        (("taught",), "malignancy", "taught: must be a list of questions, is 'malignancy'"),
+        (("taught",), [3], "taught: must be a list of questions"),
+        (("taught",), ["other"], "the model has no such question"),
+        (("calibrations",), [], "calibrations: must be an object, is an empty list"),
+        (("calibrations", "other"), {}, "the model has no such question"),
+        (("calibrations", "malignancy"), 3, "must be an object of temperature, thresholds, n_cases, fitted, is 3"),
+        (("calibrations", "malignancy", "more"), 3, "must be an object of temperature"),
+        (("calibrations", "malignancy", "temperature"), 0, "must lie between 0.05 and 20.0, is 0"),
+        (("calibrations", "malignancy", "temperature"), float("nan"), "must lie between 0.05 and 20.0, is nan"),
+        (("calibrations", "malignancy", "temperature"), True, "must lie between 0.05 and 20.0, is true"),
+        (("calibrations", "malignancy", "thresholds"), [], r"must be 1 number\(s\) from 0 to 1, is an empty list"),
+        (("calibrations", "malignancy", "thresholds"), [1.5], r"must be 1 number\(s\) from 0 to 1, is a list of 1"),
+        (("calibrations", "malignancy", "thresholds"), 0.5, r"must be 1 number\(s\) from 0 to 1, is 0.5"),
+        (("calibrations", "signs", "thresholds"), [0.5], r"must be 3 number\(s\)"),
+        (("calibrations", "malignancy", "n_cases"), -1, "n_cases must be"),
+        (("calibrations", "malignancy", "fitted"), 1, "fitted true or false"),
     ],
 )
-def test_a_file_that_is_not_as_written_is_refused_in_one_line(
-    stored: Path, keys: tuple[str, ...], value: Any, message: str
+def test_content_that_is_not_as_written_is_refused_in_one_line(
+    content: dict[str, Any], keys: tuple[str, ...], value: Any, message: str
 ) -> None:
-    path = stored / "classification.json"
-    content = json.loads(path.read_text())
     place = content
     for key in keys[:-1]:
         place = place[key]
-    if keys:
-        place[keys[-1]] = value
-    path.write_text(json.dumps(content if keys else value))
+    place[keys[-1]] = value
     with pytest.raises(CalibrationError, match=message) as error:
-        read_calibrations(stored, QUESTIONS, FINAL)
-    assert str(error.value).startswith(str(path))
-    assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_no_json_is_refused_in_one_line(stored: Path) -> None:
-    (stored / "classification.json").write_text('{"version":\n')
-    with pytest.raises(CalibrationError, match="cannot be read") as error:
-        read_calibrations(stored, QUESTIONS, FINAL)
+        read_calibrations(content, QUESTIONS, SOURCE)
+    assert str(error.value).startswith(f"{SOURCE}: nnunet_mtl.{keys[0]}")
     assert "\n" not in str(error.value)

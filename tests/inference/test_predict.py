@@ -15,6 +15,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_mtl.cli import main
+from nnunet_mtl.evaluation.case_answers import read_answers
+from nnunet_mtl.inference.calibration import Calibration, stored_calibrations
+from nnunet_mtl.inference.checkpoint_content import add_to_checkpoint
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 
@@ -186,7 +189,8 @@ def test_answers_are_those_of_the_predictor(everything: Path, trained: Trained) 
     assert len(rows) == len(CASES) * 5
     details = json.loads((everything / "classification.json").read_text())
     assert details["folds"] == [0, 1]
-    assert details["tasks"]["severity"] == {**QUESTIONS["severity"], "temperatures": [1.0, 1.0], "thresholds": []}
+    of_folds = {"temperatures": [1.0, 1.0], "calibrated": [False, False], "thresholds": []}
+    assert details["tasks"]["severity"] == {**QUESTIONS["severity"], **of_folds}
     for case in CASES:
         preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
         image = [str(trained.images / f"{case}_0000.nii.gz")]
@@ -429,19 +433,67 @@ def test_parts_share_a_folder(trained: Trained, tmp_path: Path) -> None:
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
-def test_the_stored_threshold_decides_the_answer(trained: Trained, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(trained.asked, model)
+def copy_with(trained: Trained, folder: Path, *contents: dict[str, Any]) -> Path:
+    """Copy the model and add content to the checkpoints of its folds."""
+    shutil.copytree(trained.asked, folder)
+    for fold, content in enumerate(contents):
+        add_to_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth", content)
+    return folder
+
+
+def calibrated(threshold: float) -> dict[str, Any]:
+    return stored_calibrations({"malignancy": Calibration(2.0, (threshold,), 9, fitted=True)})
+
+
+def test_the_stored_threshold_decides_the_answer(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for threshold, answer in ((0.0, "malignant"), (1.0, "benign")):
-        fitted = {"temperature": 2.0, "thresholds": [threshold], "n_cases": 9, "fitted": True}
-        stored = {"version": 1, "checkpoint": "checkpoint_final.pth", "questions": {"malignancy": fitted}}
-        (model / "fold_0" / "classification.json").write_text(json.dumps(stored))
-        output = tmp_path / answer
+        model, output = copy_with(trained, tmp_path / f"model_{answer}", calibrated(threshold)), tmp_path / answer
         assert run("-i", trained.images, "-o", output, "-m", model, "-f", 0, "--disable_tta") == 0
         details = json.loads((output / "classification.json").read_text())
         assert details["tasks"]["malignancy"]["temperatures"] == [2.0]
+        assert details["tasks"]["malignancy"]["calibrated"] == [True]
         assert details["tasks"]["malignancy"]["thresholds"] == [threshold]
         assert all(case["malignancy"]["answer"] == [answer] for case in details["cases"].values())
+    remarks = [line for line in capsys.readouterr().out.splitlines() if "has no calibration" in line]
+    assert [line.split(":")[0] for line in remarks] == ["severity", "severity"]
+
+
+def test_a_checkpoint_without_calibration_takes_none_from_another(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = copy_with(trained, tmp_path / "model")
+    shutil.copy(model / "fold_0" / "checkpoint_final.pth", model / "fold_0" / "checkpoint_best.pth")
+    add_to_checkpoint(model / "fold_0" / "checkpoint_final.pth", calibrated(0.0))
+    words = ("-i", trained.images, "-m", model, "-f", 0, "--disable_tta", "-chk", "checkpoint_best.pth")
+    assert run(*words, "-o", tmp_path / "best") == 0
+    details = json.loads((tmp_path / "best" / "classification.json").read_text())["tasks"]["malignancy"]
+    assert (details["temperatures"], details["calibrated"], details["thresholds"]) == ([1.0], [False], [0.5])
+    assert "malignancy: checkpoint_best.pth of fold 0 has no calibration" in capsys.readouterr().out
+
+
+def test_an_answer_that_was_never_taught_is_not_available(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = copy_with(trained, tmp_path / "model", *[{"taught": ["severity"]}] * 2)
+    output, words = tmp_path / "output", ("-i", trained.images, "-m", model, "-f", 0, 1, "--disable_tta")
+    assert run(*words, "-o", output) == 0
+    assert "malignancy: the answer is not available: fold 0, fold 1 had no labels" in capsys.readouterr().out
+    rows = table(output)
+    assert {row["probability"] for row in rows if row["task"] == "malignancy"} == {"not available"}
+    assert all(row["evidence_volume_mm3"] for row in rows if row["task"] == "malignancy")
+    assert all(0 < float(row["probability"]) < 1 for row in rows if row["task"] == "severity")
+    details = json.loads((output / "classification.json").read_text())
+    assert details["tasks"]["malignancy"]["temperatures"] == [None, None]
+    for case in details["cases"].values():
+        assert case["malignancy"]["probabilities"] == {"benign": None, "malignant": None}
+        assert case["malignancy"]["answer"] is None
+    before = (output / "classification.csv").read_bytes()
+    assert run(*words, "-o", output, "--continue_prediction") == 0
+    assert "3 were there already" in capsys.readouterr().out
+    assert (output / "classification.csv").read_bytes() == before
+    assert set(read_answers(output / "classification.csv")) == {"severity"}
 
 
 @pytest.mark.parametrize("part", ["decoder.seg_layers", "classification"])

@@ -10,7 +10,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_mtl.inference.calibration import Calibration, write_calibrations
+from nnunet_mtl.inference.calibration import Calibration, stored_calibrations
+from nnunet_mtl.inference.checkpoint_content import add_to_checkpoint
 from nnunet_mtl.inference.combination import Combination, PatchAnswers
 from nnunet_mtl.inference.predictor import MultiTaskPredictor, PredictionError
 from nnunet_mtl.losses.classification import probabilities
@@ -325,11 +326,30 @@ def test_folds_are_those_that_were_named(tiny_model: MakeModel, tmp_path: Path) 
         assert same(predictor.network.state_dict(), model.weights[expected[0]])
 
 
+def calibrate(folder: Path, fold: int, calibration: Calibration) -> None:
+    stored = stored_calibrations({"malignancy": calibration})
+    add_to_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth", stored)
+
+
+def test_a_fold_that_was_never_taught_a_question_does_not_answer_it(tiny_model: MakeModel, tmp_path: Path) -> None:
+    folder = tiny_model().write(tmp_path / "model")
+    calibrate(folder, 0, Calibration(2.0, (0.2,), 9, fitted=True))
+    for fold, taught in enumerate((["malignancy", "signs"], ["signs"])):
+        add_to_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth", {"taught": taught})
+    both, alone = from_folder(folder), from_folder(folder, (0,))
+    for predictor in (both, alone):
+        predictor.predict_logits_from_preprocessed_data(image())
+        assert set(predictor.probabilities()) == set(predictor.classes()) == {"malignancy", "signs"}
+    torch.testing.assert_close(both.probabilities()["malignancy"], alone.probabilities()["malignancy"])
+    assert not torch.allclose(both.probabilities()["signs"], alone.probabilities()["signs"])
+    assert both.thresholds(both.questions[0]) == (0.2,)
+
+
 def test_each_fold_is_tempered_by_its_own_calibration(tiny_model: MakeModel, tmp_path: Path) -> None:
     folder = tiny_model().write(tmp_path / "model")
     stored = [Calibration(2.0, (0.2,), 9, fitted=True), Calibration(0.5, (0.6,), 8, fitted=True)]
     for fold, calibration in enumerate(stored):
-        write_calibrations(folder / f"fold_{fold}", {"malignancy": calibration}, "checkpoint_final.pth")
+        calibrate(folder, fold, calibration)
     predictor = from_folder(folder)
     assert [fold["malignancy"] for fold in predictor.calibrations] == stored
     predictor.predict_logits_from_preprocessed_data(image())
@@ -351,7 +371,7 @@ def test_classes_are_answered_at_the_mean_threshold(tiny_model: MakeModel, tmp_p
         for fold in range(2):
             threshold = malignant + shift
             calibration = Calibration(1.0, (threshold,), 9, fitted=True)
-            write_calibrations(folder / f"fold_{fold}", {"malignancy": calibration}, "checkpoint_final.pth")
+            calibrate(folder, fold, calibration)
         predictor = from_folder(folder)
         predictor.predict_logits_from_preprocessed_data(image())
         assert predictor.classes()["malignancy"] == (expected,)

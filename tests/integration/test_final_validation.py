@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,15 @@ def test_the_next_stage_reads_unions_as_predicted(validated: Any, prepared: Any,
         np.testing.assert_array_equal(stored.squeeze(), union)
     found = set(np.unique(union).tolist())
     assert any(found & leaves for task, leaves in LEAVES.items() if task != case.split("_")[0])
+
+
+def test_a_region_that_cannot_be_judged_is_named_and_numpy_says_nothing(
+    validated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(validated, "output_folder", str(tmp_path))  # nnU-Net scores every map that is there
+    monkeypatch.setattr(validated, "do_split", lambda: (["liver_000", "kidney_000"], ["spleen_000"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        validated.perform_actual_validation()
+    text = capsys.readouterr().out
+    assert "not available because of liver, liver_tumour, kidney, kidney_tumour: annotated in no validation" in text

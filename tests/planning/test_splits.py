@@ -163,3 +163,29 @@ def test_folds_that_are_no_folds_are_named_in_one_line(dataset, content):
     (dataset.raw / "splits_final.json").write_bytes(content)
     with pytest.raises(UserError, match=r"raw.*splits_final\.json: is no list of folds .*delete it first"):
         make_splits(900, overwrite=True)
+
+
+def test_the_classes_of_a_question_are_in_every_fold_where_there_are_enough(dataset, dataset_json):
+    block = dataset_json["nnunet_mtl"]
+    block["classification"] = {"malignancy": {"kind": "nominal", "classes": ["benign", "malignant"]}}
+    # five malignant patients that the stratification by organ alone does not know, all of them of the same organ
+    for i in range(10):
+        block["cases"][f"liver_{i:02}"] |= {
+            "patient": f"P{i}",
+            "classes": {"malignancy": ("benign", "malignant")[i > 4]},
+        }
+    dataset.write_raw(dataset_json)
+    for seed in (1, 2, 3):
+        _, header, *rows = make_splits(900, seed=seed, overwrite=True).split("\n")
+        assert header.split()[-2:] == ["malignancy=benign", "malignancy=malignant"]
+        assert [row.split()[-2:] for row in rows] == [["1", "1"]] * 5
+
+
+def test_a_rare_class_is_no_reason_to_refuse(dataset, dataset_json):
+    block = dataset_json["nnunet_mtl"]
+    block["classification"] = {"malignancy": {"kind": "nominal", "classes": ["benign", "malignant"]}}
+    for case in ("liver_00", "kidney_00"):
+        block["cases"][case]["classes"] = {"malignancy": "malignant"}
+    dataset.write_raw(dataset_json)
+    _, _, *rows = make_splits(900).split("\n")
+    assert sorted(row.split()[-1] for row in rows) == ["0", "0", "0", "1", "1"]

@@ -64,10 +64,36 @@ def test_the_log_is_finite_whatever_was_compared(trainer: Scored, tmp_path: Path
     assert math.isclose(torch.load(latest, weights_only=False)["_best_ema"], 0.5)
 
 
-def test_the_name_of_the_weights_that_are_validated(trainer: Scored, tmp_path: Path) -> None:
+def test_the_file_of_the_weights_that_are_validated(trainer: Scored, tmp_path: Path) -> None:
     trainer.scores = [0.5]
-    trainer.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
-    trainer.save_checkpoint(str(tmp_path / "checkpoint_best.pth"))
-    assert trainer.checkpoint_name == "checkpoint_best.pth"
-    trainer.load_checkpoint(str(tmp_path / "checkpoint_final.pth"))
-    assert trainer.checkpoint_name == "checkpoint_final.pth"
+    assert trainer.checkpoint_file is None
+    assert not trainer.add_to_checkpoint({"answer": 42})
+    final, best = (tmp_path / f"checkpoint_{name}.pth" for name in ("final", "best"))
+    trainer.save_checkpoint(str(final))
+    trainer.save_checkpoint(str(best))
+    assert trainer.checkpoint_file == best
+    trainer.load_checkpoint(str(final))
+    assert trainer.checkpoint_file == final
+    assert trainer.add_to_checkpoint({"answer": 42})
+    assert [torch.load(path, weights_only=False)["nnunet_mtl"] for path in (final, best)] == [{"answer": 42}, {}]
+
+
+def test_a_checkpoint_with_more_content_continues_the_training(trainer: Scored, tmp_path: Path) -> None:
+    trainer.scores = [0.5, 0.2]
+    end_epoch(trainer, 0.1)
+    path = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(path))
+    weights = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.add_to_checkpoint({"answer": 42})
+    for parameter in trainer.network.parameters():
+        parameter.data.zero_()
+    trainer.current_epoch, trainer._best_score = 0, None
+    trainer.load_checkpoint(str(path))
+    assert (trainer.current_epoch, trainer._best_score) == (2, 0.5)
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.network.state_dict().items())
+
+
+def test_torch_saves_as_before_once_a_checkpoint_is_written(trainer: Scored, tmp_path: Path) -> None:
+    save = torch.save
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert torch.save is save

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_mtl.inference.calibration import FILE_NAME, Calibration, read_calibrations
+from nnunet_mtl.inference.calibration import Calibration, read_calibrations
+from nnunet_mtl.inference.model_folder import read_checkpoint
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerSTLCls import nnUNetTrainerSTLCls
 from nnunet_mtl.training.case_level import FinalValidation, answer_cases
@@ -99,6 +100,10 @@ def test_a_collapse_is_reported(trainer: Any, capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert "WARNING: the answer to malignancy has collapsed" in text
     assert "Answers to malignancy in 5 validation cases: auc" in text
+    assert "class_sampling=balanced, evidence_crops, class_weight" in text
+    trainer.settings.__dict__["class_sampling"] = "balanced"
+    trainer._score_cases()
+    assert "Settings that help: evidence_crops, class_weight" in capsys.readouterr().out
     with torch.no_grad():
         trainer.network.classification.answers[0].perceptron.output.bias.zero_()
     answering(trainer)
@@ -130,20 +135,121 @@ def test_a_trainer_of_the_questions_alone_is_chosen_by_them(prepared: Any, train
     assert [question["evidence"] for question in alone.image_level.questions] == [-1, -1]
 
 
-def test_the_calibration_of_the_final_validation_is_stored_with_the_model(trainer: Any) -> None:
+def heard_validation(trainer: Any) -> FinalValidation:
     heard = FinalValidation(trainer, CASES)
     logits = {"liver_000": -3.0, "liver_001": 2.0, "liver_002": 4.0, "kidney_000": 1.0, "kidney_001": 3.0}
     for case in sorted(logits):  # nnU-Net's order
         value = logits[case]
         pair = {"malignancy": torch.tensor([0.0, value], dtype=torch.float64), "severity": torch.zeros(2)}
         heard._heard.append((pair, pair))
-    fold = Path(trainer.output_folder)
-    fitted = heard.calibrate(trainer.image_level.labels, fold, "checkpoint_final.pth")
-    assert fitted == {"malignancy": 5, "severity": 0}
-    stored = read_calibrations(fold, trainer.tasks.classification, "checkpoint_final.pth")
-    assert (fold / FILE_NAME).is_file()
+    return heard
+
+
+def test_calibrations_are_fitted_on_the_answers_of_the_final_validation(trainer: Any) -> None:
+    fitted = heard_validation(trainer).calibrations(trainer.image_level.labels)
     # benign at -3 and 1, malignant at 2, 3 and 4: the threshold lies between 1 and 2
-    temperature = stored["malignancy"].temperature
+    temperature = fitted["malignancy"].temperature
     low, high = (1 / (1 + math.exp(-value / temperature)) for value in (1.0, 2.0))
-    assert low < stored["malignancy"].thresholds[0] < high
-    assert stored["severity"] == Calibration.default(trainer.tasks.classification[1], 5)
+    assert low < fitted["malignancy"].thresholds[0] < high
+    assert fitted["severity"] == Calibration.default(trainer.tasks.classification[1], 5)
+
+
+def test_a_calibration_goes_into_the_checkpoint_that_was_validated_and_into_no_other(trainer: Any) -> None:
+    best, final = (Path(trainer.output_folder, f"checkpoint_{name}.pth") for name in ("best", "final"))
+    for path in (best, final):
+        trainer.save_checkpoint(str(path))
+    before = best.read_bytes()
+    trainer._calibrate(heard_validation(trainer))
+    stored = read_checkpoint(final)["nnunet_mtl"]
+    fitted = heard_validation(trainer).calibrations(trainer.image_level.labels)
+    assert read_calibrations(stored, trainer.tasks.classification, str(final)) == fitted
+    assert best.read_bytes() == before
+    before = final.read_bytes()
+    trainer.load_checkpoint(str(best))  # as --val_best does
+    trainer._calibrate(heard_validation(trainer))
+    assert read_checkpoint(best)["nnunet_mtl"] == stored
+    assert final.read_bytes() == before
+    assert sorted(path.suffix for path in Path(trainer.output_folder).glob("*checkpoint*")) == [".pth", ".pth"]
+
+
+def test_weights_that_were_trained_on_have_no_calibration_any_more(trainer: Any) -> None:
+    final, latest = (Path(trainer.output_folder, f"checkpoint_{name}.pth") for name in ("final", "latest"))
+    trainer.save_checkpoint(str(final))
+    trainer._calibrate(heard_validation(trainer))
+    trainer.load_checkpoint(str(final))  # as --c does
+    trainer.save_checkpoint(str(latest))
+    assert read_checkpoint(latest)["nnunet_mtl"] == {"taught": ["malignancy", "severity"]}
+    trainer.save_checkpoint(str(final))
+    assert "calibrations" not in read_checkpoint(final)["nnunet_mtl"]
+
+
+def test_without_checkpoints_an_older_one_keeps_its_calibration(
+    trainer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final = Path(trainer.output_folder, "checkpoint_final.pth")
+    trainer.save_checkpoint(str(final))
+    before = final.read_bytes()
+    trainer.disable_checkpointing = True
+    trainer.save_checkpoint(str(final))
+    trainer._calibrate(heard_validation(trainer))
+    assert final.read_bytes() == before
+    assert "calibrated on 5 cases, stored nowhere: there is no checkpoint" in capsys.readouterr().out
+
+
+def relabelled(prepared: Any, monkeypatch: pytest.MonkeyPatch, train: list[str], cases: list[str]) -> Any:
+    """A trainer of a fold with these cases in its training and its validation part."""
+    built = make(prepared)
+    built.initialize()
+    monkeypatch.setattr(built, "do_split", lambda: (train, cases))
+    return built
+
+
+def test_a_fold_says_what_it_cannot_teach_or_judge(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    train = ["liver_001", "liver_002", "kidney_000", "kidney_001", "spleen_000", "spleen_001"]
+    built = relabelled(prepared, monkeypatch, train, ["liver_000", "liver_003"])
+    built.get_tr_and_val_datasets()
+    lines = [line.partition("WARNING: ")[2] for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    remedy = "Remedy: nnunet_mtl make-splits -d Dataset900_Tiny --overwrite"
+    assert [line.rpartition(" (")[0] for line in lines] == [
+        "fold 0: annotated in no validation case: kidney, kidney_tumour, spleen",
+        "fold 0: question malignancy: all 1 labels of validation cases are benign",
+        "fold 0: question severity: all 2 labels of validation cases are mild",
+    ]
+    assert all(line.endswith(remedy) for line in lines)
+    assert built.taught == ("malignancy", "severity")
+
+
+def test_an_answer_that_the_fold_never_taught_is_known_by_its_checkpoint_and_counts_nowhere(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    built = relabelled(prepared, monkeypatch, ["liver_001", "liver_002", "spleen_000"], CASES)
+    built.get_tr_and_val_datasets()
+    assert "malignancy: all 2 labels of training cases are malignant (it is not learnt" in capsys.readouterr().out
+    path = Path(built.output_folder, "checkpoint_final.pth")
+    built.save_checkpoint(str(path))
+    assert read_checkpoint(path)["nnunet_mtl"] == {"taught": ["severity"]}
+    built._calibrate(heard_validation(built))
+    assert list(read_checkpoint(path)["nnunet_mtl"]["calibrations"]) == ["severity"]
+    log = built.logger.local_logger.my_fantastic_logging
+    log["ema_fg_dice"] = [0.8]
+    log[class_key("malignancy", "auc")], log[class_key("severity", "auc")] = [0.9], [0.6]
+    assert math.isclose(built.selection_score(), 0.7 * 0.8 + 0.3 * 0.2)
+    answering(built, bias=100.0)
+    built._score_cases()
+    text = capsys.readouterr().out
+    assert "Answers to severity" in text
+    assert "malignancy" not in text
+
+
+def test_a_region_without_a_score_is_named(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {"(1, 2)": 0.5, "(2,)": math.nan, "(3, 4)": 0.25, "(4,)": math.nan, "(5,)": 1.0}
+    folder = Path(trainer.output_folder, "validation")
+    folder.mkdir(parents=True)
+    summary = {"mean": {key: {"Dice": value} for key, value in keys.items()}, "metric_per_case": []}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    trainer._explain_missing_scores()
+    assert "not available because of liver_tumour, kidney_tumour: annotated in no" in capsys.readouterr().out

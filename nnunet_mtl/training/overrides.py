@@ -1,8 +1,8 @@
 """Everything of nnU-Net's training that this package overrides or swaps, and why.
 
 Methods are overridden in `MultiTaskTrainer` and its bases in this folder; "swapped" names are replaced for one call in
-the modules of nnU-Net's trainer and of its training command. Each original is known by the hash of its source, so that
-a new release of nnU-Net is read against this list: `changed` names what differs.
+the modules of nnU-Net's trainer, of its training command and of its choice among models. Each original is known by the
+hash of its source, so that a new release of nnU-Net is read against this list: `changed` names what differs.
 """
 
 from typing import Any
@@ -27,6 +27,12 @@ OVERRIDES = (
         "extended",
         "mirroring is a setting",
         v2_8_1="d97ac04b489d",
+    ),
+    Override.of(
+        "build_network_architecture",
+        "extended",
+        "for prediction: warns of a postprocessing.pkl that is not valid for maps of all tasks",
+        v2_8_1="ed7987fbf88e",
     ),
     Override.of("initialize", "extended", "says what runs", v2_8_1="5732dd44ffbb"),
     Override.of(
@@ -121,15 +127,34 @@ OVERRIDES = (
         "checkpoint is loaded or training starts: only what fits is taken, where nnU-Net asks for every tensor",
         v2_8_1="1dc18e4eb8cc",
     ),
+    Override.of(
+        "determine_postprocessing",
+        "swapped",
+        "inside find-best: judged region by region, on the cases in which a region is annotated",
+        v2_8_1="590d980b82b0",
+    ),
+    Override.of(
+        "load_summary_json",
+        "swapped",
+        "inside find-best: the mean Dice over annotated regions, safe from NaN",
+        v2_8_1="04023248a98a",
+    ),
+    Override.of(
+        "generate_inference_command",
+        "swapped",
+        "inside find-best: the previous stage of a cascade, which nnU-Net looks for under another name; the device",
+        v2_8_1="0b1f3eba4f19",
+    ),
 )
 
 
 def upstream_source(name: str) -> Any:
     """Return nnU-Net's method, function or class of that name."""
     import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
+    from nnunetv2.evaluation import find_best_configuration
     from nnunetv2.run import load_pretrained_weights
 
-    places = (TrainerModule.nnUNetTrainer, TrainerModule, load_pretrained_weights)
+    places = (TrainerModule.nnUNetTrainer, TrainerModule, load_pretrained_weights, find_best_configuration)
     return next(getattr(place, name) for place in places if hasattr(place, name))
 
 

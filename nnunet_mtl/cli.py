@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (_discovery, _doctor, _plan, _sync, _make_splits, _phantom, _predict, _probe, _evaluate, _demo):
         add(commands)
+    _find_best(commands)
     for add in (_plan_published, _postprocess):  # as the papers did
         add(commands)
     for add in (_extract, _merge_predictions, _complete_labels, _cascade_predict):  # one network per task
@@ -350,6 +351,27 @@ def _evaluate(commands: Subparsers) -> None:
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="images, for pictures of worst, median, best case")
     parser.add_argument("--no_figures", action="store_true", help="tables only")
+
+
+def _find_best(commands: Subparsers) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from nnunet_mtl.training.find_best import FindBestOptions, find_best
+
+        find_best(FindBestOptions.from_namespace(options))
+
+    summary = "Choose among trained models as nnUNetv2_find_best_configuration does, by what was annotated."
+    parser = _command(commands, "find-best", summary, run)
+    parser.formatter_class = argparse.HelpFormatter  # -np is left to nnU-Net
+    given: dict[str, Any] = {"nargs": "+"}
+    parser.add_argument("dataset", metavar="dataset_name_or_id", help="data set id or name")
+    parser.add_argument("-p", dest="plans", default=["nnUNetPlans"], **given, help="names of plans (nnUNetPlans)")
+    configurations = ["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"]
+    parser.add_argument("-c", dest="configurations", default=configurations, **given, help="configurations (all)")
+    parser.add_argument("-tr", dest="trainers", default=["nnUNetTrainer"], **given, help="trainers (nnUNetTrainer)")
+    parser.add_argument("-np", dest="n_processes", type=int, help="processes (nnUNet_def_n_proc, or 8)")
+    parser.add_argument("-f", dest="folds", type=int, default=[0, 1, 2, 3, 4], **given, help="folds (0 1 2 3 4)")
+    parser.add_argument("--disable_ensembling", action="store_true", help="try single models only")
+    parser.add_argument("--no_overwrite", action="store_true", help="keep what an earlier call merged")
 
 
 def _demo(commands: Subparsers) -> None:

@@ -14,6 +14,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunet_mtl._messages import listed, shown
 from nnunet_mtl.datasets.raw_dataset import RawDataset
 from nnunet_mtl.errors import UserError
+from nnunet_mtl.evaluation.region_postprocessing import fitted_on_restricted_maps
 from nnunet_mtl.file_checks import CaseToCheck, Fault, check_files, findings_of
 from nnunet_mtl.findings import Finding, one_line
 from nnunet_mtl.fold_checks import check_folds
@@ -216,7 +217,6 @@ def _postprocessing(name: str, taskset: TaskSet) -> Iterator[Finding]:
     if not nnUNet_results.is_set() or all(all(taskset.annotated(case)) for case in taskset.cases):
         return
     # validation maps hold only what is annotated in their case, so "keep the largest component" looks harmless there
-    results = Path(nnUNet_results, name)
-    for fitted in sorted({*results.glob("*/*/postprocessing.pkl"), *results.glob("*/*/validation/postprocessing.pkl")}):
+    for fitted in fitted_on_restricted_maps(Path(nnUNet_results, name)):
         text = f"{fitted} was fitted on maps that hold only each case's annotated tasks; it can delete whole organs"
-        yield Finding("warning", text, "do not apply it to predictions; delete it")
+        yield Finding("warning", text, f"do not apply it to predictions; nnunet_mtl find-best {name} fits another")

@@ -31,7 +31,7 @@ def diagnose(dataset: str | None = None, progress: Callable[[str], None] | None 
     """
     tell = progress or (lambda line: None)
     tell("importing torch")
-    findings = [*_versions(), *_environment(os.environ)]
+    findings = [*_versions(), *_device(), *_environment(os.environ)]
     tell("looking a trainer up through nnU-Net")
     findings += _discovery()
     if dataset is not None:
@@ -64,6 +64,20 @@ def _versions() -> Iterator[Finding]:
             f"torchvision {_installed('torchvision')} needs {wanted}, installed is torch {torch}",
             "pip install --upgrade torch torchvision, both from the same index",
         )
+
+
+def _device() -> Iterator[Finding]:
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError, RuntimeError):
+        return  # said already
+    if torch.cuda.is_available():
+        yield Finding("ok", "torch finds a GPU")
+        return
+    device = "mps" if torch.backends.mps.is_available() else "cpu"
+    # "ok", because nothing is wrong; but nnU-Net's commands take CUDA for granted
+    remedy = f"nnUNetv2_train ... -device {device}, and the same for nnUNetv2_predict; ours take the CPU themselves"
+    yield Finding("ok", f"torch finds no CUDA GPU: train and predict with -device {device}", remedy)
 
 
 def _version(package: str, wanted: Requirement | None) -> Finding:

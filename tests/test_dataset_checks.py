@@ -311,6 +311,8 @@ def test_regression_targets_of_test_cases_may_be_missing(data):
     content = data.read()
     content["channel_names"] = {"0": "CT", "1": "noNorm"}
     content["nnunet_mtl"]["tasks"]["dose"] = {"type": "regression", "channel": 1}
+    for case in content["nnunet_mtl"]["cases"].values():
+        case["annotated"].append("dose")
     data.write(content)
     shutil.copy(data.raw / "dataset.json", data.preprocessed)
     for case, values in CONTENT.items():

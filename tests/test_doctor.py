@@ -5,6 +5,7 @@ from pathlib import Path
 
 import packaging
 import pytest
+import torch
 
 from nnunet_mtl import discovery
 from nnunet_mtl.doctor import Finding, diagnose, report
@@ -87,6 +88,24 @@ def test_numbers_and_switches_of_nnunet_are_judged(name, value, level, text, hea
     assert [finding.level for finding in findings] == [level]
     assert text in findings[0].text
     assert bool(findings[0].remedy) == (level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "text", "word"),
+    [
+        (True, False, "torch finds a GPU", ""),
+        (False, False, "torch finds no CUDA GPU", "-device cpu"),
+        (False, True, "torch finds no CUDA GPU", "-device mps"),
+    ],
+)
+def test_the_device_to_name_is_told(cuda, mps, text, word, healthy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    (finding,) = (finding for finding in diagnose() if text in finding.text)
+    assert finding.level == "ok"
+    assert word in finding.text
+    assert word in finding.remedy
+    assert bool(finding.remedy) == (not cuda)
 
 
 def test_trainers_that_are_not_announced_are_a_problem_with_both_remedies(healthy, monkeypatch):

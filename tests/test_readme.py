@@ -46,6 +46,11 @@ def test_our_commands_are_understood(words: list[str], capsys: pytest.CaptureFix
     assert unknown.endswith("unrecognized arguments: --no_such_option")
 
 
+def test_what_to_do_without_a_gpu_stands_right_after_the_first_training() -> None:
+    training = README[README.index("nnUNetv2_train ") :]
+    assert "`-device cpu`" in training[:1000]
+
+
 def test_the_example_of_a_block_is_valid() -> None:
     (example,) = blocks("json")
     tasks = TaskSet.from_dataset_json(json.loads(example), "README.md")

@@ -147,24 +147,43 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ModelFolderError: If it cannot be read, holds anything but weights, numbers and names, or lacks what a network
             is rebuilt from.
     """
+    checkpoint = _read_harmless(path)
+    _require(checkpoint, {"network_weights": dict, "trainer_name": str, "init_args": dict}, path)
+    if not isinstance(checkpoint.get(OUR_CONTENT, {}), dict):
+        raise ModelFolderError(f"{path}: damaged: its {OUR_CONTENT} is no dictionary; copy the model again")
+    if not isinstance(checkpoint["init_args"].get("configuration"), str):
+        raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: its init_args name no configuration")
+    return cast(dict[str, Any], checkpoint)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a network from a checkpoint, on the CPU, executing nothing; what else is in it is not read.
+
+    Raises:
+        ModelFolderError: If it cannot be read, or holds no weights as nnU-Net writes them.
+    """
+    checkpoint = _read_harmless(path)
+    _require(checkpoint, {"network_weights": dict}, path)
+    weights = checkpoint["network_weights"]
+    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+
+
+def _read_harmless(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
         content = f"it holds {found[1]}, which is no weight" if found else "it is no checkpoint, or is damaged"
         raise ModelFolderError(f"{path}: refused, {content}; use a checkpoint as nnU-Net wrote it") from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ModelFolderError(f"{path}: cannot be read ({_one_line(error)}); copy the model again") from None
-    keys = {"network_weights": dict, "trainer_name": str, "init_args": dict}
+
+
+def _require(checkpoint: Any, keys: dict[str, type], path: Path) -> None:
     for key, kind in keys.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
             raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: it has no {key}; give another checkpoint")
-    if not isinstance(checkpoint.get(OUR_CONTENT, {}), dict):
-        raise ModelFolderError(f"{path}: damaged: its {OUR_CONTENT} is no dictionary; copy the model again")
-    if not isinstance(checkpoint["init_args"].get("configuration"), str):
-        raise ModelFolderError(f"{path}: not a checkpoint of nnU-Net: its init_args name no configuration")
-    return cast(dict[str, Any], checkpoint)
 
 
 def _without_training_state(checkpoint: dict[str, Any]) -> dict[str, Any]:

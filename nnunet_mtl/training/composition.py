@@ -1,8 +1,14 @@
 """What network a trainer trains: the parts its leaf names, put into the plans' architecture block."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+from nnunetv2.paths import nnUNet_results
+from torch import nn
+
+from nnunet_mtl.evaluation.region_postprocessing import fitted_on_restricted_maps
 from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.settings import Settings, SettingsError
@@ -68,6 +74,34 @@ class ComposedTrainer(MonitoredTrainer):
         )
 
     @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the network as nnU-Net does.
+
+        Without deep supervision nnU-Net is about to predict. Of the folder it predicts from it says nothing here; what
+        is looked at is the folder of this trainer and these plans in `nnUNet_results`.
+
+        Args:
+            plans_manager: nnU-Net's.
+            configuration_manager: nnU-Net's.
+            num_input_channels: Of the image.
+            num_output_channels: Of the network.
+            enable_deep_supervision: Whether the network gives several scales.
+        """
+        if not enable_deep_supervision:
+            _warn_of_postprocessing(plans_manager.plans, cls.__name__)
+        network: nn.Module = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        return network
+
+    @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
         """Return the numbers of the method's parts, JSON-able; a hook for leaves."""
         return {}
@@ -92,6 +126,18 @@ class ComposedTrainer(MonitoredTrainer):
         # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
         name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
         return {**_HEADS, **cls.heads}[name]
+
+
+def _warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
+    if not nnUNet_results.is_set() or len(plans.get("nnunet_mtl", {}).get("tasks", ())) < 2:
+        return
+    model = f"{trainer}__{plans['plans_name']}__*"
+    for fitted in fitted_on_restricted_maps(Path(nnUNet_results, plans["dataset_name"]), model):
+        warnings.warn(
+            f"{fitted} was fitted on maps that hold only each case's annotated tasks: do not apply it to these "
+            f"predictions; nnunet_mtl find-best {plans['dataset_name']} fits another",
+            stacklevel=2,
+        )
 
 
 def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:

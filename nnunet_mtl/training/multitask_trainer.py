@@ -30,6 +30,7 @@ from nnunet_mtl.training.image_level import BatchAnnotation, ImageLevelTraining
 from nnunet_mtl.training.loss_terms import LossTermsTrainer
 from nnunet_mtl.training.loss_weighting import BODY, HEAD, build_weighting, clip_gradients, optimise_weights
 from nnunet_mtl.training.merged_labels import MergedLabelsDataset
+from nnunet_mtl.training.pretrained import await_pretrained_weights
 from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_regressions, without_targets
@@ -126,6 +127,23 @@ class MultiTaskTrainer(LossTermsTrainer):
             self.print_to_log_file(f"nnunet_mtl: {text}")
         if self.settings.loss_weighting in AGGREGATES_GRADIENTS:
             self.print_to_log_file("nnunet_mtl: a backward pass for every term of the loss, and no torch.compile")
+        # what nnU-Net does next where it was given -pretrained_weights
+        self._pretrained_weights = await_pretrained_weights(self)
+
+    def on_train_start(self) -> None:
+        """Start as nnU-Net does; from then on no pretrained weights are waited for."""
+        self._wait_for_no_pretrained_weights()
+        super().on_train_start()
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint as nnU-Net does; from then on no pretrained weights are waited for."""
+        self._wait_for_no_pretrained_weights()
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def _wait_for_no_pretrained_weights(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        self._pretrained_weights.put_back()
 
     # ---- data
 

@@ -1,8 +1,8 @@
 """Everything of nnU-Net's training that this package overrides or swaps, and why.
 
-Methods are overridden in `MultiTaskTrainer` and its bases in this folder; "swapped" names are replaced in the module of
-nnU-Net's trainer for the length of one call. Each original is known by the hash of its source, so that a new release of
-nnU-Net is read against this list: `changed` names what differs.
+Methods are overridden in `MultiTaskTrainer` and its bases in this folder; "swapped" names are replaced for one call in
+the modules of nnU-Net's trainer, of its training command and of its choice among models. Each original is known by the
+hash of its source, so that a new release of nnU-Net is read against this list: `changed` names what differs.
 """
 
 from typing import Any
@@ -27,6 +27,12 @@ OVERRIDES = (
         "extended",
         "mirroring is a setting",
         v2_8_1="d97ac04b489d",
+    ),
+    Override.of(
+        "build_network_architecture",
+        "extended",
+        "for prediction: warns of a postprocessing.pkl that is not valid for maps of all tasks",
+        v2_8_1="ed7987fbf88e",
     ),
     Override.of("initialize", "extended", "says what runs", v2_8_1="5732dd44ffbb"),
     Override.of(
@@ -54,6 +60,7 @@ OVERRIDES = (
         "sampling probabilities, which nnU-Net's own call fixes at None",
         v2_8_1="5f59e2b907cf",
     ),
+    Override.of("on_train_start", "extended", "pretrained weights are not waited for any more", v2_8_1="cbf4259a673f"),
     Override.of(
         "train_step",
         "replaced",
@@ -122,14 +129,42 @@ OVERRIDES = (
         "inside perform_actual_validation: what it answers for each case is kept",
         v2_8_1="d98a0aa989d5",
     ),
+    Override.of(
+        "load_pretrained_weights",
+        "swapped",
+        "from the end of initialize, after which nnU-Net's command calls it if it was given any, until it is called, a "
+        "checkpoint is loaded or training starts: only what fits is taken, where nnU-Net asks for every tensor",
+        v2_8_1="1dc18e4eb8cc",
+    ),
+    Override.of(
+        "determine_postprocessing",
+        "swapped",
+        "inside find-best: judged region by region, on the cases in which a region is annotated",
+        v2_8_1="590d980b82b0",
+    ),
+    Override.of(
+        "load_summary_json",
+        "swapped",
+        "inside find-best: the mean Dice over annotated regions, safe from NaN",
+        v2_8_1="04023248a98a",
+    ),
+    Override.of(
+        "generate_inference_command",
+        "swapped",
+        "inside find-best: the previous stage of a cascade, which nnU-Net looks for under another name; the device",
+        v2_8_1="0b1f3eba4f19",
+    ),
 )
 
 
 def upstream_source(name: str) -> Any:
     """Return nnU-Net's method, function or class of that name."""
     import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
+    from nnunetv2.evaluation import find_best_configuration
+    from nnunetv2.run import load_pretrained_weights
 
-    return getattr(TrainerModule.nnUNetTrainer, name, None) or getattr(TrainerModule, name)
+    places = (TrainerModule.nnUNetTrainer, TrainerModule, load_pretrained_weights, find_best_configuration)
+    return next(getattr(place, name) for place in places if hasattr(place, name))
 
 
 def upstream_hash(name: str) -> str:

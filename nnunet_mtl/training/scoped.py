@@ -1,10 +1,10 @@
-"""Swapping a name in one of nnU-Net's modules for the length of one call, where nnU-Net offers no other seam.
+"""Swapping a name in one of nnU-Net's modules for one call, where nnU-Net offers no other seam.
 
 This is the only place of the package that assigns into a foreign module; every use of it is listed in
 `nnunet_mtl.training.overrides`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -26,3 +26,35 @@ def swapped(module: ModuleType, name: str, replacement: Any) -> Iterator[Any]:
         yield original
     finally:
         setattr(module, name, original)
+
+
+class UntilCalled:
+    """Stands for a function of a module until the function is called or put back.
+
+    For what nnU-Net calls right after a method of ours has returned, where no `with` block reaches.
+
+    Args:
+        module: nnU-Net's.
+        name: Of the function.
+        replacement: Called with the original and the arguments.
+
+    Raises:
+        AttributeError: If the module has no such name: upstream has changed.
+    """
+
+    def __init__(self, module: ModuleType, name: str, replacement: Callable[..., Any]) -> None:
+        present = getattr(module, name)
+        self._module, self._name, self._replacement = module, name, replacement
+        # never another of these, which would then come back after its time
+        self._original: Any = present._original if isinstance(present, UntilCalled) else present
+        setattr(module, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Put the original back and call the replacement."""
+        self.put_back()
+        return self._replacement(self._original, *args, **kwargs)
+
+    def put_back(self) -> None:
+        """Put the original back, unless that is done already or something newer stands there."""
+        if getattr(self._module, self._name) is self:
+            setattr(self._module, self._name, self._original)

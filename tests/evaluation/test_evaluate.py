@@ -329,9 +329,9 @@ def test_values_that_cannot_be_matched_are_refused(data, capsys, described, mess
 def test_references_of_another_data_set_are_refused(data, capsys):
     other = {**DESCRIPTION, "labels": {**DESCRIPTION["labels"], "liver": [1, 2, 3], "spleen": [1]}}
     other |= {"regions_class_order": [3, 2, 1]}
-    (data / "labelsTr" / "dataset.json").write_text(json.dumps(other))
+    (data / "labelsTr.json").write_text(json.dumps(other))
     message = one_problem(capsys, "-pred", "good", "-ref", data / "labelsTr")
-    assert "labelsTr/dataset.json: liver has the values [1, 2, 3], in the data set [1, 2]; give the data set" in message
+    assert "labelsTr.json: liver has the values [1, 2, 3], in the data set [1, 2]; give the data set" in message
 
 
 def test_a_picture_that_cannot_be_drawn_costs_nothing_else(data, capsys):

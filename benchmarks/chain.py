@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl.demo.commands import CommandRunner, chain_environment
 from nnunet_mtl.discovery import shim_folder
+from nnunet_mtl.lab.demo.commands import CommandRunner, chain_environment
 
 
 class Chain:

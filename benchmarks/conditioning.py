@@ -22,7 +22,7 @@ from chain import Chain, provenance, write_result
 
 from nnunet_mtl.evaluation.missing import mean_of_present
 from nnunet_mtl.evaluation.scores import Scores, dice_table
-from nnunet_mtl.phantoms.scanner import SCANNERS
+from nnunet_mtl.lab.phantoms.scanner import SCANNERS
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 PHANTOM = (

@@ -18,7 +18,7 @@ import torch
 from gates import load_network, preprocessed_patches
 from torch import Tensor
 
-from nnunet_mtl.networks.gate_unit import GateAfterNorm, GateUnit
+from nnunet_mtl.networks.acsnet.gate_unit import GateAfterNorm, GateUnit
 
 ORDERS = {"published": GateUnit, "after_norm": GateAfterNorm}
 

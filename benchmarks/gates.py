@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.attention import Gates, TaskGuidedAttention
-from nnunet_mtl.networks.gates import DescriptorGate
+from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet
 
 NUM_TASKS = 5

@@ -35,13 +35,13 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_mtl.methods.catalogue import methods
-from nnunet_mtl.methods.cost import Passes, architecture_of, build, stock_network
-from nnunet_mtl.methods.setting import Setting, default_setting
-from nnunet_mtl.methods.table import change, method_table, ratio
+from nnunet_mtl.lab.methods.catalogue import methods
+from nnunet_mtl.lab.methods.cost import Passes, architecture_of, build, stock_network
+from nnunet_mtl.lab.methods.setting import Setting, default_setting
+from nnunet_mtl.lab.methods.table import change, method_table, ratio
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.training.criterion import RegionCriterion, segmentation_loss
-from nnunet_mtl.training.schedule import settings_in
+from nnunet_mtl.training.scheduled_trainer import settings_in
+from nnunet_mtl.training.segmentation_loss import RegionCriterion, segmentation_loss
 
 FEATURES = (16, 32, 64, 128)
 PATCH = (32, 32, 32)

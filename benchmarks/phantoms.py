@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from nnunet_mtl.evaluation.lesion_features import lesion_features
-from nnunet_mtl.phantoms import gastric, nested, ultrasound
-from nnunet_mtl.phantoms.baseline import threshold_and_position_dice
-from nnunet_mtl.phantoms.breast import MASS_CUES, MassCue
-from nnunet_mtl.phantoms.options import SharedOptions
-from nnunet_mtl.phantoms.patients import plan_visits
+from nnunet_mtl.lab.phantoms import gastric, nested, ultrasound
+from nnunet_mtl.lab.phantoms.baseline import threshold_and_position_dice
+from nnunet_mtl.lab.phantoms.breast import MASS_CUES, MassCue
+from nnunet_mtl.lab.phantoms.options import SharedOptions
+from nnunet_mtl.lab.phantoms.patients import plan_visits
 
 SMOOTHINGS = (0.7, 1.5, 3.0)
 Features = Callable[[SharedOptions, int], tuple[list[dict[str, float]], list[bool]]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mtl import __version__
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 
 Subparsers = Any  # argparse gives its sub-parser object no public type
 
@@ -80,7 +80,7 @@ def _discovery(commands: Subparsers) -> None:
 
 def _doctor(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> int:
-        from nnunet_mtl.doctor import diagnose, report
+        from nnunet_mtl.checks.doctor import diagnose, report
 
         findings = diagnose(options.dataset, _progress)
         print(report(findings, every_detail=options.every_detail))
@@ -103,7 +103,7 @@ class _SetAction(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if "help" in values:
-            from nnunet_mtl.settings_help import settings_help
+            from nnunet_mtl.planning.settings_help import settings_help
 
             print(settings_help())
             parser.exit()
@@ -194,7 +194,7 @@ def _make_splits(commands: Subparsers) -> None:
 
 
 def _phantom(commands: Subparsers) -> None:
-    from nnunet_mtl.phantoms.kinds import KINDS, all_arguments, phantom_kind
+    from nnunet_mtl.lab.phantoms.kinds import KINDS, all_arguments, phantom_kind
 
     arguments = all_arguments()
 
@@ -257,7 +257,7 @@ _PREDICT_FLAGS = {
 def _predict(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> int:
         from nnunet_mtl.inference.predict import predict
-        from nnunet_mtl.inference.request import PredictOptions
+        from nnunet_mtl.inference.predict_options import PredictOptions
 
         _find_own_trainers()
         report = predict(PredictOptions.from_namespace(options))
@@ -290,7 +290,7 @@ def _find_own_trainers() -> None:
 
 def _probe(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.probe.run import ProbeOptions, run_probe
+        from nnunet_mtl.lab.probe.run import ProbeOptions, run_probe
 
         _find_own_trainers()
         print(run_probe(ProbeOptions.from_namespace(options), _progress))
@@ -355,7 +355,7 @@ def _evaluate(commands: Subparsers) -> None:
 
 def _find_best(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.training.find_best import FindBestOptions, find_best
+        from nnunet_mtl.inference.find_best import FindBestOptions, find_best
 
         find_best(FindBestOptions.from_namespace(options))
 
@@ -376,7 +376,7 @@ def _find_best(commands: Subparsers) -> None:
 
 def _demo(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.demo.chain import DemoOptions, run_demo
+        from nnunet_mtl.lab.demo.demonstration import DemoOptions, run_demo
 
         print(run_demo(DemoOptions.from_namespace(options), _progress))
 
@@ -392,8 +392,8 @@ def _demo(commands: Subparsers) -> None:
 
 def _methods(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.methods.setting import chosen_setting
-        from nnunet_mtl.methods.table import method_table
+        from nnunet_mtl.lab.methods.setting import chosen_setting
+        from nnunet_mtl.lab.methods.table import method_table
 
         table = method_table(chosen_setting(options.dataset, options.plans, options.configuration))
         print(table.json() if options.json else table.text())
@@ -428,8 +428,8 @@ def _postprocess(commands: Subparsers) -> None:
 
 def _extract(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.datasets.extract import extract
-        from nnunet_mtl.datasets.extract_inside import extract_inside
+        from nnunet_mtl.datasets.per_task.extract import extract
+        from nnunet_mtl.datasets.per_task.extract_inside import extract_inside
         from nnunet_mtl.planning.folders import raw_folder
 
         what = (raw_folder(options.dataset), options.tasks, options.target, options.name)
@@ -455,7 +455,7 @@ def _extract(commands: Subparsers) -> None:
 
 def _merge_predictions(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.datasets.merge_predictions import merge_predictions
+        from nnunet_mtl.datasets.per_task.merge_predictions import merge_predictions
         from nnunet_mtl.planning.folders import raw_folder
 
         print(merge_predictions(raw_folder(options.dataset), options.folders, options.output))
@@ -469,7 +469,7 @@ def _merge_predictions(commands: Subparsers) -> None:
 
 def _complete_labels(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.datasets.complete_labels import complete_labels
+        from nnunet_mtl.datasets.per_task.complete_labels import complete_labels
         from nnunet_mtl.planning.folders import raw_folder
 
         source = raw_folder(options.dataset)
@@ -487,7 +487,7 @@ def _complete_labels(commands: Subparsers) -> None:
 def _cascade_predict(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> int:
         from nnunet_mtl.inference.cascade import predict_cascade
-        from nnunet_mtl.inference.cascade_request import CascadeOptions
+        from nnunet_mtl.inference.cascade_options import CascadeOptions
         from nnunet_mtl.planning.folders import raw_folder
 
         _find_own_trainers()

@@ -62,7 +62,7 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(built):
     content = _content(wheel)
     assert {name.split("/")[0] for name in content} == {"nnunet_mtl", DIST_INFO}
     assert {name: data for name, data in content.items() if name.startswith("nnunet_mtl/")} == expected
-    for name in ("py.typed", "ext_trainers/nnunet_mtl_shim.py", "trainers/nnUNetTrainerMTLAttention.py"):
+    for name in ("py.typed", "discovery/ext_trainers/nnunet_mtl_shim.py", "trainers/nnUNetTrainerMTLAttention.py"):
         assert f"nnunet_mtl/{name}" in expected
     assert any(name.endswith("/licenses/LICENSE") for name in content)
 
@@ -100,4 +100,4 @@ cli.main(["env"])
     places, line = run.stdout.splitlines()
     assert all(place.startswith(str(tmp_path / "site" / "nnunet_mtl")) for place in places.split())
     assert line.startswith("export nnUNet_extTrainer=")
-    assert str(tmp_path / "site" / "nnunet_mtl" / "ext_trainers") in line
+    assert str(tmp_path / "site" / "nnunet_mtl" / "discovery" / "ext_trainers") in line

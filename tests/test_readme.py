@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nnunet_mtl.cli import main
-from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ After He et al., ACSNet, 2024, segmentation and classification of breast ultraso
 
 from typing import Any, ClassVar
 
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
@@ -16,19 +16,19 @@ class nnUNetTrainerACSNet(MultiTaskTrainer):
     task_losses: ClassVar = True
     class_heads: ClassVar = {
         **MultiTaskTrainer.class_heads,
-        "own": "nnunet_mtl.networks.channel_attention_head.ChannelAttentionHead",
+        "own": "nnunet_mtl.networks.acsnet.channel_attention_head.ChannelAttentionHead",
     }
     # as published: no dropout, learned weights
     defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "class_dropout": 0.0, "loss_weighting": "liebel_koerner"}
     variants: ClassVar = {
         "gate_unit": {
-            "published": {"encoder_attention": "nnunet_mtl.networks.gate_unit.GateUnit"},
-            "after_norm": {"encoder_attention": "nnunet_mtl.networks.gate_unit.GateAfterNorm"},
+            "published": {"encoder_attention": "nnunet_mtl.networks.acsnet.gate_unit.GateUnit"},
+            "after_norm": {"encoder_attention": "nnunet_mtl.networks.acsnet.gate_unit.GateAfterNorm"},
             "none": {},
         },
         "deformable_attention": {
-            "deformable": {"decoder_attention": "nnunet_mtl.networks.deformable_attention.DeformableAttention"},
-            "plain": {"decoder_attention": "nnunet_mtl.networks.deformable_attention.PlainAttention"},
+            "deformable": {"decoder_attention": "nnunet_mtl.networks.acsnet.deformable_attention.DeformableAttention"},
+            "plain": {"decoder_attention": "nnunet_mtl.networks.acsnet.deformable_attention.PlainAttention"},
             "none": {},
         },
     }

@@ -14,4 +14,4 @@ class nnUNetTrainerCLIPDriven(MultiTaskTrainer):
 
     defaults: ClassVar = {"head": "embeddings", "loss": "published"}
     published_loss = "pair"
-    heads: ClassVar = {"embeddings": "nnunet_mtl.networks.region_embedding_head.RegionEmbeddingHead"}
+    heads: ClassVar = {"embeddings": "nnunet_mtl.networks.clip_driven.region_embedding_head.RegionEmbeddingHead"}

@@ -7,7 +7,7 @@ know: the equations are ours.
 from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import STREAMED
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
@@ -18,15 +18,18 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
     family: ClassVar = STREAMED
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
-    class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
+    class_heads: ClassVar = {
+        **MultiTaskTrainer.class_heads,
+        "own": "nnunet_mtl.networks.streams.stream_heads.StreamHead",
+    }
     defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "loss_weighting": "dwa", "attention_width": "quarter"}
     variants: ClassVar = {
         "cross_encoder": {
-            True: {"streams": "nnunet_mtl.networks.ctan.CrossAttentionStreams"},
-            False: {"streams": "nnunet_mtl.networks.mtan.AttentionStreams"},
+            True: {"streams": "nnunet_mtl.networks.streams.ctan_encoder.CrossAttentionStreams"},
+            False: {"streams": "nnunet_mtl.networks.streams.mtan_encoder.AttentionStreams"},
         },
         "cross_bottleneck": {
-            True: {"stream_bottleneck": "nnunet_mtl.networks.cross_attention.CrossTaskBottleneck"},
+            True: {"stream_bottleneck": "nnunet_mtl.networks.streams.ctan_bottleneck.CrossTaskBottleneck"},
             False: {},
         },
     }

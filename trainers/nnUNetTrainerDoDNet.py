@@ -13,4 +13,4 @@ class nnUNetTrainerDoDNet(MultiTaskTrainer):
     """One pass of encoder and decoder for all tasks, a small head for each."""
 
     defaults: ClassVar = {"head": "dynamic"}
-    heads: ClassVar = {"dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead"}
+    heads: ClassVar = {"dynamic": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead"}

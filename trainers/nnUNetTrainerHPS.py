@@ -6,7 +6,7 @@ After Caruana, Multitask learning, Machine Learning 28, 1997; the baseline of th
 from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import STREAMED
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 

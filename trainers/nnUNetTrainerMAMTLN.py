@@ -6,7 +6,7 @@ After Zhang et al., MA-MTLN, IEEE TMI 2021.
 from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import PYRAMID
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
@@ -17,7 +17,10 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
     family: ClassVar = PYRAMID
     task_losses: ClassVar = True
     published_loss: ClassVar = "jaccard_focal"
-    class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.aware_branches.AwareHead"}
+    class_heads: ClassVar = {
+        **MultiTaskTrainer.class_heads,
+        "own": "nnunet_mtl.networks.mamtln.aware_branches.AwareHead",
+    }
     # as in the released code, which weighs no class, drops nothing, and has this L2 penalty
     defaults: ClassVar = NO_EVIDENCE | {
         "class_head": "own",
@@ -27,10 +30,10 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
         "loss_weighting": "liebel_koerner",
     }
     published_parts: ClassVar = {
-        "visual_attention": "nnunet_mtl.networks.visual_attention.VisualAttention",
-        "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.AdaptiveAttention",
-        "segmentation_aware": "nnunet_mtl.networks.aware_branches.SegmentationAwareBranch",
-        "classification_aware": "nnunet_mtl.networks.aware_branches.ClassificationAwareBranch",
+        "visual_attention": "nnunet_mtl.networks.mamtln.visual_attention.VisualAttention",
+        "adaptive_attention": "nnunet_mtl.networks.mamtln.adaptive_attention.AdaptiveAttention",
+        "segmentation_aware": "nnunet_mtl.networks.mamtln.aware_branches.SegmentationAwareBranch",
+        "classification_aware": "nnunet_mtl.networks.mamtln.aware_branches.ClassificationAwareBranch",
     }
     variants: ClassVar = {point: {True: {point: part}, False: {}} for point, part in published_parts.items()}
 

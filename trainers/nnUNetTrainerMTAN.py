@@ -6,7 +6,7 @@ After Liu, Johns, Davison, End-to-end multi-task learning with attention, CVPR 2
 from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import STREAMED
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
@@ -17,15 +17,18 @@ class nnUNetTrainerMTAN(MultiTaskTrainer):
     family: ClassVar = STREAMED
     task_losses: ClassVar = True
     heads: ClassVar = {"regions": "nnunet_mtl.networks.heads.RegionHead"}
-    class_heads: ClassVar = {**MultiTaskTrainer.class_heads, "own": "nnunet_mtl.networks.stream_heads.StreamHead"}
+    class_heads: ClassVar = {
+        **MultiTaskTrainer.class_heads,
+        "own": "nnunet_mtl.networks.streams.stream_heads.StreamHead",
+    }
     defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "loss_weighting": "dwa"}
     variants: ClassVar = {
         "mtan_form": {
             "segnet": {
-                "streams": "nnunet_mtl.networks.mtan.AttentionStreams",
-                "decoders": "nnunet_mtl.networks.mtan_decoder.AttentionDecoders",
+                "streams": "nnunet_mtl.networks.streams.mtan_encoder.AttentionStreams",
+                "decoders": "nnunet_mtl.networks.streams.mtan_decoder.AttentionDecoders",
             },
-            "resnet": {"streams": "nnunet_mtl.networks.mtan.ResidualAttentionStreams"},
+            "resnet": {"streams": "nnunet_mtl.networks.streams.mtan_encoder.ResidualAttentionStreams"},
         }
     }
 

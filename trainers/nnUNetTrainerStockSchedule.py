@@ -3,7 +3,7 @@
 It does not look at the task block: what a case does not annotate is background to it.
 """
 
-from nnunet_mtl.training.schedule import ScheduledTrainer
+from nnunet_mtl.training.scheduled_trainer import ScheduledTrainer
 
 
 class nnUNetTrainerStockSchedule(ScheduledTrainer):

@@ -13,5 +13,5 @@ class nnUNetTrainerTAL(MultiTaskTrainer):
     """One pass for all tasks; regions are sums of probabilities of label values."""
 
     defaults: ClassVar = {"head": "leaves"}
-    heads: ClassVar = {"leaves": "nnunet_mtl.networks.leaf_head.LeafHead"}
+    heads: ClassVar = {"leaves": "nnunet_mtl.networks.tal.leaf_head.LeafHead"}
     loss_mode = "marginal"

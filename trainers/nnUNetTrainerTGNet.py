@@ -14,10 +14,10 @@ class nnUNetTrainerTGNet(MultiTaskTrainer):
 
     defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
     heads: ClassVar = {
-        "dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead",
+        "dynamic": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead",
         "slots": "nnunet_mtl.networks.heads.SlotHead",
     }
     parts: ClassVar = {
-        "encoder_conditioning": "nnunet_mtl.networks.residual_gates.TaskGuidedResidual",
-        "task_attention": "nnunet_mtl.networks.skip_gates.ChannelGate",
+        "encoder_conditioning": "nnunet_mtl.networks.tgnet.residual_gates.TaskGuidedResidual",
+        "task_attention": "nnunet_mtl.networks.tgnet.skip_gates.ChannelGate",
     }

@@ -13,7 +13,7 @@ class nnUNetTrainerTGNetA(MultiTaskTrainer):
 
     defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
     heads: ClassVar = {
-        "dynamic": "nnunet_mtl.networks.dynamic_head.DynamicHead",
+        "dynamic": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead",
         "slots": "nnunet_mtl.networks.heads.SlotHead",
     }
-    parts: ClassVar = {"task_attention": "nnunet_mtl.networks.skip_gates.ChannelGate"}
+    parts: ClassVar = {"task_attention": "nnunet_mtl.networks.tgnet.skip_gates.ChannelGate"}

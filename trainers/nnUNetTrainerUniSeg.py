@@ -14,4 +14,4 @@ class nnUNetTrainerUniSeg(MultiTaskTrainer):
 
     defaults: ClassVar = {"head": "slots", "sampling": "tasks"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}
-    parts: ClassVar = {"bottleneck_conditioning": "nnunet_mtl.networks.prompt.UniversalPrompt"}
+    parts: ClassVar = {"bottleneck_conditioning": "nnunet_mtl.networks.uniseg.prompt.UniversalPrompt"}

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nnunet_mtl.common.messages import one_line
 from nnunet_mtl.datasets.raw_dataset import RawDatasetError
-from nnunet_mtl.findings import one_line
 
 FINGERPRINT_NAME = "dataset_fingerprint.json"
 

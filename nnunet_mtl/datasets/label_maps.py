@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnunet_mtl.errors import UserError
-from nnunet_mtl.evaluation.cases import shown_values
-from nnunet_mtl.evaluation.label_files import LabelFileError, read_label_file
-from nnunet_mtl.findings import one_line
-from nnunet_mtl.grid import Grid, grid_difference, grid_of
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import one_line
+from nnunet_mtl.datasets.grid import Grid, grid_difference, grid_of
+from nnunet_mtl.datasets.label_files import LabelFileError, read_label_file
+from nnunet_mtl.datasets.label_pairs import shown_values
 
 Values = npt.NDArray[np.int64]
 Table = npt.NDArray[np.bool_]

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl._messages import did_you_mean, listed
-from nnunet_mtl.datasets.label_maps import LabelMapError, LabelMapReader, membership, painted, refuse
-from nnunet_mtl.datasets.raw_dataset import RawDataset, written_whole
-from nnunet_mtl.evaluation.component_rules import (
+from nnunet_mtl.common.messages import did_you_mean, listed
+from nnunet_mtl.datasets.component_rules import (
     ComponentRule,
     ComponentRuleError,
     apply_rules,
@@ -19,7 +17,9 @@ from nnunet_mtl.evaluation.component_rules import (
     read_rules,
     share_rules,
 )
-from nnunet_mtl.evaluation.described_regions import described_regions
+from nnunet_mtl.datasets.described_regions import described_regions
+from nnunet_mtl.datasets.label_maps import LabelMapError, LabelMapReader, membership, painted, refuse
+from nnunet_mtl.datasets.raw_dataset import RawDataset, written_whole
 from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
 
 

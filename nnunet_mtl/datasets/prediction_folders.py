@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mtl._messages import did_you_mean, listed
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import did_you_mean, listed
+from nnunet_mtl.datasets.described_regions import DescribedRegionsError, described_regions
 from nnunet_mtl.datasets.label_maps import Table, Values, membership
-from nnunet_mtl.errors import UserError
-from nnunet_mtl.evaluation.described_regions import DescribedRegionsError, described_regions
 from nnunet_mtl.tasks import TaskSet
 
 

@@ -17,11 +17,11 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_mtl._messages import listed, shown
-from nnunet_mtl._names import name_problem
-from nnunet_mtl.datasets.region_tasks import with_region_tasks
-from nnunet_mtl.errors import UserError
-from nnunet_mtl.files import write_json
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.files import write_json
+from nnunet_mtl.common.messages import listed, shown
+from nnunet_mtl.common.names import name_problem
+from nnunet_mtl.datasets.per_task.region_tasks import with_region_tasks
 from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
 
 SPLITS_NAME = "splits_final.json"

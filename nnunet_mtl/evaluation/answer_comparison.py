@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from nnunet_mtl._messages import listed
-from nnunet_mtl.errors import UserError
-from nnunet_mtl.evaluation.case_answers import LabelledAnswers
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import listed
+from nnunet_mtl.datasets.classification_table import LabelledAnswers
 from nnunet_mtl.evaluation.discrimination import area, auc_difference_interval
 
 

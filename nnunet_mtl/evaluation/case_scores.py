@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl.evaluation.cases import Pair, problems_of, region_masks, warnings_of
-from nnunet_mtl.evaluation.label_table import LabelTable
+from nnunet_mtl.datasets.label_pairs import Pair, problems_of, region_masks, warnings_of
+from nnunet_mtl.datasets.label_table import LabelTable
 from nnunet_mtl.evaluation.overlap import Overlap
 from nnunet_mtl.evaluation.segmentation import Options, measure
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import balanced_accuracy_score
 
-from nnunet_mtl.evaluation.case_answers import COLUMNS, NOT_AVAILABLE, AnswersError, join_labels, read_answers
+from nnunet_mtl.datasets.classification_table import COLUMNS, NOT_AVAILABLE, AnswersError, join_labels, read_answers
 from nnunet_mtl.evaluation.discrimination import auc_difference_interval, auc_interval, mean_auc
 from nnunet_mtl.tasks import TaskSet
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnunet_mtl._messages import listed
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import listed
 from nnunet_mtl.evaluation.multitask_gain import multitask_gain
 from nnunet_mtl.evaluation.ranking import Method, rank_runs, rank_stability
 from nnunet_mtl.evaluation.run_scores import RunScores

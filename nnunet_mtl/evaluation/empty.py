@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 
 Both = Literal["unavailable", "perfect"]
 One = Literal["diagonal", "constant"]

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl._messages import listed, shown
-from nnunet_mtl._names import name_problem, twins
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.files import write_json
+from nnunet_mtl.common.messages import listed, one_line, shown
+from nnunet_mtl.common.names import name_problem, twins
+from nnunet_mtl.datasets.described_regions import not_in_common
+from nnunet_mtl.datasets.label_pairs import Pair, case_table, find_pairs, refuse
+from nnunet_mtl.datasets.label_table import LabelTable, described
 from nnunet_mtl.evaluation.answer_comparison import AnsweredCases, compare_answers, require_same_answers
 from nnunet_mtl.evaluation.case_scores import check_cases, score_cases
-from nnunet_mtl.evaluation.cases import Pair, case_table, find_pairs, refuse
 from nnunet_mtl.evaluation.comparison import compare_runs
-from nnunet_mtl.evaluation.described_regions import not_in_common
-from nnunet_mtl.evaluation.label_table import LabelTable, described
 from nnunet_mtl.evaluation.question_evaluation import QuestionEvaluation, evaluate_table
 from nnunet_mtl.evaluation.ranking import Method
 from nnunet_mtl.evaluation.run_figures import write_figures
@@ -23,8 +24,6 @@ from nnunet_mtl.evaluation.segmentation import Options
 from nnunet_mtl.evaluation.selected_overlays import overlays, picture_problems
 from nnunet_mtl.evaluation.tables import METRICS_OF_TABLE, result_table
 from nnunet_mtl.evaluation.units import LengthUnit, with_unit
-from nnunet_mtl.files import write_json
-from nnunet_mtl.findings import one_line
 
 ANSWERS_NAME, SUMMARY_NAME, COMPARISON_NAME = "classification.csv", "summary.json", "comparison.json"
 

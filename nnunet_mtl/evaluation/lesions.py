@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import generate_binary_structure, label
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.evaluation.surface import union_box
 
 Connectivity = Literal["full", "faces"]

@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_mtl._messages import spelt
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import spelt
 
 
 class GainError(UserError):

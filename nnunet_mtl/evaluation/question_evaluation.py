@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_mtl.datasets.classification_table import LabelledAnswers
 from nnunet_mtl.evaluation.answer_scores import AnswerScores, metric_names, score_answers
 from nnunet_mtl.evaluation.calibration_scores import N_BINS
-from nnunet_mtl.evaluation.case_answers import LabelledAnswers
 from nnunet_mtl.evaluation.statistics import CONFIDENCE, N_RESAMPLES
 from nnunet_mtl.evaluation.stored_answers import read_labelled_answers
 from nnunet_mtl.tasks import TaskSet

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau, rankdata
 
-from nnunet_mtl._messages import listed
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import listed
 
 Method = Literal["aggregate", "rank"]
 Missing = Literal["worst", "drop"]

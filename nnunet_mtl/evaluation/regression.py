@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from nnunet_mtl._messages import listed
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import listed
+from nnunet_mtl.datasets.file_integrity import file_problem
+from nnunet_mtl.datasets.grid import grid_difference, grid_of_image
 from nnunet_mtl.evaluation.missing import mean_of_present
-from nnunet_mtl.grid import grid_difference, grid_of_image
-from nnunet_mtl.integrity import file_problem
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl._messages import did_you_mean, listed, shown
+from nnunet_mtl.common.messages import did_you_mean, listed, shown
+from nnunet_mtl.datasets.label_table import LabelTable
 from nnunet_mtl.evaluation.empty import EmptyPolicy
 from nnunet_mtl.evaluation.evaluate import Evaluation, EvaluationError, evaluate, evaluate_runs, last_line
-from nnunet_mtl.evaluation.label_table import LabelTable
 from nnunet_mtl.evaluation.lesions import LesionRule
 from nnunet_mtl.evaluation.ranking import Method
 from nnunet_mtl.evaluation.segmentation import Options

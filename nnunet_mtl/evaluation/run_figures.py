@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from nnunet_mtl.common.messages import one_line
 from nnunet_mtl.evaluation.answer_figures import question_figures
 from nnunet_mtl.evaluation.figures import bland_altman_figure, boxes_figure
 from nnunet_mtl.evaluation.question_evaluation import QuestionEvaluation
 from nnunet_mtl.evaluation.run_scores import RunScores
-from nnunet_mtl.findings import one_line
 
 
 def write_figures(

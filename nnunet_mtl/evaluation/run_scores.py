@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mtl.csv_tables import read_rows
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.datasets.csv_tables import read_rows
 from nnunet_mtl.evaluation.case_scores import RegionScores
 from nnunet_mtl.evaluation.lesions import LesionCounts
 from nnunet_mtl.evaluation.lesions import summed as summed_lesions

@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl.evaluation.cases import find_pairs, problems_of, refuse, region_masks
-from nnunet_mtl.evaluation.label_table import LabelTable
+from nnunet_mtl.datasets.label_pairs import find_pairs, problems_of, refuse, region_masks
+from nnunet_mtl.datasets.label_table import LabelTable
 from nnunet_mtl.evaluation.missing import json_number, mean_of_present, ranked
 from nnunet_mtl.evaluation.overlap import Overlap
 from nnunet_mtl.tasks import TaskSet

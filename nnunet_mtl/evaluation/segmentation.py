@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_mtl._messages import listed, spelt
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import listed, spelt
 from nnunet_mtl.evaluation.empty import EmptyPolicy
 from nnunet_mtl.evaluation.lesions import LesionCounts, LesionRule, count_lesions
 from nnunet_mtl.evaluation.overlap import Overlap, volume_ml

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from nnunet_mtl._messages import listed
-from nnunet_mtl.evaluation.cases import Pair
-from nnunet_mtl.evaluation.label_table import LabelTable
+from nnunet_mtl.common.messages import listed
+from nnunet_mtl.datasets.file_integrity import file_problem
+from nnunet_mtl.datasets.label_pairs import Pair
+from nnunet_mtl.datasets.label_table import LabelTable
 from nnunet_mtl.evaluation.missing import ranked
 from nnunet_mtl.evaluation.overlay import overlay_figure, read_upright
 from nnunet_mtl.evaluation.run_scores import RunScores
-from nnunet_mtl.integrity import file_problem
 
 
 def select_cases(scores: RunScores, metric: str = "dice") -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mtl._messages import listed, shown, spelt
-from nnunet_mtl.evaluation.case_answers import (
+from nnunet_mtl.common.messages import listed, shown, spelt
+from nnunet_mtl.datasets.classification_table import (
     AnswersError,
     LabelledAnswers,
     hot,

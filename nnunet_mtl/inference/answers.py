@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl.evaluation.classification import COLUMNS, NOT_AVAILABLE
-from nnunet_mtl.files import write_json
+from nnunet_mtl.common.files import write_json
+from nnunet_mtl.datasets.classification_table import COLUMNS, NOT_AVAILABLE
 from nnunet_mtl.tasks import ClassificationTask
 
 CSV_NAME, JSON_NAME = "classification.csv", "classification.json"

@@ -15,8 +15,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from nnunet_mtl._messages import shown
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import shown
 from nnunet_mtl.losses.classification import probabilities
 from nnunet_mtl.tasks import ClassificationTask
 

@@ -18,19 +18,19 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.helpers import empty_cache
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl._messages import did_you_mean, listed, shown
+from nnunet_mtl.common.files import write_json
+from nnunet_mtl.common.messages import did_you_mean, listed, shown
+from nnunet_mtl.datasets.file_integrity import file_problem
 from nnunet_mtl.datasets.label_maps import painted
-from nnunet_mtl.datasets.parent_box import parent_box
+from nnunet_mtl.datasets.per_task.parent_box import parent_box
 from nnunet_mtl.datasets.raw_dataset import RawDataset
-from nnunet_mtl.files import write_json
-from nnunet_mtl.inference.cascade_request import CascadeOptions
+from nnunet_mtl.inference.cascade_options import CascadeOptions
 from nnunet_mtl.inference.cascade_stage import Regions, Stage, refuse_unlike
 from nnunet_mtl.inference.case_files import CaseFiles, find_cases, number_of_channels
-from nnunet_mtl.inference.done import ARGUMENTS, refuse_other_predictions
+from nnunet_mtl.inference.case_workers import Failure, attempt
+from nnunet_mtl.inference.finished_cases import ARGUMENTS, refuse_other_predictions
+from nnunet_mtl.inference.predict_options import PredictError, device_to_use
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
-from nnunet_mtl.inference.request import PredictError, device_to_use
-from nnunet_mtl.inference.workers import Failure, attempt
-from nnunet_mtl.integrity import file_problem
 from nnunet_mtl.tasks import TaskSet, without_cases
 
 

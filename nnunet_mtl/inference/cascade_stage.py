@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 
-from nnunet_mtl._messages import listed, shown
-from nnunet_mtl.datasets.extracted_labels import regions_of
+from nnunet_mtl.common.messages import listed, shown
 from nnunet_mtl.datasets.label_maps import Table, membership
-from nnunet_mtl.datasets.parent_box import CASCADE_KEY, DEFAULT_MARGIN_MM, Box
+from nnunet_mtl.datasets.per_task.extracted_labels import regions_of
+from nnunet_mtl.datasets.per_task.parent_box import CASCADE_KEY, DEFAULT_MARGIN_MM, Box
+from nnunet_mtl.datasets.task_maps import LabelMap, task_maps
 from nnunet_mtl.inference.case_files import number_of_channels
+from nnunet_mtl.inference.predict_options import PredictError
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
-from nnunet_mtl.inference.request import PredictError
-from nnunet_mtl.task_maps import LabelMap, task_maps
 from nnunet_mtl.tasks import Task, TaskSet
 
 Regions = npt.NDArray[np.bool_]

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl._messages import listed
-from nnunet_mtl.errors import UserError
-from nnunet_mtl.integrity import file_problem
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import listed
+from nnunet_mtl.datasets.file_integrity import file_problem
 
 
 class InputError(UserError):

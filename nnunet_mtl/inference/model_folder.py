@@ -20,8 +20,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_mtl._messages import did_you_mean, listed, shown
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import did_you_mean, listed, shown
 from nnunet_mtl.inference.plan_differences import Difference, described, label_differences, plan_differences
 
 Fold = int | str

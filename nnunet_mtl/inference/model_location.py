@@ -5,8 +5,8 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_mtl._messages import did_you_mean, listed
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import did_you_mean, listed
 
 
 class ModelLocationError(UserError):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mtl._messages import key_path
+from nnunet_mtl.common.messages import key_path
 
 # The results folder is named after data set and plans; the others describe what the planner saw.
 _UNREAD = {

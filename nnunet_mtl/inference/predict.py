@@ -20,18 +20,18 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.helpers import empty_cache
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from nnunet_mtl._messages import listed
-from nnunet_mtl.files import write_json
+from nnunet_mtl.common.files import write_json
+from nnunet_mtl.common.messages import listed
+from nnunet_mtl.datasets.task_maps import task_maps
 from nnunet_mtl.inference.answers import CSV_NAME, CaseAnswer, forget_answers, write_tables
 from nnunet_mtl.inference.calibration import remarks
 from nnunet_mtl.inference.case_files import CaseFiles, find_cases
-from nnunet_mtl.inference.done import ARGUMENTS, refuse_other_predictions, unfinished
+from nnunet_mtl.inference.case_stages import Export, Model, Prepared, export, prepare
+from nnunet_mtl.inference.case_workers import Failure, Job, Workers, ahead, attempt
+from nnunet_mtl.inference.finished_cases import ARGUMENTS, refuse_other_predictions, unfinished
+from nnunet_mtl.inference.predict_options import PredictError, PredictOptions, device_to_use
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
-from nnunet_mtl.inference.regression import FOLDER, refuse_unwritable
-from nnunet_mtl.inference.request import PredictError, PredictOptions, device_to_use
-from nnunet_mtl.inference.stages import Export, Model, Prepared, export, prepare
-from nnunet_mtl.inference.workers import Failure, Job, Workers, ahead, attempt
-from nnunet_mtl.task_maps import task_maps
+from nnunet_mtl.inference.voxel_values import FOLDER, refuse_unwritable
 from nnunet_mtl.tasks import ClassificationTask, TaskSet, without_cases
 
 

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_mtl._messages import did_you_mean, listed, shown
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import did_you_mean, listed, shown
 from nnunet_mtl.inference.calibration import Calibration, answer, read_calibrations
-from nnunet_mtl.inference.combination import Combination, PatchAnswers, combine
 from nnunet_mtl.inference.model_folder import Fold, build_network, read_model
-from nnunet_mtl.inference.regression import ValueWindow, beside_logits, regressions_of
-from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.inference.patch_answers import Combination, PatchAnswers, combine
+from nnunet_mtl.inference.voxel_values import ValueWindow, beside_logits, regressions_of
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import ClassificationTask, RegressionTask, TaskSet
+from nnunet_mtl.tasks.settings import Settings
 
 
 class PredictionError(UserError):

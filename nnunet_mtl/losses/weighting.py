@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.functional import softplus
 
-from nnunet_mtl._messages import did_you_mean, listed, shown, spelt
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import did_you_mean, listed, shown, spelt
 from nnunet_mtl.losses.partial import process_count
 
 # Learned uncertainties are kept where exp(-s) is finite and small: a term that reaches 0 would send s to -infinity.

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.networks.layout import Layout
 
-PUBLISHED_NETWORK = "nnunet_mtl.networks.published_unet.PublishedUNet"
+PUBLISHED_NETWORK = "nnunet_mtl.networks.dodnet.residual_unet.PublishedUNet"
 """DoDNet's and TGNet's own network, named by plans of `nnunet_mtl.planning.published`; task-guided as it is."""
 
 _STOCK_PACKAGE = "dynamic_network_architectures.architectures."
@@ -19,13 +19,13 @@ class ArchitectureError(UserError):
 
 
 _OFF_STAGE = "nnunet_mtl.networks.stage_attention.NoStageAttention"
-# What stands at each point where the task can enter, if nothing does; see `nnunet_mtl.networks.conditioning`.
+# What stands at each point where the task can enter, if nothing does; see `nnunet_mtl.networks.insertion_points`.
 OFF_PARTS = {
-    "input_conditioning": "nnunet_mtl.networks.conditioning.NoConditioning",
-    "encoder_conditioning": "nnunet_mtl.networks.conditioning.NoEncoderConditioning",
-    "bottleneck_conditioning": "nnunet_mtl.networks.conditioning.NoBottleneckConditioning",
+    "input_conditioning": "nnunet_mtl.networks.insertion_points.NoConditioning",
+    "encoder_conditioning": "nnunet_mtl.networks.insertion_points.NoEncoderConditioning",
+    "bottleneck_conditioning": "nnunet_mtl.networks.insertion_points.NoBottleneckConditioning",
     "task_attention": "nnunet_mtl.networks.attention.NoTaskAttention",
-    "decoder_conditioning": "nnunet_mtl.networks.conditioning.NoConditioning",
+    "decoder_conditioning": "nnunet_mtl.networks.insertion_points.NoConditioning",
     "decoders": "nnunet_mtl.networks.decoders.SharedDecoder",
     "encoder_attention": _OFF_STAGE,
     "decoder_attention": _OFF_STAGE,
@@ -68,23 +68,23 @@ GUIDED = Family(_counterparts("unet", "TaskGuided"), OFF_PARTS)
 """nnU-Net's U-Nets with places at which the task can enter."""
 
 STREAMED = Family(
-    _counterparts("streamed_unet", "Streamed"),
+    _counterparts("streams.streamed_unet", "Streamed"),
     {
-        "streams": "nnunet_mtl.networks.streams.SharedStreams",
-        "stream_bottleneck": "nnunet_mtl.networks.streams.NoStreamBottleneck",
-        "decoders": "nnunet_mtl.networks.stream_decoders.OwnDecoders",
+        "streams": "nnunet_mtl.networks.streams.task_streams.SharedStreams",
+        "stream_bottleneck": "nnunet_mtl.networks.streams.task_streams.NoStreamBottleneck",
+        "decoders": "nnunet_mtl.networks.streams.stream_decoders.OwnDecoders",
     },
     regresses=True,
 )
 """One encoder of which every task sees its own, a decoder for each."""
 
 PYRAMID = Family(
-    _counterparts("pyramid_unet", "Pyramid"),
+    _counterparts("mamtln.pyramid_unet", "Pyramid"),
     {
-        "visual_attention": "nnunet_mtl.networks.visual_attention.NoVisualAttention",
-        "adaptive_attention": "nnunet_mtl.networks.adaptive_attention.NoAdaptiveAttention",
-        "segmentation_aware": "nnunet_mtl.networks.aware_branches.NoSegmentationAwareness",
-        "classification_aware": "nnunet_mtl.networks.aware_branches.NoClassificationAwareness",
+        "visual_attention": "nnunet_mtl.networks.mamtln.visual_attention.NoVisualAttention",
+        "adaptive_attention": "nnunet_mtl.networks.mamtln.adaptive_attention.NoAdaptiveAttention",
+        "segmentation_aware": "nnunet_mtl.networks.mamtln.aware_branches.NoSegmentationAwareness",
+        "classification_aware": "nnunet_mtl.networks.mamtln.aware_branches.NoClassificationAwareness",
     },
     outputs=(SupervisedOutput(0, 1.0), SupervisedOutput(0, 0.9), SupervisedOutput(0, 0.8)),
 )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nnunet_mtl.networks.unused import zero_of
+from nnunet_mtl.networks.unused_parameters import zero_of
 
 
 class SharedDecoder(nn.Module):

@@ -6,9 +6,9 @@ from typing import Any
 from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.attention import NoTaskAttention
 from nnunet_mtl.networks.classification import NoClassification, Question
-from nnunet_mtl.networks.conditioning import NoBottleneckConditioning, NoConditioning, NoEncoderConditioning
 from nnunet_mtl.networks.decoders import SharedDecoder
 from nnunet_mtl.networks.heads import RegionHead
+from nnunet_mtl.networks.insertion_points import NoBottleneckConditioning, NoConditioning, NoEncoderConditioning
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.stage_attention import NoStageAttention
 

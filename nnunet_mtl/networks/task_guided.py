@@ -9,10 +9,10 @@ from torch import Tensor, autocast, nn
 from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.classification import Features, KnownEvidence, evidence_mask
 from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.networks.network_arguments import POINTS, part_arguments
-from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.networks.passes import Answer, PassResult, Step, TaskPasses
-from nnunet_mtl.networks.unused import zero_of
+from nnunet_mtl.networks.task_passes import Answer, PassResult, Step, TaskPasses
+from nnunet_mtl.networks.unused_parameters import zero_of
 
 _NO_ATTENTION = (
     "plans: this network has no attention behind its coarsest decoder stage, which its classification head reads: "
@@ -42,7 +42,7 @@ class TaskGuidedNetwork(nn.Module):
 
     Args:
         num_classes: R, the number of regions, whatever the head.
-        input_conditioning: Class of what the image passes, see `nnunet_mtl.networks.conditioning`.
+        input_conditioning: Class of what the image passes, see `nnunet_mtl.networks.insertion_points`.
         encoder_conditioning: Class of what runs a stage of the encoder, built once per stage.
         bottleneck_conditioning: Class of what the encoder's last feature passes on its way to the decoder.
         task_attention: Class of what a skip passes, built once per skip.

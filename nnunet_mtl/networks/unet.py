@@ -13,14 +13,14 @@ from torch import Tensor, cat
 
 from nnunet_mtl.networks.attention import TaskGuidedAttention
 from nnunet_mtl.networks.classification import Features
-from nnunet_mtl.networks.conditioning import (
+from nnunet_mtl.networks.gradient import scale_gradient
+from nnunet_mtl.networks.insertion_points import (
     call,
     widen,
 )
-from nnunet_mtl.networks.gradient import scale_gradient
-from nnunet_mtl.networks.passes import Step
 from nnunet_mtl.networks.pre_norm import run_stage
 from nnunet_mtl.networks.task_guided import Decoded, TaskGuidedNetwork
+from nnunet_mtl.networks.task_passes import Step
 
 
 class _Encoded(NamedTuple):

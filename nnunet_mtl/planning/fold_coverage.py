@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from nnunet_mtl._messages import listed, spelt
+from nnunet_mtl.common.messages import listed, spelt
 from nnunet_mtl.planning.splits import patients_of
 from nnunet_mtl.tasks import ClassificationTask, TaskSet
 

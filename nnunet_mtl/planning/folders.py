@@ -8,9 +8,9 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
 
-from nnunet_mtl._messages import did_you_mean, listed, shown
-from nnunet_mtl._names import name_problem
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import did_you_mean, listed, shown
+from nnunet_mtl.common.names import name_problem
 
 
 class PlanningError(UserError):

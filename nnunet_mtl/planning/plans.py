@@ -7,12 +7,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl._messages import did_you_mean
-from nnunet_mtl._names import name_problem, same_on_disk
-from nnunet_mtl.files import write_json
+from nnunet_mtl.common.files import write_json
+from nnunet_mtl.common.messages import did_you_mean
+from nnunet_mtl.common.names import name_problem, same_on_disk
 from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, read_plans
 from nnunet_mtl.planning.network_size import NetworkSize
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 
 
 def write_plans(

@@ -22,8 +22,8 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.paths import nnUNet_preprocessed
 from torch import nn
 
+from nnunet_mtl.common.messages import one_line
 from nnunet_mtl.datasets.fingerprint import FINGERPRINT_NAME, read_fingerprint
-from nnunet_mtl.findings import one_line
 from nnunet_mtl.planning.folders import PlanningError, raw_folder
 from nnunet_mtl.tasks import read_dataset_json
 

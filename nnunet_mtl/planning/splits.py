@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-from nnunet_mtl.files import write_json
-from nnunet_mtl.findings import one_line
+from nnunet_mtl.common.files import write_json
+from nnunet_mtl.common.messages import one_line
 from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, raw_folder
 from nnunet_mtl.planning.folds import assign_folds
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
@@ -127,3 +127,24 @@ def _rows(annotated: npt.NDArray[np.bool_], folds: npt.NDArray[np.int_]) -> Iter
         held_out = folds == fold
         counts = [(~held_out).sum(), held_out.sum(), *annotated[held_out].sum(0)]
         yield [str(fold), *map(str, counts)]
+
+
+def read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """Read `splits_final.json`.
+
+    Raises:
+        PlanningError: If it is not there or not what nnU-Net writes.
+    """
+    if not path.is_file():
+        raise PlanningError(f"{path}: no such file; train a fold, or write the folds with `nnunet_mtl make-splits`")
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanningError(f"{path}: cannot be read ({' '.join(str(error).split())}); write it again") from None
+    if not isinstance(splits, list) or not all(_is_split(split) for split in splits):
+        raise PlanningError(f"{path}: must be a list of folds, each with its cases under train and val; write it again")
+    return splits
+
+
+def _is_split(split: object) -> bool:
+    return isinstance(split, dict) and all(isinstance(split.get(part), list) for part in ("train", "val"))

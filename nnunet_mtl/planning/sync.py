@@ -7,7 +7,7 @@ no effect until the block is copied again.
 import json
 from typing import Any
 
-from nnunet_mtl.files import write_json
+from nnunet_mtl.common.files import write_json
 from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, raw_folder
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 

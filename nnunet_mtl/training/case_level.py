@@ -15,10 +15,10 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from torch import Tensor
 from torch import distributed as dist
 
+from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.inference.calibration import Calibration, fit_calibration
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 from nnunet_mtl.training.case_labels import CaseLabels
-from nnunet_mtl.training.scoped import swapped
 
 Answers = dict[str, dict[str, Tensor]]
 

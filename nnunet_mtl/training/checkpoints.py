@@ -8,10 +8,10 @@ from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
 
+from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.inference.checkpoint_content import add_to_checkpoint
 from nnunet_mtl.inference.model_folder import OUR_CONTENT
-from nnunet_mtl.training.schedule import ScheduledTrainer
-from nnunet_mtl.training.scoped import swapped
+from nnunet_mtl.training.scheduled_trainer import ScheduledTrainer
 
 
 class CheckpointingTrainer(ScheduledTrainer):

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from nnunetv2.paths import nnUNet_results
 from torch import nn
 
-from nnunet_mtl.evaluation.region_postprocessing import fitted_on_restricted_maps
+from nnunet_mtl.datasets.region_postprocessing import fitted_on_restricted_maps
 from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings, SettingsError
 from nnunet_mtl.training.image_level import questions_of
 from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.region_embedding import read_region_embedding
@@ -32,7 +32,7 @@ class ComposedTrainer(MonitoredTrainer):
 
     Attributes:
         parts: Dotted paths of what stands at the points where the task enters, see
-            `nnunet_mtl.networks.conditioning`; leaves name theirs.
+            `nnunet_mtl.networks.insertion_points`; leaves name theirs.
         heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
         variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
         class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.losses.weighting import EqualWeights
 
 CAGRAD_RADIUS = 0.5  # c of the paper

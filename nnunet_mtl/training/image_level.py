@@ -11,9 +11,9 @@ from torch import Tensor
 from nnunet_mtl.evaluation.classification import QuestionScores, scores
 from nnunet_mtl.losses.classification import ClassificationLoss, n_outputs, probabilities
 from nnunet_mtl.networks.classification import KnownEvidence, Question
-from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.case_labels import CaseLabels
 from nnunet_mtl.training.regression import VoxelTargets
 

@@ -9,19 +9,19 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import ComposedTrainer
-from nnunet_mtl.training.criterion import LabelCriterion, LossMode, RegionCriterion, segmentation_loss
 from nnunet_mtl.training.image_level import BatchAnnotation
 from nnunet_mtl.training.regression import RegressionTraining
+from nnunet_mtl.training.segmentation_loss import LabelCriterion, LossMode, RegionCriterion, segmentation_loss
 
 
 class LossTermsTrainer(ComposedTrainer):
     """A trainer whose loss has named terms.
 
     Attributes:
-        loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.criterion`.
+        loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.segmentation_loss`.
         published_loss: The same where the setting `loss` is "published".
         task_losses: Whether every task is a term of the loss, and the loss their sum; else all annotated regions are
             averaged, and all answers. Where terms are weighted they are always those of tasks.

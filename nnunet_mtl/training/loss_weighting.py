@@ -14,7 +14,7 @@ from nnunet_mtl.losses.weighting import (
     LossWeighting,
     fixed_factors,
 )
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.gradient_aggregation import METHODS, GradientAggregation
 
 STATE = "nnunet_mtl_loss_weighting"

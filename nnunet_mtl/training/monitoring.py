@@ -10,7 +10,8 @@ import numpy as np
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import distributed as dist
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl.common.messages import listed
+from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.evaluation.classification import QuestionScores
 from nnunet_mtl.inference.calibration import TAUGHT, stored_calibrations
 from nnunet_mtl.losses.partial import process_count
@@ -18,13 +19,12 @@ from nnunet_mtl.losses.weighting import LossWeighting
 from nnunet_mtl.planning.fold_coverage import taught_questions
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.training import progress
-from nnunet_mtl.training.annotation import CaseAnnotations
+from nnunet_mtl.training.case_annotations import CaseAnnotations
 from nnunet_mtl.training.case_level import FinalValidation, answer_cases
 from nnunet_mtl.training.checkpoints import CheckpointingTrainer
 from nnunet_mtl.training.image_level import PROBABILITIES, TARGETS, ImageLevelTraining
 from nnunet_mtl.training.pseudo_dice import FloatArray, dice, nan_mean
 from nnunet_mtl.training.regression import RegressionTraining, mae_key
-from nnunet_mtl.training.scoped import swapped
 from nnunet_mtl.training.validation import RestrictedExport, regions_without_a_score
 
 

@@ -17,12 +17,13 @@ from torch import Tensor, autocast, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.inference.case_files import number_of_channels
-from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.planning.fold_coverage import dataset_faults, fold_faults, taught_questions
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 from nnunet_mtl.training.annotated_foreground import AnnotatedForeground
-from nnunet_mtl.training.annotation import CaseAnnotations
+from nnunet_mtl.training.case_annotations import CaseAnnotations
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader, evidence_labels
 from nnunet_mtl.training.gradient_aggregation import METHODS as AGGREGATES_GRADIENTS
 from nnunet_mtl.training.gradient_aggregation import refuse_processes
@@ -35,8 +36,7 @@ from nnunet_mtl.training.pseudo_dice import label_counts, region_counts
 from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.regression import RegressionTraining, with_scales, without_regressions, without_targets
 from nnunet_mtl.training.sampling import sampling_probabilities
-from nnunet_mtl.training.schedule import settings_in
-from nnunet_mtl.training.scoped import swapped
+from nnunet_mtl.training.scheduled_trainer import settings_in
 from nnunet_mtl.training.training_cases import refuse_unknown_foreground
 
 

@@ -7,7 +7,7 @@ users have it is one task of three regions, each inside the one before.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nnunet_mtl._messages import listed, spelt
+from nnunet_mtl.common.messages import listed, spelt
 from nnunet_mtl.tasks import Case, Task, TaskSet
 
 Labels = Mapping[str, frozenset[int]]

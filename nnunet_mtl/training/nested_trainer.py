@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training import progress
-from nnunet_mtl.training.annotation import CaseAnnotations
+from nnunet_mtl.training.case_annotations import CaseAnnotations
 from nnunet_mtl.training.curriculum import AllAtOnce, Curriculum
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 from nnunet_mtl.training.nested_tasks import nested_tasks, notes, parents
 from nnunet_mtl.training.patch_pools import KEY, PoolLoader
-from nnunet_mtl.training.schedule import settings_in
+from nnunet_mtl.training.scheduled_trainer import settings_in
 from nnunet_mtl.training.transfer import Transfer
 
 ACTIVE, DRAWN, MOVED_PATCHES, MOVED_VOXELS = "active", "drawn", "moved_patches", "moved_voxels"
@@ -30,7 +30,7 @@ class NestedTrainer(MultiTaskTrainer):
     regions count in them.
     """
 
-    heads: ClassVar = {"regions": "nnunet_mtl.networks.nested_head.NestedHead"}
+    heads: ClassVar = {"regions": "nnunet_mtl.networks.omnet.nested_head.NestedHead"}
     task_losses = True
 
     def _prepare_plans(self, plans: dict[str, Any], configuration: str) -> None:

@@ -15,9 +15,9 @@ import nnunetv2.run.run_training as run_training
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.swapped_names import UntilCalled
 from nnunet_mtl.inference.model_folder import read_weights
-from nnunet_mtl.training.scoped import UntilCalled
 
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile, in this order
 _SHARED = ("encoder.", "decoder.")

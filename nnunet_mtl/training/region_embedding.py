@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_mtl._messages import listed, shown, spelt
-from nnunet_mtl.networks.region_embedding_head import EmbeddingError
+from nnunet_mtl.common.messages import listed, shown, spelt
+from nnunet_mtl.networks.clip_driven.region_embedding_head import EmbeddingError
 
 
 def read_region_embedding(path: str | Path, regions: Sequence[str]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_mtl._messages import listed
+from nnunet_mtl.common.messages import listed
 from nnunet_mtl.losses.regression import absolute_error, masked_l1_loss
 from nnunet_mtl.tasks import RegressionTask, TaskSet, TaskSetError
 from nnunet_mtl.training.target_channels import BesideImage, ImageDataset, ImageDatasets, TargetDataset

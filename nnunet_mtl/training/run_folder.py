@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.inference.model_folder import read_checkpoint
 from nnunet_mtl.inference.plan_differences import Difference, described, label_differences, plan_differences
 

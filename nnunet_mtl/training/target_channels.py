@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 
 
 class TargetChannelError(UserError):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_mtl.datasets.extract import extract
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.datasets.per_task.extract import extract
 from nnunet_mtl.tasks import TaskSet
 
 ORACLE = np.arange(16).reshape(2, 2, 4) % 5

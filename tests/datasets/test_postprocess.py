@@ -6,8 +6,8 @@ import pytest
 import SimpleITK
 
 from nnunet_mtl.cli import main
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.datasets.postprocess import postprocess
-from nnunet_mtl.errors import UserError
 
 LABELS = {"liver": [1, 2, 3], "vessel": [2, 2], "liver_tumour": [3, 3], "kidney": [4, 4]}
 ORDER = [1, 2, 3, 4]

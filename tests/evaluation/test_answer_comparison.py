@@ -3,13 +3,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_mtl.datasets.classification_table import LabelledAnswers
 from nnunet_mtl.evaluation.answer_comparison import (
     AnswerComparisonError,
     AnsweredCases,
     compare_answers,
     require_same_answers,
 )
-from nnunet_mtl.evaluation.case_answers import LabelledAnswers
 from nnunet_mtl.evaluation.discrimination import auc_difference_interval
 from nnunet_mtl.tasks import ClassificationTask
 

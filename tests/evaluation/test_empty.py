@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.evaluation.empty import METRICS, PAPERS_DISTANCE_MM, EmptyPolicy, EmptyPolicyError
 
 SIZE_MM = (30.0, 40.0, 120.0)  # a diagonal of 130 mm

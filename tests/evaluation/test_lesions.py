@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.evaluation.lesions import LesionCounts, LesionRule, LesionRuleError, count_lesions, summed
 
 

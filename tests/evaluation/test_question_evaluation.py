@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from nnunet_mtl.datasets.classification_table import LabelledAnswers
 from nnunet_mtl.evaluation.answer_scores import metric_names
-from nnunet_mtl.evaluation.case_answers import LabelledAnswers
 from nnunet_mtl.evaluation.classification import auc_interval, score_table
 from nnunet_mtl.evaluation.question_evaluation import evaluate_answers, evaluate_table
 from nnunet_mtl.tasks import ClassificationTask, TaskSet

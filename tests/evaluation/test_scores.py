@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_mtl.evaluation.cases import CasesError
+from nnunet_mtl.datasets.label_pairs import CasesError
 from nnunet_mtl.evaluation.scores import Scores, dice_table
 from nnunet_mtl.tasks import TaskSet
 

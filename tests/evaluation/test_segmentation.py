@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.evaluation import empty
 from nnunet_mtl.evaluation.empty import EmptyPolicy
 from nnunet_mtl.evaluation.lesions import LesionCounts, LesionRule

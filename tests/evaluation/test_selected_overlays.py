@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from skimage import io
 
+from nnunet_mtl.datasets.label_pairs import find_pairs
+from nnunet_mtl.datasets.label_table import LabelTable
 from nnunet_mtl.evaluation.case_scores import score_cases
-from nnunet_mtl.evaluation.cases import find_pairs
-from nnunet_mtl.evaluation.label_table import LabelTable
 from nnunet_mtl.evaluation.run_scores import RunScores
 from nnunet_mtl.evaluation.segmentation import Options
 from nnunet_mtl.evaluation.selected_overlays import overlays, picture_problems, select_cases

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_mtl.evaluation.case_answers import AnswersError
+from nnunet_mtl.datasets.classification_table import AnswersError
 from nnunet_mtl.evaluation.question_evaluation import evaluate_table
 from nnunet_mtl.evaluation.stored_answers import read_labelled_answers
 from nnunet_mtl.inference.answers import CSV_NAME, JSON_NAME, CaseAnswer, write_case_answers, write_tables

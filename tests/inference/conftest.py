@@ -18,8 +18,8 @@ from nnunet_mtl.discovery import shim_folder
 from nnunet_mtl.losses.classification import n_outputs
 from nnunet_mtl.networks.architecture import multitask_architecture
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.settings import Settings
 from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
 
 LABELS = {"background": 0, "liver": [1, 2], "liver_tumour": [2], "kidney": [3, 3]}
 BLOCK = {

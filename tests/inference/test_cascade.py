@@ -16,14 +16,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_mtl.cli import main
-from nnunet_mtl.datasets.parent_box import CASCADE_KEY
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.datasets.per_task.parent_box import CASCADE_KEY
 from nnunet_mtl.datasets.raw_dataset import RawDataset
-from nnunet_mtl.errors import UserError
 from nnunet_mtl.inference.cascade import Cascade, in_order
-from nnunet_mtl.inference.cascade_request import CascadeOptions
+from nnunet_mtl.inference.cascade_options import CascadeOptions
 from nnunet_mtl.inference.cascade_stage import Stage, refuse_unlike
+from nnunet_mtl.inference.predict_options import PredictError
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
-from nnunet_mtl.inference.request import PredictError
 from nnunet_mtl.tasks import TaskSet
 
 SHAPE = (9, 22, 26)

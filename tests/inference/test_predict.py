@@ -15,7 +15,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_mtl.cli import main
-from nnunet_mtl.evaluation.case_answers import read_answers
+from nnunet_mtl.datasets.classification_table import read_answers
 from nnunet_mtl.inference.calibration import Calibration, stored_calibrations
 from nnunet_mtl.inference.checkpoint_content import add_to_checkpoint
 from nnunet_mtl.inference.predictor import MultiTaskPredictor

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_mtl.inference.calibration import Calibration, stored_calibrations
 from nnunet_mtl.inference.checkpoint_content import add_to_checkpoint
-from nnunet_mtl.inference.combination import Combination, PatchAnswers
+from nnunet_mtl.inference.patch_answers import Combination, PatchAnswers
 from nnunet_mtl.inference.predictor import MultiTaskPredictor, PredictionError
 from nnunet_mtl.losses.classification import probabilities
 

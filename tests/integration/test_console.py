@@ -15,8 +15,8 @@ import pytest
 import SimpleITK
 
 from nnunet_mtl.cli import main
-from nnunet_mtl.demo.commands import chain_environment
 from nnunet_mtl.discovery import shim_folder
+from nnunet_mtl.lab.demo.commands import chain_environment
 from nnunet_mtl.tasks import TaskSet
 
 pytestmark = pytest.mark.slow

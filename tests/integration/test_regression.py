@@ -14,8 +14,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_mtl.discovery import shim_folder
 from nnunet_mtl.evaluation.regression import mae_of_folder
 from nnunet_mtl.inference.predict import predict
-from nnunet_mtl.inference.request import PredictOptions
-from nnunet_mtl.phantoms.dose_dataset import DoseOptions, write_dose_dataset
+from nnunet_mtl.inference.predict_options import PredictOptions
+from nnunet_mtl.lab.phantoms.dose_dataset import DoseOptions, write_dose_dataset
 from nnunet_mtl.planning.network_size import NetworkSize
 from nnunet_mtl.planning.plans import write_plans
 from nnunet_mtl.trainers.nnUNetTrainerCTAN import nnUNetTrainerCTAN

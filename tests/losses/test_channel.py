@@ -3,9 +3,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nnunet_mtl.losses.channel import ChannelDiceBCELoss
-from nnunet_mtl.losses.summed import SummedDiceBCELoss
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.training.criterion import segmentation_loss
+from nnunet_mtl.networks.multitalent.summed import SummedDiceBCELoss
+from nnunet_mtl.training.segmentation_loss import segmentation_loss
 
 SLOTS = (0, 1, 0, 1, 2)
 # Channel 0: samples 0 and 1; channel 1: sample 0 alone; channel 2: nobody.

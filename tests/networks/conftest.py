@@ -7,12 +7,12 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, nn
 
-from nnunet_mtl.networks.cross_attention import CrossTaskBottleneck
-from nnunet_mtl.networks.ctan import CrossAttentionStreams
-from nnunet_mtl.networks.mtan import AttentionStreams, ResidualAttentionStreams
-from nnunet_mtl.networks.mtan_decoder import AttentionDecoders
-from nnunet_mtl.networks.pyramid_unet import PyramidPlainConvUNet, PyramidResidualEncoderUNet
-from nnunet_mtl.networks.streamed_unet import StreamedPlainConvUNet, StreamedResidualEncoderUNet
+from nnunet_mtl.networks.mamtln.pyramid_unet import PyramidPlainConvUNet, PyramidResidualEncoderUNet
+from nnunet_mtl.networks.streams.ctan_bottleneck import CrossTaskBottleneck
+from nnunet_mtl.networks.streams.ctan_encoder import CrossAttentionStreams
+from nnunet_mtl.networks.streams.mtan_decoder import AttentionDecoders
+from nnunet_mtl.networks.streams.mtan_encoder import AttentionStreams, ResidualAttentionStreams
+from nnunet_mtl.networks.streams.streamed_unet import StreamedPlainConvUNet, StreamedResidualEncoderUNet
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
 
 OURS = {"plain": TaskGuidedPlainConvUNet, "residual": TaskGuidedResidualEncoderUNet}

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.adaptive_attention import AdaptiveAttention
-from nnunet_mtl.networks.aware_branches import ClassificationAwareBranch, SegmentationAwareBranch
-from nnunet_mtl.networks.pyramid_blocks import Level, Shape
-from nnunet_mtl.networks.pyramid_decoder import PyramidDecoder
-from nnunet_mtl.networks.visual_attention import VisualAttention
+from nnunet_mtl.networks.mamtln.adaptive_attention import AdaptiveAttention
+from nnunet_mtl.networks.mamtln.aware_branches import ClassificationAwareBranch, SegmentationAwareBranch
+from nnunet_mtl.networks.mamtln.pyramid_blocks import Level, Shape
+from nnunet_mtl.networks.mamtln.pyramid_decoder import PyramidDecoder
+from nnunet_mtl.networks.mamtln.visual_attention import VisualAttention
 
 WIDTH, CHANNELS, STRIDE = 16, (6, 8, 10, 10), (1, 2, 2)
 SIZES = ((3, 16, 24), (3, 8, 12), (3, 4, 6), (3, 2, 3))

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.attention import NoTaskAttention, TaskGuidedAttention
 from nnunet_mtl.networks.heads import SlotHead
-from nnunet_mtl.networks.output import MultiTaskOutput
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet
 
 Build = Callable[..., nn.Module]

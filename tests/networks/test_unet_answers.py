@@ -19,8 +19,8 @@ from nnunet_mtl.networks.classification import (
     Question,
 )
 from nnunet_mtl.networks.heads import SlotHead
-from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.networks.passes import OFF
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.networks.task_passes import OFF
 
 Build = Callable[..., nn.Module]
 Trained = Callable[[nn.Module], nn.Module]

@@ -15,12 +15,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.cli import main
 from nnunet_mtl.discovery import look_up
-from nnunet_mtl.networks.published_unet import PublishedUNet
+from nnunet_mtl.networks.dodnet.residual_unet import PublishedUNet
 from nnunet_mtl.planning.folders import PlanningError
 from nnunet_mtl.planning.network_size import NetworkSize
 from nnunet_mtl.planning.plans import write_plans
 from nnunet_mtl.planning.published import published_intensities
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.tasks.settings import Settings
 
 # Loaded dynamically: static checkers do not follow the mapping of planners/ into the package.
 Planner = import_module("nnunet_mtl.planners.nnUNetPlannerMTLPublished").nnUNetPlannerMTLPublished

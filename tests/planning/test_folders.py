@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.planning.folders import new_raw_folder, preprocessed_folder, raw_folder
 
 

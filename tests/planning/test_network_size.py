@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.planning.network_size import NetworkSize
 
 EXPECTED_MESSAGE = re.compile(

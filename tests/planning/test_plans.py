@@ -7,7 +7,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.planning.folders import only_plans
 from nnunet_mtl.planning.network_size import NetworkSize
 from nnunet_mtl.planning.plans import write_plans

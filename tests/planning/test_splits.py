@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from nnunet_mtl.errors import UserError
-from nnunet_mtl.planning.splits import make_splits
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.planning.folders import PlanningError
+from nnunet_mtl.planning.splits import make_splits, read_splits
 
 
 def read(dataset):
@@ -189,3 +191,22 @@ def test_a_rare_class_is_no_reason_to_refuse(dataset, dataset_json):
     dataset.write_raw(dataset_json)
     _, _, *rows = make_splits(900).split("\n")
     assert sorted(row.split()[-1] for row in rows) == ["0", "0", "0", "1", "1"]
+
+
+SPLITS = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["a", "b"]}]
+
+
+def test_splits_are_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps(SPLITS))
+    assert read_splits(path) == SPLITS
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", "[1]", '[{"train": []}]', '[{"train": [], "val": 1}]'])
+def test_splits_that_are_none_are_refused_in_one_line(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "splits_final.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PlanningError, match=r"splits_final\.json: ") as raised:
+        read_splits(path)
+    assert "\n" not in str(raised.value)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.planning.sync import sync
 from nnunet_mtl.tasks import TaskSet
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from nnunet_mtl.losses.weighting import EqualWeights
-from nnunet_mtl.networks.channel_attention_head import ChannelAttentionHead
+from nnunet_mtl.networks.acsnet.channel_attention_head import ChannelAttentionHead
+from nnunet_mtl.networks.acsnet.deformable_attention import DeformableAttention, PlainAttention
+from nnunet_mtl.networks.acsnet.gate_unit import GateAfterNorm, GateUnit
 from nnunet_mtl.networks.classification import BottleneckHead, EvidenceHead, NoClassification
-from nnunet_mtl.networks.deformable_attention import DeformableAttention, PlainAttention
-from nnunet_mtl.networks.gate_unit import GateAfterNorm, GateUnit
 from nnunet_mtl.networks.stage_attention import NoStageAttention
 from nnunet_mtl.trainers.nnUNetTrainerACSNet import nnUNetTrainerACSNet
 

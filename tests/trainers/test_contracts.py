@@ -16,7 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mtl.discovery import look_up
 from nnunet_mtl.tasks import TaskSetError
-from nnunet_mtl.training.annotation import CaseAnnotations
+from nnunet_mtl.training.case_annotations import CaseAnnotations
 from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_mtl.losses.jaccard_focal import JaccardFocalLoss
 from nnunet_mtl.losses.partial import MaskedDiceBCELoss
+from nnunet_mtl.networks.mamtln.jaccard_focal import JaccardFocalLoss
 from nnunet_mtl.trainers.nnUNetTrainerMAMTLN import nnUNetTrainerMAMTLN
 from nnunet_mtl.training.loss_weighting import HEAD
 

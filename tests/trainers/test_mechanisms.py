@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.settings import Settings, SettingsError
 from nnunet_mtl.tasks import TaskSet
-from nnunet_mtl.training.criterion import segmentation_loss
+from nnunet_mtl.tasks.settings import Settings, SettingsError
+from nnunet_mtl.training.segmentation_loss import segmentation_loss
 
 TASKS = TaskSet.from_dataset_json(
     {

@@ -12,9 +12,9 @@ from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerDoDNet import nnUNetTrainerDoDNet
 from nnunet_mtl.trainers.nnUNetTrainerUniSeg import nnUNetTrainerUniSeg
-from nnunet_mtl.training.criterion import segmentation_loss
 from nnunet_mtl.training.sampling import sampling_probabilities
-from nnunet_mtl.training.schedule import settings_in
+from nnunet_mtl.training.scheduled_trainer import settings_in
+from nnunet_mtl.training.segmentation_loss import segmentation_loss
 
 TASKS = TaskSet.from_dataset_json(
     {

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nnunet_mtl.losses.classification import patch_weight
-from nnunet_mtl.networks.output import MultiTaskOutput
-from nnunet_mtl.settings import Settings
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.image_level import (
     LOSS_TERM,
     PROBABILITIES,

@@ -11,12 +11,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mtl.losses.weighting import DynamicWeightAverage, EqualWeights, LiebelKoernerWeights, LossWeightingError
-from nnunet_mtl.settings import Settings, SettingsError
+from nnunet_mtl.tasks.settings import Settings, SettingsError
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMultiHead import nnUNetTrainerMultiHead
-from nnunet_mtl.training.criterion import LabelCriterion
 from nnunet_mtl.training.gradient_aggregation import METHODS, GradientAggregation, GradientAggregationError
 from nnunet_mtl.training.loss_weighting import BODY, HEAD, STATE, WEIGHTS, build_weighting
+from nnunet_mtl.training.segmentation_loss import LabelCriterion
 
 CPU = torch.device("cpu")
 TERMS = (

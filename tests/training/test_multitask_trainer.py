@@ -13,8 +13,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mtl.networks.architecture import GUIDED, SupervisedOutput
 from nnunet_mtl.planning.plans import write_plans
-from nnunet_mtl.settings import SettingsError
 from nnunet_mtl.tasks import TaskSetError
+from nnunet_mtl.tasks.settings import SettingsError
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_mtl.errors import UserError
+from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.training.region_embedding import read_region_embedding
 
 REGIONS = ["liver", "liver_tumour", "spleen"]

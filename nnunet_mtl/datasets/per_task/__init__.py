@@ -1,0 +1,1 @@
+"""What one network per task does with data sets: extract, merge predictions, complete labels."""

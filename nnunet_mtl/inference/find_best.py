@@ -1,0 +1,270 @@
+"""`nnunet_mtl find-best`: nnU-Net's choice among trained models, judged by what was annotated in each case.
+
+nnU-Net's function runs as it is, with three names of its module replaced for that call: the search for post-processing,
+the score by which it chooses, and the prediction commands it prints; see `nnunet_mtl.training.overrides`.
+"""
+
+import math
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nnunetv2.evaluation.find_best_configuration as theirs
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_pickle
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.evaluation.evaluate_predictions import (
+    compute_metrics_on_folder,
+    load_summary_json,
+    save_summary_json,
+)
+from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing_to_folder
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.common.messages import listed
+from nnunet_mtl.common.swapped_names import swapped
+from nnunet_mtl.datasets.region_postprocessing import Judgement, Maps, judge, mean, write_mark
+from nnunet_mtl.planning.folders import preprocessed_folder, raw_folder
+from nnunet_mtl.tasks import TaskSet, read_dataset_json
+
+
+class FindBestError(UserError):
+    """There is nothing to choose from, or nothing to choose by."""
+
+
+@dataclass(frozen=True)
+class FindBestOptions:
+    """What is chosen among; as the options of `nnUNetv2_find_best_configuration`.
+
+    Attributes:
+        dataset: Id or name.
+        plans: Names of plans.
+        configurations: Of the plans; those a plans file lacks are left out.
+        trainers: Names of trainers, of this package or stock.
+        folds: Which are merged and scored.
+        n_processes: At once.
+        ensembling: Whether pairs are tried too, for which every fold needs the `.npz` files of its validation.
+        overwrite: Whether what an earlier call merged is made anew.
+    """
+
+    dataset: str
+    plans: Sequence[str]
+    configurations: Sequence[str]
+    trainers: Sequence[str]
+    folds: Sequence[int]
+    n_processes: int
+    ensembling: bool = True
+    overwrite: bool = True
+
+    @classmethod
+    def from_namespace(cls, options: Namespace) -> "FindBestOptions":
+        """Read parsed options; the number of processes is nnU-Net's where none is given.
+
+        Raises:
+            FindBestError: If it is no positive number.
+        """
+        n_processes = default_num_processes if options.n_processes is None else options.n_processes
+        if n_processes < 1:
+            raise FindBestError(f"-np {n_processes}: must be at least 1")
+        return cls(
+            options.dataset,
+            options.plans,
+            options.configurations,
+            options.trainers,
+            options.folds,
+            n_processes,
+            not options.disable_ensembling,
+            not options.no_overwrite,
+        )
+
+
+def find_best(options: FindBestOptions) -> dict[str, Any]:
+    """Choose a model or an ensemble, fit its post-processing and print how to predict with it.
+
+    Returns:
+        What nnU-Net's function returns.
+
+    Raises:
+        UserError: If the data set, a model or one of its folds is missing, or nothing has a score.
+    """
+    raw = raw_folder(options.dataset)
+    preprocessed_folder(options.dataset)
+    dataset_json = read_dataset_json(raw / "dataset.json")
+    tasks = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
+    models = theirs.dumb_trainer_config_plans_to_trained_models_dict(
+        list(options.trainers), list(options.configurations), list(options.plans)
+    )
+    replaced = _Replacements(
+        tasks,
+        str(dataset_json["file_ending"]),
+        theirs.determine_postprocessing,
+        theirs.generate_inference_command,
+    )
+    with ExitStack() as stack:
+        for name in ("determine_postprocessing", "load_summary_json", "generate_inference_command"):
+            stack.enter_context(swapped(theirs, name, getattr(replaced, name)))
+        try:
+            known = theirs.filter_available_models(models, raw.name)
+            if not known:
+                wanted = f"{listed(options.configurations)} in {listed(options.plans)}"
+                raise FindBestError(f"{raw.name}: there is no {wanted}; check -c and -p")
+            found: dict[str, Any] = theirs.find_best_configuration(
+                raw.name,
+                known,
+                allow_ensembling=options.ensembling,
+                num_processes=options.n_processes,
+                overwrite=options.overwrite,
+                folds=tuple(options.folds),
+            )
+        except (RuntimeError, FileNotFoundError) as error:  # as nnU-Net says that a model or a fold is missing
+            raise FindBestError(" ".join(str(error).split())) from error
+    return found
+
+
+class _Replacements:
+    """What stands for three functions of nnU-Net's module while its choice runs.
+
+    Args:
+        tasks: Of the data set, with its case table.
+        ending: Of the names of its label maps.
+        determine: nnU-Net's `determine_postprocessing`.
+        generate: nnU-Net's `generate_inference_command`.
+    """
+
+    def __init__(
+        self, tasks: TaskSet, ending: str, determine: Callable[..., Any], generate: Callable[..., str]
+    ) -> None:
+        self.tasks, self._ending = tasks, ending
+        self._determine, self._generate = determine, generate
+
+    def load_summary_json(self, filename: str) -> dict[str, Any]:
+        """Read a summary; its mean Dice is over the regions, of each over the cases in which it is annotated.
+
+        Raises:
+            FindBestError: If no region has a Dice.
+        """
+        summary: dict[str, Any] = load_summary_json(filename)
+        scores: dict[Any, list[float]] = {key: [] for key in summary["mean"]}
+        for case in summary["metric_per_case"]:
+            annotated = self._annotated(Path(case["prediction_file"]).name.removesuffix(self._ending))
+            for key, metrics in case["metrics"].items():
+                if annotated[_labels(key)]:
+                    scores[key].append(metrics["Dice"])
+        dice = mean([mean(values) for key, values in scores.items() if key != 0])
+        if math.isnan(dice):
+            raise FindBestError(f"{filename}: no region has a Dice, so there is nothing to choose by; train more folds")
+        summary["foreground_mean"]["Dice"] = dice
+        return summary
+
+    def _annotated(self, case: str) -> dict[frozenset[int], bool]:
+        """Return which regions are annotated in a case, by their label values."""
+        return dict(zip(map(frozenset, self.tasks.region_labels), self.tasks.annotated(case), strict=True))
+
+    def determine_postprocessing(
+        self,
+        folder_predictions: str,
+        folder_ref: str,
+        plans_file_or_dict: Any,
+        dataset_json_file_or_dict: Any,
+        num_processes: int,
+        keep_postprocessed_files: bool = True,
+    ) -> Any:
+        """Fit the post-processing; nnU-Net's own where every case is annotated for everything.
+
+        Args:
+            folder_predictions: Merged validation maps; gets `postprocessing.pkl` and the maps processed.
+            folder_ref: Reference maps.
+            plans_file_or_dict: Path of the plans.
+            dataset_json_file_or_dict: Path of the `dataset.json`.
+            num_processes: At once.
+            keep_postprocessed_files: As nnU-Net's own; the files are kept.
+        """
+        folder = Path(folder_predictions)
+        if all(all(self.tasks.annotated(case)) for case in self.tasks.cases):
+            found = self._determine(
+                folder_predictions,
+                folder_ref,
+                plans_file_or_dict,
+                dataset_json_file_or_dict,
+                num_processes,
+                keep_postprocessed_files,
+            )
+            write_mark(folder, (), self.tasks, beside=load_json(str(folder / "postprocessing.json")))
+            return found
+        plans = PlansManager(plans_file_or_dict)
+        cases = sorted(path.name.removesuffix(self._ending) for path in folder.glob(f"[!.]*{self._ending}"))
+        annotated = {case: self.tasks.annotated(case) for case in cases}
+        reader = plans.image_reader_writer_class()
+        judged = judge(Maps(folder, Path(folder_ref), self._ending, reader, annotated, self.tasks), num_processes)
+        chosen = [known.rule.as_nnunet() for known in judged if known.kept]
+        functions, words = [function for function, _ in chosen], [kwargs for _, kwargs in chosen]
+        save_pickle((functions, words), str(folder / "postprocessing.pkl"))
+        write_mark(folder, judged, self.tasks)
+        print(self._account(judged))  # noqa: T201 - among what nnU-Net's function prints
+        processed = folder / "postprocessed"
+        apply_postprocessing_to_folder(
+            str(folder),
+            str(processed),
+            functions,
+            words,
+            plans_file_or_dict,
+            dataset_json_file_or_dict,
+            num_processes,
+        )
+        self._summarise(processed, folder_ref, reader, num_processes)
+        return functions, words
+
+    def _account(self, judged: Sequence[Judgement]) -> str:
+        lines = [
+            f"largest component of {self.tasks.regions[known.rule.region]}: Dice {known.before:.4f} -> "
+            f"{known.after:.4f} over {known.n_cases} annotated cases: {'kept' if known.kept else 'not kept'}"
+            for known in judged
+        ]
+        tried = {known.rule.region for known in judged}
+        left = [name for number, name in enumerate(self.tasks.regions) if number not in tried]
+        if left:
+            lines.append(f"not tried, because other tasks' regions may lie in or over them: {listed(left)}")
+        return "\n".join(lines)
+
+    def _summarise(self, folder: Path, references: str, reader: Any, n_processes: int) -> None:
+        path = str(folder / "summary.json")
+        keys = [tuple(labels) for labels in self.tasks.region_labels]
+        ignored = self.tasks.ignore_label
+        compute_metrics_on_folder(references, str(folder), path, reader, self._ending, keys, ignored, n_processes)
+        save_summary_json(self.load_summary_json(path), path)
+
+    def generate_inference_command(
+        self,
+        dataset_name_or_id: Any,
+        configuration_name: str,
+        plans_identifier: str,
+        trainer_name: str,
+        folds: Any,
+        *,
+        save_npz: bool = False,
+        output_folder: str = "OUTPUT_FOLDER",
+    ) -> str:
+        """Return the command that predicts, after that of a cascade's previous stage; for the CPU where no GPU is."""
+        device = "" if torch.cuda.is_available() else " -device cpu"
+        folder = get_output_folder(dataset_name_or_id, trainer_name, plans_identifier, configuration_name)
+        previous = (
+            PlansManager(str(Path(folder, "plans.json"))).get_configuration(configuration_name).previous_stage_name
+        )
+        model = (plans_identifier, trainer_name, folds)
+        first, before = "", None
+        if previous is not None:
+            before = f"{output_folder}_PREVIOUS_STAGE"
+            first = self._generate(dataset_name_or_id, previous, *model, None, output_folder=before) + device + "\n"
+        command = self._generate(
+            dataset_name_or_id, configuration_name, *model, before, output_folder=output_folder, save_npz=save_npz
+        )
+        return f"{first}{command}{device}"
+
+
+def _labels(key: Any) -> frozenset[int]:
+    return frozenset(key if isinstance(key, tuple) else [key])

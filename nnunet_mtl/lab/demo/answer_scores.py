@@ -1,0 +1,68 @@
+"""The image-level answers of a demonstration, held against the truth that the phantoms carry."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_mtl.common.files import references_table
+from nnunet_mtl.evaluation.classification import QuestionScores, auc_interval, read_answers, score_table
+from nnunet_mtl.inference.answers import CSV_NAME
+from nnunet_mtl.tasks import TaskSet, read_dataset_json
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered to a question with two classes.
+
+    Attributes:
+        question: Its name.
+        classes: The two classes; probabilities are of the second.
+        probability: Of each labelled test case, (N,).
+        positive: Whether the second class is true, (N,) bool.
+        scores: AUC and the like.
+        interval: Of the AUC, 95 %; None where there are too few cases.
+    """
+
+    question: str
+    classes: tuple[str, str]
+    probability: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    scores: QuestionScores
+    interval: tuple[float, float] | None
+
+    @property
+    def auc(self) -> float | None:
+        """Area under the ROC curve; None if a class has no case."""
+        return self.scores.metrics["auc"]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the figures as JSON-able values."""
+        return {
+            "question": self.question,
+            "cases": {name: int(np.sum(self.positive == bool(i))) for i, name in enumerate(self.classes)},
+            **self.scores.metrics,
+            "auc_95": None if self.interval is None else list(self.interval),
+        }
+
+
+def read_answered(folder: Path, truth: Path) -> Answers:
+    """Score what `nnunet_mtl predict` wrote for the only question of the phantoms.
+
+    Args:
+        folder: Holds `classification.csv`.
+        truth: Folder of references, beside which is a JSON file whose case table has the test cases' classes.
+    """
+    source = references_table(truth)
+    tasks = TaskSet.from_dataset_json(read_dataset_json(source), str(source))
+    (question,) = tasks.classification
+    first, second = question.classes
+    answered = read_answers(folder / CSV_NAME).get(question.name, {})
+    labels = {name: case.classes[question.name] for name, case in tasks.cases.items() if question.name in case.classes}
+    cases = [case for case in labels if case in answered]
+    probability = np.array([answered[case][second] for case in cases], dtype=float)
+    positive = np.array([labels[case] == second for case in cases], dtype=bool)
+    scores = score_table(folder / CSV_NAME, tasks)[question.name]
+    return Answers(question.name, (first, second), probability, positive, scores, auc_interval(probability, positive))

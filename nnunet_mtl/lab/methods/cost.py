@@ -1,0 +1,253 @@
+"""Where the task enters a network, how often its parts run for K tasks, and what that costs in FLOPs and parameters.
+
+Nothing is written down by hand: parts say whether they are conditioned, calls and parameters are counted on networks
+that are built as the trainers build them.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple, cast
+
+import torch
+import torchvision  # noqa: F401  its deformable convolution is an operator only after the import
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_mtl.lab.methods.setting import Setting
+from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.scheduled_trainer import settings_in
+
+# Points at which the task can enter, in the order of a pass, by what the reader calls them.
+_POINTS = {
+    "input_conditioning": "input",
+    "encoder_conditioning": "encoder",
+    "bottleneck_conditioning": "bottleneck",
+    "task_attention": "skips",
+    "decoder_conditioning": "decoder",
+    "decoders": "decoder",
+    "segmentation_head": "head",
+}
+_FEW_FEATURES = 8
+
+
+class NetworkCost(NamedTuple):
+    """Of one network.
+
+    Attributes:
+        parameters: Each counted once.
+        tile_flops: Floating-point operations of all tasks of one patch: convolutions and matrix products, as PyTorch
+            counts them.
+    """
+
+    parameters: int
+    tile_flops: int
+
+
+class Passes(NamedTuple):
+    """How often the parts of a network run for all tasks of one patch."""
+
+    encoder: int
+    decoder: int
+    head: int
+
+    def text(self, num_tasks: int) -> str:
+        """Say it in words, with K for the number of tasks; a number alone means whole passes."""
+        whole, decoders, heads = ("K" if number == num_tasks > 1 else str(number) for number in self)
+        if whole == decoders == heads:
+            return whole
+        if decoders == heads:
+            return f"{whole} encoder, {decoders} decoder{_s(decoders)}"
+        return f"{whole} encoder, {decoders} decoder{_s(decoders)}, {heads} head{_s(heads)}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a method in a setting.
+
+    Attributes:
+        enters: Where the task enters, in the order of a pass; empty if it does nowhere.
+        passes: For all tasks of one patch.
+        flops: Floating-point operations of all tasks of one patch.
+        parameters: Of the network.
+        added: Those minus the stock network's.
+        added_by_head: What the head and the last 1x1 convolutions have more than those of the stock network, negative
+            if tasks share output channels.
+    """
+
+    enters: tuple[str, ...]
+    passes: Passes
+    flops: int
+    parameters: int
+    added: int
+    added_by_head: int
+
+
+def cost_of(trainer: type[MultiTaskTrainer], setting: Setting) -> Cost:
+    """Compute the cost of a trainer's network.
+
+    Raises:
+        UserError: If the trainer refuses the plans, or a settings value.
+    """
+    architecture = architecture_of(trainer, setting)
+    with torch.device("meta"):
+        network, stock = build(architecture, setting), stock_network(setting)
+    head = _head_parameters(network) - _head_parameters(stock)
+    total, flops = network_cost(network, setting)
+    passes = count_passes(architecture, setting)
+    return Cost(enters(network), passes, flops, total, total - num_parameters(stock), head)
+
+
+def architecture_of(trainer: type[MultiTaskTrainer], setting: Setting) -> dict[str, Any]:
+    """Return the plans' architecture block of a trainer's network."""
+    settings = settings_in({"nnunet_mtl": dict(setting.block)}, trainer.defaults)
+    return trainer.architecture(dict(setting.architecture), setting.patch_size, setting.tasks, settings)
+
+
+def build(architecture: Mapping[str, Any], setting: Setting, num_classes: int | None = None) -> Any:
+    """Build the network of an architecture block as nnU-Net does; without a number, with a channel per region.
+
+    Deep supervision is off: networks have the layers for it all the same.
+    """
+    return get_network_from_plans(
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        setting.input_channels,
+        num_classes or len(setting.tasks.regions),
+        deep_supervision=False,
+    )
+
+
+def stock_network(setting: Setting, num_classes: int | None = None) -> Any:
+    """Build the network of a setting without a task; without a number, with a channel per region.
+
+    It is nnU-Net's own, but for plans that name one of ours, which then has every part off.
+    """
+    architecture = setting.architecture
+    if architecture["network_class_name"].startswith("nnunet_mtl."):
+        regions = range(num_classes or len(setting.tasks.regions))
+        layout = Layout((0,) * len(regions), tuple(regions), tuple((region + 1,) for region in regions))
+        architecture = multitask_architecture(architecture, layout=layout, patch_size=setting.patch_size, parts={})
+    return build(architecture, setting, num_classes)
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Return the number of parameters, each counted once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def network_cost(network: nn.Module, setting: Setting) -> NetworkCost:
+    """Count the parameters of a network, and its operations for all tasks of a patch of the setting.
+
+    Nothing is computed: tensors have shapes and no values, whatever device the network was built on.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops})
+    # Autocast knows no device "meta"; and the counter fails where a parameter that is trained is an argument.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        tensors = (*network.named_parameters(), *network.named_buffers())
+        state = {name: torch.empty_like(tensor, device="cpu", requires_grad=False) for name, tensor in tensors}
+        image = torch.zeros(1, setting.input_channels, *setting.patch_size)
+        with _KnownTask(), counter:
+            # by one name each: a module that stands at several would otherwise keep the tensors without values
+            functional_call(network.eval(), state, (image,), tie_weights=False)
+    return NetworkCost(num_parameters(network), int(counter.get_total_flops()))
+
+
+def multi_nets_cost(setting: Setting) -> NetworkCost:
+    """Return what a stock network for every task, each with its own regions, costs together."""
+    with torch.device("meta"):
+        each = [stock_network(setting, len(task.regions)) for task in setting.tasks.tasks]
+    costs = [network_cost(network, setting) for network in each]
+    return NetworkCost(sum(cost.parameters for cost in costs), sum(cost.tile_flops for cost in costs))
+
+
+def enters(network: nn.Module) -> tuple[str, ...]:
+    """Return where the task enters a network: the points whose parts are conditioned."""
+    found = [name for point, name in _POINTS.items() if any(p.conditioned for p in _parts(network, point))]
+    return tuple(dict.fromkeys(found))
+
+
+def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
+    """Count how often parts of a network are called for all tasks of a tiny image.
+
+    Counted are the first convolution of the encoder, that of every decoder, and the head; in a network with few
+    features, which change no call.
+    """
+    small = copy.deepcopy(dict(architecture))
+    strides = small["arch_kwargs"]["strides"]
+    axes = len(setting.patch_size)
+    small["arch_kwargs"]["features_per_stage"] = [_FEW_FEATURES] * len(strides)
+    network = build(small, setting).eval()
+    size = [prod(stride if isinstance(stride, int) else stride[axis] for stride in strides) for axis in range(axes)]
+    size[-1] *= 2  # instance normalisation needs more than one voxel at the coarsest stage
+    decoders = [network.decoder, *getattr(getattr(network, "decoders", None), "others", ())]
+    parts = (
+        [_first_convolution(network.encoder)],
+        [_first_convolution(getattr(decoder, "stages", [decoder])[0]) for decoder in decoders],
+        [network.segmentation_head],
+    )
+    with torch.no_grad(), _counted(parts) as counts:
+        network(torch.zeros(1, setting.input_channels, *size))
+    return Passes(*counts)
+
+
+class _KnownTask(TorchFunctionMode):
+    """Lets tensors without values keep the one that names the task, which decides what decoders of their own run."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.full and len(args) == 2 and result.shape == (1,):
+            return torch.tensor([args[1]], dtype=result.dtype)
+        return result
+
+
+def _deformable_flops(image: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Any, **__: Any) -> int:
+    """Return the operations of a deformable convolution, which are those of an ordinary one."""
+    return int(2 * prod(out_shape) * prod(weight[1:]))
+
+
+@contextmanager
+def _counted(parts: Iterable[Iterable[nn.Module]]) -> Iterator[list[int]]:
+    """Count the calls of several groups of modules."""
+    counts: list[int] = []
+    handles = []
+    for index, modules in enumerate(parts):
+        counts.append(0)
+
+        def count(*_: Any, index: int = index) -> None:
+            counts[index] += 1
+
+        handles += [module.register_forward_hook(count) for module in modules]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_convolution(module: nn.Module) -> nn.Module:
+    return next(part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Conv3d))
+
+
+def _parts(network: nn.Module, point: str) -> list[Any]:
+    """Return what stands at a point; nothing where the family of the network has no such point."""
+    part = cast(Any, getattr(network, point, nn.ModuleList()))
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
+
+
+def _head_parameters(network: nn.Module) -> int:
+    own = ("segmentation_head.", "seg_layers.")
+    return sum(value.numel() for name, value in network.named_parameters() if any(part in name for part in own))
+
+
+def _s(number: str) -> str:
+    return "" if number == "1" else "s"

@@ -1,0 +1,1 @@
+"""ACSNet: gates, deformable attention and an answer from deep features (He et al., 2024)."""

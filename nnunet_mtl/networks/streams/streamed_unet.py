@@ -1,0 +1,168 @@
+"""nnU-Net's U-Nets with one encoder for all tasks, of which every task sees its own, and a decoder for each.
+
+Encoder and the first task's decoder are those of the stock classes, with their names and state-dict keys. All tasks
+cost one pass of the encoder; what they see of it is their stream, see `nnunet_mtl.networks.streams.task_streams`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from torch import Tensor, cat
+
+from nnunet_mtl.networks.classification import Features, KnownEvidence
+from nnunet_mtl.networks.gradient import scale_gradient
+from nnunet_mtl.networks.pre_norm import run_blocks, stage_blocks
+from nnunet_mtl.networks.streams.stream_decoders import OwnDecoders
+from nnunet_mtl.networks.streams.task_streams import (
+    EncoderPlan,
+    NoStreamBottleneck,
+    SharedStreams,
+    StageFeatures,
+    StreamTasks,
+    each_of,
+)
+from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
+from nnunet_mtl.networks.task_passes import PassResult, Step
+from nnunet_mtl.networks.unused_parameters import zero_of
+
+
+class _Encoded(NamedTuple):
+    stages: list[StageFeatures]  # full resolution first
+    before_norm: list[Tensor]  # of every stage, where answers are to be read
+
+
+class _StreamedUNet(TaskGuidedNetwork):
+    """What the U-Nets share; comes before a stock class among the bases.
+
+    The defaults are hard parameter sharing with one task that owns every channel: the stock network.
+
+    Args:
+        num_classes: R, the number of regions.
+        input_channels: Of the image.
+        streams: Class of what every task sees of the encoder's features.
+        stream_bottleneck: Class of what the deepest features of all tasks pass together.
+        decoders: Class of what pixel-level tasks decode with.
+        others: Of `TaskGuidedNetwork`, and the stock class's own.
+    """
+
+    gives_attended: ClassVar[bool] = False
+    points: ClassVar[Mapping[str, Any]] = {
+        "streams": SharedStreams,
+        "stream_bottleneck": NoStreamBottleneck,
+        "decoders": OwnDecoders,
+    }
+
+    place_of_region: Tensor
+
+    def __init__(self, *, num_classes: int, input_channels: int, **others: Any) -> None:
+        layout, own, architecture = self.prepare(num_classes, others)
+        outputs = [layout.task_of_region.count(task) for task in range(layout.num_tasks)]
+        super().__init__(num_classes=outputs[0], input_channels=input_channels, **architecture)
+        plan = EncoderPlan.of(self.encoder)
+        self.add_heads(layout, plan.channels, own)
+        asked = self.classification.questions if self.classification.reads_streams else ()
+        tasks = StreamTasks(len(outputs) + len(self.regressions), len(asked))
+        options = own["method_options"]
+        self.streams: Any = own["streams"](plan, tasks, **options)
+        self.stream_bottleneck: Any = own["stream_bottleneck"](plan.channels[-1], tasks.number, **options)
+        self.decoders: Any = own["decoders"](self.decoder, plan, outputs, len(self.regressions), **options)
+        # where each region's channel is when the channels of all tasks are put behind each other
+        place = torch.argsort(self.passes.region_order)
+        self.register_buffer("place_of_region", place, persistent=False)
+
+    def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
+        """Return encoding, and decoding and segmenting, neither of which is told a task."""
+        return (
+            Step(partial(self._encode, keep_features=keep_features), conditioned=False),
+            Step(partial(self._decode, raw=raw, keep_features=keep_features), conditioned=False),
+        )
+
+    def _encode(self, x: Tensor, *, keep_features: bool) -> _Encoded:
+        encoder = cast(Any, self.encoder)
+        stem = getattr(encoder, "stem", None)
+        x = x if stem is None else stem(x)
+        stages, before_norm = [], []
+        for stage in encoder.stages:
+            pooling, blocks = stage_blocks(stage)
+            split = self.streams.inner_blocks(len(blocks))
+            inner, feature = run_blocks([*pooling, *blocks[:split]], x)
+            x, feature = run_blocks(blocks[split:], inner) if blocks[split:] else (inner, feature)
+            stages.append(StageFeatures(inner, x, feature))
+            before_norm += [feature] if keep_features else []
+        return _Encoded(stages, before_norm)
+
+    def _decode(self, encoded: _Encoded, *, raw: bool, keep_features: bool) -> PassResult:
+        stages = encoded.stages
+        seen = each_of(self.streams, self.stream_bottleneck, self.streams(stages))
+        shared = self.decoders(self.decoder, [stage.last for stage in stages])
+        scales: list[dict[int, Tensor]] = [{} for _ in (stages[1:] if raw and self.deep_supervision else stages[:1])]
+        coarsest: dict[int, Tensor] = {}
+        for index in range(self.passes.num_tasks) if raw else self.passes.selected:
+            coarsest[index], answers = self._of_task(index, seen(index), shared, len(scales))
+            for scale, answer in zip(scales, answers, strict=True):
+                scale[index] = answer
+        logits = [self._of_regions(scale) for scale in scales]
+        if raw and not self.deep_supervision:
+            layers = (self.decoders.layers(self.decoder, index)[:-1] for index in range(self.passes.num_tasks))
+            logits = [logits[0] + zero_of(layer for of_task in layers for layer in of_task)]
+        return PassResult(
+            logits if raw and self.deep_supervision else logits[0],
+            self._features(encoded.before_norm, coarsest, seen) if keep_features else None,
+            self._regression(seen, shared) if keep_features else None,
+        )
+
+    def _of_task(self, index: int, skips: list[Tensor], shared: Any, scales: int) -> tuple[Tensor, list[Tensor]]:
+        """Return a task's coarsest feature before its normalisation, and its answers at the finest scales, in order."""
+        before_norm, stages = self.decoders.of_task(self.decoder, index, skips, shared)
+        layers = self.decoders.layers(self.decoder, index)
+        pairs = zip(stages[: -scales - 1 : -1], layers[: -scales - 1 : -1], strict=True)
+        return before_norm, [self.segmentation_head(feature, layer) for feature, layer in pairs]
+
+    def _of_regions(self, of_task: Mapping[int, Tensor]) -> Tensor:
+        """Put the channels of all tasks in the order of the regions, zeros where a task was not decoded."""
+        like = next(iter(of_task.values()))
+        bounds = pairwise(self.passes.bounds)
+        every = [
+            of_task[index] if index in of_task else like.new_zeros(len(like), end - start, *like.shape[2:])
+            for index, (start, end) in enumerate(bounds)
+        ]
+        return cat(every, dim=1).index_select(1, self.place_of_region)
+
+    def _regression(self, seen: Callable[[int], list[Tensor]], shared: Any) -> dict[str, Tensor]:
+        first = self.passes.num_tasks
+        return {
+            name: self._of_task(index, seen(index), shared, 1)[1][0]
+            for index, name in enumerate(self.regressions, start=first)
+        }
+
+    def _features(
+        self, before_norm: list[Tensor], coarsest: Mapping[int, Tensor], seen: Callable[[int], list[Tensor]]
+    ) -> list[Features]:
+        """Return what each question is answered from; one about a task that was not decoded is not asked."""
+        tasks = self.streams.tasks
+        factor = self.class_gradient
+        first = next(iter(coarsest.values()))
+        encoder = [scale_gradient(each, factor) for each in before_norm]
+        # A question's stream is taught by nothing else: with a factor of 0 its weights still get a gradient, of 0.
+        streams = [scale_gradient(seen(tasks.pixel + q)[-1], factor, attached=True) for q in range(tasks.image)]
+        return [
+            Features(encoder, scale_gradient(coarsest.get(question["task"], first), factor), None, streams)
+            for question in self.classification.questions
+        ]
+
+    def _answer(
+        self, index: int, known: KnownEvidence | None, raw: bool, result: PassResult
+    ) -> tuple[Tensor, Tensor | None]:
+        return super()._answer(index, known, raw, result._replace(features=result.features[index]))
+
+
+class StreamedPlainConvUNet(_StreamedUNet, PlainConvUNet):
+    """nnU-Net's default U-Net, of whose encoder every task sees its own."""
+
+
+class StreamedResidualEncoderUNet(_StreamedUNet, ResidualEncoderUNet):
+    """nnU-Net's U-Net with a residual encoder, of which every task sees its own."""

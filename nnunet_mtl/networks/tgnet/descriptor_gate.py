@@ -1,0 +1,94 @@
+"""The one gate of TGNet: factors between 0 and 1, from what describes a feature and from the task.
+
+    v = GAP(ReLU(GN(g))),    a = sigmoid(W [v || e_t] + b)
+
+g is a feature, e_t the task's one-hot code, W one convolution with kernel 1: no bottleneck, no hidden layer. On a skip
+the gate reads v of a decoder feature; in a residual block GAP(u), u the output of the first convolution, which nothing
+has normalised yet; the spatial gate of the ablations leaves out GAP. They are one gate on three descriptors.
+
+Source: Wu, Pang, Sowmya, TGNet: a task-guided network architecture for multi-organ and tumour segmentation from
+partially labelled datasets, ISBI 2022. Written from the paper: the prose, for its equation of the gate leaves out code
+and normalisation.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnunet_mtl.networks.attention import Gates
+from nnunet_mtl.networks.insertion_points import TaskCode
+
+_MOST_GROUPS = 16  # as published
+
+
+class DescriptorGate(nn.Module):
+    """Computes factors from a descriptor and the task, in at least float32 under autocast too.
+
+    Args:
+        descriptor: Computes v, (B, C, *size), of a feature.
+        channels: C.
+        num_tasks: K.
+        factors: F.
+        gates: "faithful": sigmoid, W initialised as convolutions are by default and b zero, so that factors start near
+            one half; "identity": 2 sigmoid with W and b zero, so that they start at exactly 1.
+    """
+
+    def __init__(self, descriptor: nn.Module, channels: int, num_tasks: int, factors: int, gates: Gates) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self.task_code = TaskCode(num_tasks)
+        # A linear layer, for nnU-Net initialises convolutions anew after construction.
+        self.output = nn.Linear(channels + num_tasks, factors)
+        nn.init.zeros_(self.output.bias)
+        self.scale = 1.0
+        if gates == "identity":
+            nn.init.zeros_(self.output.weight)
+            self.scale = 2.0
+
+    def forward(self, feature: Tensor, task: Tensor) -> Tensor:
+        """Return factors (B, F, *size) of a feature (B, C', *spatial) and task indices (B,)."""
+        with torch.autocast(feature.device.type, enabled=False):
+            described = self.descriptor(feature)
+            batch, channels, *size = described.shape
+            code = self.task_code(described.new_empty(batch, 0), task)
+            of_descriptor, of_code = self.output.weight[:, :channels], self.output.weight[:, channels:]
+            # The code is the same at every voxel: its part of the sum is computed once.
+            of_task = functional.linear(code, of_code, self.output.bias).unsqueeze(2)
+            logits = torch.baddbmm(of_task, of_descriptor.expand(batch, -1, -1), described.flatten(2))
+            return self.scale * torch.sigmoid(logits).reshape(batch, -1, *size)
+
+
+class NormalisedFeature(nn.Module):
+    """ReLU(GN(g)), with groups of two channels or more: within a group, channels keep their means' differences.
+
+    With one channel a group, GN would be InstanceNorm, behind which every image has the same mean.
+
+    Args:
+        channels: Of the feature; with a single one its mean is lost all the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups(channels), channels)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Return (B, C, *spatial), at least float32, of a feature of that shape."""
+        return functional.relu(self.norm(feature.to(_at_least_single(feature))), inplace=True)
+
+
+class GlobalMean(nn.Module):
+    """GAP: the mean of every channel over space."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Return (B, C, 1, ..., 1), at least float32, of a feature (B, C, *spatial)."""
+        return feature.mean(tuple(range(2, feature.ndim)), keepdim=True, dtype=_at_least_single(feature))
+
+
+def num_groups(channels: int) -> int:
+    """Return the largest divisor of the number of channels that is 16 at most and leaves two channels in a group."""
+    divisors = (groups for groups in range(1, min(_MOST_GROUPS, channels // 2) + 1) if channels % groups == 0)
+    return max(divisors, default=1)
+
+
+def _at_least_single(feature: Tensor) -> torch.dtype:
+    return torch.promote_types(feature.dtype, torch.float32)

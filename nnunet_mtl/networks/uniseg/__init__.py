@@ -1,0 +1,1 @@
+"""UniSeg: a prompt for every task at the bottleneck (Ye et al., MICCAI 2023)."""

@@ -1,0 +1,101 @@
+"""nnU-Net's trainer with its numbers taken from the plans' settings, in a results folder of its own.
+
+The case table of the task block stays out of everything nnU-Net saves: it is handed a `dataset.json` without it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_mtl.tasks import without_cases
+from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training.run_folder import refuse_other_checkpoint, refuse_other_experiment
+
+
+class ScheduledTrainer(nnUNetTrainer):
+    """Epochs, iterations, learning rate, momentum and mirroring come from `plans["nnunet_mtl"]["settings"]`.
+
+    The signature is nnU-Net's: the base class looks its arguments up by name.
+
+    Attributes:
+        defaults: Settings of this trainer where the plans name none, other than those of every trainer.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        self.settings = settings_in(plans, self.defaults)
+        super().__init__(plans, configuration, fold, without_cases(dataset_json), device)
+        self.num_epochs = self.settings.epochs
+        self.num_iterations_per_epoch = self.settings.iterations
+        self.num_val_iterations_per_epoch = self.settings.val_iterations
+        self.save_every = self.settings.save_every
+        self.initial_lr = self.settings.initial_lr
+        self.weight_decay = self.settings.weight_decay
+        self.oversample_foreground_percent = self.settings.oversample_foreground_percent
+        self.enable_deep_supervision = self.settings.deep_supervision
+        if self.output_folder_base is not None:
+            # here: when training begins nnU-Net replaces the plans of the folder
+            refuse_other_experiment(Path(self.output_folder_base), plans, configuration, self.dataset_json)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint as nnU-Net does.
+
+        Raises:
+            RunFolderError: If it was trained with other plans or labels.
+            ModelFolderError: If it cannot be read.
+        """
+        if isinstance(filename_or_checkpoint, str):
+            refuse_other_checkpoint(
+                Path(filename_or_checkpoint), self.plans_manager.plans, self.configuration_name, self.dataset_json
+            )
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """Return nnU-Net's optimiser and scheduler with the momentum of the settings."""
+        optimizer, scheduler = super().configure_optimizers()
+        for group in optimizer.param_groups:
+            group["momentum"] = self.settings.momentum
+        return optimizer, scheduler
+
+    def _build_loss(self) -> Any:
+        """Return nnU-Net's loss; its weight of the one scale that a network of two stages has would be 0 / 0."""
+        with np.errstate(invalid="ignore"):
+            loss = super()._build_loss()
+        if self.enable_deep_supervision and len(loss.weight_factors) == 1:
+            loss.weight_factors = (1.0,)
+        return loss
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
+        """Return nnU-Net's augmentation geometry, without the mirroring that the settings switch off."""
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if not self.settings.mirroring:
+            mirror_axes = None
+        if not (self.settings.mirroring and self.settings.test_time_mirroring):
+            self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+
+def settings_in(plans: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """Read the settings of plans; what they do not name takes `defaults`, and then the default of every trainer.
+
+    Raises:
+        SettingsError: If a setting is unknown or its value wrong.
+    """
+    source = f"{plans.get('plans_name', 'plans')}.json: nnunet_mtl.settings"
+    named = plans.get("nnunet_mtl", {}).get("settings", {})
+    return Settings.from_mapping({**defaults, **named} if isinstance(named, Mapping) else named, source)

@@ -1,0 +1,78 @@
+"""The segmentation loss as the trainer calls it, with deep supervision or not."""
+
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+
+from nnunet_mtl.losses.channel import ChannelDiceBCELoss
+from nnunet_mtl.losses.partial import MaskedDiceBCELoss
+from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.networks.mamtln.jaccard_focal import JaccardFocalLoss
+from nnunet_mtl.networks.multitalent.summed import SummedDiceBCELoss
+from nnunet_mtl.networks.tal.marginal import MarginalDiceCELoss
+
+LossMode = Literal["masked", "channel", "pair", "summed", "marginal", "jaccard_focal"]
+
+
+def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Module:
+    """Return the loss of one scale, called with what the head returns, region targets and the annotation mask.
+
+    Args:
+        mode: "masked": Dice and cross-entropy of the annotated channels, averaged; "channel": averaged for each channel
+            that tasks share, then over channels (DoDNet's published loss); "pair": with the same Dice averaged over all
+            regions of all samples (the CLIP-driven model's); "summed": summed (MultiTalent); "marginal": of the label
+            values of all regions, those nobody told apart merged (TAL); "jaccard_focal": of each region of each sample
+            (MA-MTLN).
+        layout: The regions.
+        options: `batch_dice`, `use_ignore_label`, `dice_weight`, `bce_weight`.
+    """
+    if mode == "marginal":
+        return MarginalDiceCELoss(layout.membership, **options)
+    # the Dice of these is always over the batch, or always of the sample
+    others = {name: value for name, value in options.items() if name != "batch_dice"}
+    if mode == "summed":
+        return SummedDiceBCELoss(**others)
+    if mode == "jaccard_focal":
+        return JaccardFocalLoss(**others)
+    if mode in ("channel", "pair"):
+        # of one channel that all regions share, the mean over channels is that over the regions of all samples
+        channels = layout.slot_of_region if mode == "channel" else (0,) * layout.num_regions
+        return ChannelDiceBCELoss(channels, **others)
+    return MaskedDiceBCELoss(**options)
+
+
+class RegionCriterion(nn.Module):
+    """Region targets, of which only the annotated ones are read.
+
+    Args:
+        loss: A masked loss, or nnU-Net's `DeepSupervisionWrapper` around one.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, segmentation: Tensor | list[Tensor], target: Tensor | list[Tensor], annotated: Tensor) -> Tensor:
+        """Loss of logits (B, R, *spatial), or a list of them, under the mask (B, R): a scalar."""
+        if isinstance(segmentation, list):
+            return cast(Tensor, self.loss(segmentation, target, [annotated] * len(segmentation)))
+        return cast(Tensor, self.loss(segmentation, target, annotated))
+
+
+class LabelCriterion(nn.Module):
+    """Label maps of a data set without regions, where every case is annotated: nnU-Net's own loss, unchanged.
+
+    Args:
+        loss: What nnU-Net's trainer builds.
+        offset: Added to it. Its Dice term is -Dice, at least -1: with 1 the sum is not negative, as terms that are
+            weighted must be.
+    """
+
+    def __init__(self, loss: nn.Module, *, offset: float = 0.0) -> None:
+        super().__init__()
+        self.loss = loss
+        self.offset = offset
+
+    def forward(self, segmentation: Tensor | list[Tensor], target: Tensor | list[Tensor], annotated: Tensor) -> Tensor:
+        """Loss of logits and label maps: a scalar; the mask is not read."""
+        return cast(Tensor, self.loss(segmentation, target) + self.offset)

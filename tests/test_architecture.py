@@ -17,7 +17,7 @@ MAPPED = {"trainers": "nnunet_mtl.trainers", "planners": "nnunet_mtl.planners"}
 
 LEAVES_ARE_IMPORTED_BY = {
     "nnunet_mtl.discovery.ext_trainers.nnunet_mtl_shim",
-    "nnunet_mtl.cli",
+    "nnunet_mtl.cli.training",
     "nnunet_mtl.lab.methods.catalogue",
 }
 SWAPS_NAMES = "nnunet_mtl.common.swapped_names"
@@ -277,7 +277,7 @@ def test_each_rule_sees_what_breaks_it(check, name, source):
     [
         ("nnunet_mtl.training.x", '"""D."""\nimport os\nfrom nnunet_mtl import tasks\nos.environ["X"] = "1"'),
         ("nnunet_mtl.networks.x", '"""D."""\nimport torch\nfrom nnunet_mtl.tasks import TaskSet\nx = torch.nn\nx = 1'),
-        ("nnunet_mtl.cli", '"""D."""\nfrom nnunet_mtl import __version__, trainers'),
+        ("nnunet_mtl.cli.training", '"""D."""\nfrom nnunet_mtl import __version__, trainers'),
     ],
 )
 def test_no_rule_sees_what_is_right(name, source):

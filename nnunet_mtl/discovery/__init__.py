@@ -95,6 +95,12 @@ def enable(site_packages: Path | None = None) -> str:
     return f"{done}: wrote {pth}; nnU-Net finds the trainers in every Python started from now on in {sys.prefix}"
 
 
+def announce() -> None:
+    """Announce the trainers in this process and those that it starts, whether or not `enable` was run."""
+    entries = _entries(os.environ.get(VARIABLE, ""))
+    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*entries, str(shim_folder())]))
+
+
 def disable(site_packages: Path | None = None) -> str:
     """Undo `enable`.
 

@@ -196,3 +196,11 @@ def test_a_trainer_that_is_not_found_is_refused_with_the_cause(tmp_path, monkeyp
         discovery.look_up("nnUNetTrainerMTLAttention")
     assert "\n" not in str(refusal.value)
     assert capsys.readouterr().out == ""
+
+
+def test_announce_appends_the_folder_for_this_process_once(monkeypatch):
+    folder = str(discovery.shim_folder())
+    monkeypatch.setenv(VARIABLE, "/one")
+    discovery.announce()
+    discovery.announce()
+    assert os.environ[VARIABLE] == os.pathsep.join(["/one", folder])

@@ -1,1 +1,1 @@
-"""What is wrong with an installation or a data set, and what to do about it: `nnunet_mtl doctor`."""
+"""Checks of an installation and of data sets, with a remedy for every fault: `nnunet_mtl doctor`."""

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: its block, its files, and what nnU-Net keeps of it elsewhere."""
+"""Checks of a data set: its block, its files, its folds, and the copies and results that nnU-Net made of it."""
 
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,19 +22,19 @@ from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.planning.folders import raw_folder
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
-# What macOS and Windows leave in folders; macOS also puts "._NAME" beside every file.
+# Files that macOS and Windows leave in folders; macOS also puts "._NAME" beside every file.
 _HIDDEN = (".DS_Store", "Thumbs.db")
 
 
 class DatasetFilesError(UserError):
-    """The files of a data set cannot be found, or none of nnU-Net's readers is for them."""
+    """The files of a data set cannot be found, or no reader of nnU-Net reads them."""
 
 
 def check_dataset(dataset: str, progress: Callable[[str], None]) -> Iterator[Finding]:
-    """Look at a data set of `nnUNet_raw` and at what was made of it; every file is read, nothing is changed.
+    """Check a data set of `nnUNet_raw` and what nnU-Net made of it. Every file is read, and nothing is changed.
 
     Args:
-        dataset: Its id ("900") or name ("Dataset900_Union").
+        dataset: Id ("900") or name ("Dataset900_Union") of the data set.
         progress: Called with one line of text after each case.
     """
     try:
@@ -58,7 +58,7 @@ def check_dataset(dataset: str, progress: Callable[[str], None]) -> Iterator[Fin
     yield from _case_names(taskset, files)
     values = yield from _files(raw, files, progress)
     # a label map that cannot be read may hold anything
-    foreground = len(values) < len(files) or any(max(found) > 0 for found in values.values())
+    foreground = len(values) < len(files) or any(max(of_map) > 0 for of_map in values.values())
     yield from check_folds(folder.name, taskset, list(files), foreground=foreground)
     yield from _preprocessed(folder.name, dataset_json, taskset)
     yield from _postprocessing(folder.name, taskset)
@@ -87,7 +87,7 @@ def _description(raw: RawDataset, n_cases: int) -> Iterator[Finding]:
 def _stray_files(raw: RawDataset) -> Iterator[Finding]:
     hidden = [path for path in sorted(raw.folder.rglob("*")) if _is_hidden(path.name, raw.file_ending)]
     if hidden:
-        # nnU-Net takes a hidden image for a case, and the others for nothing
+        # nnU-Net takes a hidden image for a case, and ignores other hidden files
         taken = any(path.name.endswith(raw.file_ending) for path in hidden)
         details = tuple(str(path.relative_to(raw.folder)) for path in hidden)
         text = f"{len(hidden)} hidden file(s) of an operating system in {raw.folder}, such as {details[0]}: delete them"
@@ -119,7 +119,7 @@ def _case_names(taskset: TaskSet, labels: Iterable[str]) -> Iterator[Finding]:
 def _files(
     raw: RawDataset, files: dict[str, tuple[tuple[Path, ...], Path]], progress: Callable[[str], None]
 ) -> Generator[Finding, None, dict[str, tuple[float, ...]]]:
-    """Open every file; return the values of the label map of each training case whose map can be read."""
+    """Open every file; return by training case the different values of its label map, if the map can be read."""
     values: dict[str, tuple[float, ...]] = {}
     try:
         n_channels = number_of_channels(raw.dataset_json)
@@ -131,21 +131,21 @@ def _files(
     except UserError as error:
         yield Finding("problem", one_line(error), "no image or label file was looked at")
         return values
-    every = range(n_channels, n_channels + 1)
-    cases = [CaseToCheck(case, images, label, every) for case, (images, label) in files.items()]
+    exactly = range(n_channels, n_channels + 1)
+    cases = [CaseToCheck(case, images, label, exactly) for case, (images, label) in files.items()]
     cases += _test_cases(raw, n_channels)
     if not files:
         yield Finding("warning", "there is no training case to look at", "fill imagesTr and labelsTr")
     faults: list[Fault] = []
     n_right = 0
     try:
-        for found in check_files(cases, reader, progress):
-            faults += found.faults
-            known = not raw.taskset.has_block or found.name in raw.taskset.cases
-            if found.name in files and found.values:
-                values[found.name] = found.values
-            if known and found.name in files and found.values is not None:
-                wrong = _wrong_values(raw.taskset, found.name, files[found.name][1], found.values)
+        for case in check_files(cases, reader, progress):
+            faults += case.faults
+            known = not raw.taskset.has_block or case.name in raw.taskset.cases
+            if case.name in files and case.values:
+                values[case.name] = case.values
+            if known and case.name in files and case.values is not None:
+                wrong = _wrong_values(raw.taskset, case.name, files[case.name][1], case.values)
                 faults += wrong
                 n_right += not wrong
     except UserError as error:
@@ -161,7 +161,7 @@ def _files(
 
 def _reader(raw: RawDataset) -> type[Any]:
     if raw.file_ending.lower() in Tiff3DIO.supported_file_endings:
-        # slices or volumes: an image must be looked at
+        # TIFF files hold slices or volumes, which only an image tells
         with redirect_stderr(StringIO()):
             return type(raw.reader())
     try:
@@ -174,7 +174,7 @@ def _reader(raw: RawDataset) -> type[Any]:
 
 
 def _test_cases(raw: RawDataset, n_channels: int) -> Iterator[CaseToCheck]:
-    # nobody has the regression targets of test cases, which are the last channels
+    # test cases may lack the regression targets, which are the last channels
     channels = range(n_channels - len(raw.taskset.regressions), n_channels + 1)
     for case, images in raw.images("imagesTs").items():
         label = raw.folder / "labelsTs" / f"{case}{raw.file_ending}"

@@ -1,7 +1,7 @@
-"""What is wrong with an installation or a data set, and what to do about it: the checks behind `nnunet_mtl doctor`.
+"""The checks of `nnunet_mtl doctor`: of the installation, and of a data set if one is named. Nothing is changed.
 
-It reads and changes nothing. What fails loudly in nnU-Net by itself is looked at only where its message does not lead
-to the cause (a torchvision that does not fit, a number of processes of 0); what fails silently is looked at always.
+A fault on which nnU-Net itself stops is checked only if nnU-Net's message does not lead to the cause (a torchvision
+that does not fit torch, a number of processes of 0). A fault that nnU-Net passes over in silence is always checked.
 """
 
 import importlib
@@ -24,7 +24,7 @@ _TRAINER = "nnUNetTrainerMTLAttention"
 
 
 def diagnose(dataset: str | None = None, progress: Callable[[str], None] | None = None) -> list[Finding]:
-    """Look at the installation and, where one is named, at a data set.
+    """Check the installation and, if one is named, a data set.
 
     Args:
         dataset: Data set id ("900") or name ("Dataset900_Union"); every file of it is read.
@@ -71,7 +71,7 @@ def _device() -> Iterator[Finding]:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError, RuntimeError):
-        return  # said already
+        return  # `_versions` has reported it
     if torch.cuda.is_available():
         yield Finding("ok", "torch finds a GPU")
         return

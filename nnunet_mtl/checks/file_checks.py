@@ -1,7 +1,7 @@
-"""What is wrong with the image and label files of a data set: each is opened, and read to its end.
+"""Checks of the image and label files of a data set. Every file is opened, and read to its end.
 
 Faults are gathered by kind, because a folder that was copied badly has the same fault a thousand times. Grids are
-compared by the one rule of `nnunet_mtl.grid`, which keeps nnU-Net's tolerances.
+compared by `nnunet_mtl.datasets.grid`, with nnU-Net's tolerances.
 """
 
 import multiprocessing
@@ -26,11 +26,11 @@ from nnunet_mtl.datasets.file_integrity import file_problem
 from nnunet_mtl.datasets.grid import Grid, grid_difference, grid_of
 
 _MOST_PROCESSES = 4
-_CASES_WORTH_A_PROCESS = 8  # which takes some seconds to start
+_CASES_WORTH_A_PROCESS = 8  # a process takes some seconds to start
 
 _SAME_IMAGE = "write them again from the same image, or copy its header if only that is wrong"
-_NIBABEL = '"overwrite_image_reader_writer": "NibabelIO"'  # it takes the spacing and leaves directions alone
-# Of each kind, in the order in which they are told: what follows the number of faults, and what to do about them.
+_NIBABEL = '"overwrite_image_reader_writer": "NibabelIO"'  # this reader uses the spacing and ignores directions
+# The kinds of faults in the order of the report: the words after the number of faults, and the remedy.
 _KINDS = {
     "missing": ("file(s) not there", "add them; a case without structures needs a label file of zeros"),
     "damaged": ("file(s) damaged, or too short", "copy or write them again"),
@@ -60,11 +60,11 @@ _KINDS = {
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong with one case.
+    """One fault of one case.
 
     Attributes:
         kind: A key of `_KINDS`.
-        text: Which file or case it is, and what is wrong with it.
+        text: The file or case, and what is wrong with it.
     """
 
     kind: str
@@ -76,10 +76,10 @@ class CaseToCheck:
     """The files of a case.
 
     Attributes:
-        name: Its identifier.
-        images: In the order of their channels; a file may hold several.
-        label: Its label map, None where it needs none.
-        n_channels: How many channels it may have.
+        name: Identifier of the case.
+        images: Image files in the order of their channels; a file may hold several channels.
+        label: The label map; None for a test case without one.
+        n_channels: The numbers of channels that are right.
     """
 
     name: str
@@ -89,7 +89,7 @@ class CaseToCheck:
 
 
 class CheckedCase(NamedTuple):
-    """What was found in the files of a case; `values` are those of its label map, None where there is none to read."""
+    """The faults of a case, and the different values of its label map; None without a label map that can be read."""
 
     name: str
     faults: tuple[Fault, ...]
@@ -99,26 +99,26 @@ class CheckedCase(NamedTuple):
 def check_files(
     cases: Sequence[CaseToCheck], reader: type[Any], progress: Callable[[str], None]
 ) -> Iterator[CheckedCase]:
-    """Open every file of some cases, several cases at once.
+    """Open every file of the cases, several cases at the same time.
 
     Args:
-        cases: The cases.
-        reader: nnU-Net's, of the data set.
+        cases: Training and test cases.
+        reader: Class of nnU-Net's reader of the data set.
         progress: Called with one line of text after each case.
 
     Yields:
-        What was found, in the order of the cases.
+        The result for every case, in the order of `cases`.
 
     Raises:
         UserError: If a process died.
     """
     started = time.monotonic()
-    with _processes(len(cases)) as each:
+    with _processes(len(cases)) as in_processes:
         try:
-            for number, found in enumerate(each(partial(_check, reader=reader), cases), start=1):
+            for number, case in enumerate(in_processes(partial(_check, reader=reader), cases), start=1):
                 left = (time.monotonic() - started) / number * (len(cases) - number)
-                progress(f"case {number} of {len(cases)}: {found.name}{_estimate(left)}")
-                yield found
+                progress(f"case {number} of {len(cases)}: {case.name}{_estimate(left)}")
+                yield case
         except BrokenProcessPool:
             raise UserError(
                 "a process that read images died, most likely for want of memory; run it again with nnUNet_def_n_proc=1"
@@ -126,7 +126,7 @@ def check_files(
 
 
 def findings_of(faults: Iterable[Fault]) -> Iterator[Finding]:
-    """Return a finding for every kind of fault, with the number of its faults and each as a detail."""
+    """Return a finding for every kind of fault. Its text has the number of the faults, its details have their texts."""
     by_kind: dict[str, list[str]] = {}
     for fault in faults:
         by_kind.setdefault(fault.kind, []).append(fault.text)
@@ -155,7 +155,7 @@ def _estimate(seconds: float) -> str:
 class _Image(NamedTuple):
     n_volumes: int
     grid: Grid
-    values: tuple[float, ...]  # different ones, of a label map alone
+    values: tuple[float, ...]  # the different values of a label map; of an image none
 
 
 def _check(case: CaseToCheck, reader: type[Any]) -> CheckedCase:
@@ -187,7 +187,7 @@ def _read(path: Path, reader: type[Any], faults: list[Fault], *, is_label: bool)
         return None
     try:
         array, properties = reader().read_seg(str(path)) if is_label else reader().read_images([str(path)])
-    except Exception as error:  # noqa: BLE001 - readers raise anything, and the other files are to be looked at too
+    except Exception as error:  # noqa: BLE001 - readers raise anything, and the other files are checked too
         # SimpleITK's messages begin with places in its source
         faults.append(Fault(_kind(error), f"{path}: {one_line(error).rpartition('ITK ERROR: ')[2]}"))
         return None
@@ -202,6 +202,6 @@ def _kind(error: Exception) -> str:
     return "volumes" if "only 3d images" in text else "unreadable"
 
 
-def _differences(what: str, path: Path, found: _Image, expected: _Image | None) -> list[Fault]:
-    difference = grid_difference(found.grid, expected.grid) if expected else None
+def _differences(what: str, path: Path, image: _Image, expected: _Image | None) -> list[Fault]:
+    difference = grid_difference(image.grid, expected.grid) if expected else None
     return [Fault(f"{what} {difference.kind}", f"{path}: {difference.text}")] if difference else []

@@ -1,4 +1,4 @@
-"""What a check found and what to do about it."""
+"""The result of a check: what was found, how bad it is, and the remedy."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        level: "ok"; "warning" for what may be meant; "problem" for what fails or gives wrong results.
-        text: What was found.
-        remedy: What to do, empty where nothing is to be done.
-        details: Every instance of it, where there are several: a line each.
-        told: How many of them are told where not all are asked for.
+        level: "ok"; "warning" for what may be intended; "problem" for what fails or gives wrong results.
+        text: The finding in one line.
+        remedy: What to do about a warning or a problem; empty if nothing is to be done.
+        details: One line for every file or case that the finding is about, if there are several.
+        told: Number of details in a report that does not list every detail.
     """
 
     level: Literal["ok", "warning", "problem"]
@@ -25,11 +25,11 @@ class Finding:
 
 
 def report(findings: Iterable[Finding], *, every_detail: bool = False) -> str:
-    """Return the findings as text, a line each with their remedies and details, and a last line that counts them.
+    """Return the findings as text: one line for each finding, its details and its remedy; the last line counts them.
 
     Args:
-        findings: What was found.
-        every_detail: Whether all details are told, and not the first few.
+        findings: The results of the checks, in the order of the report.
+        every_detail: Whether all details are listed; otherwise `Finding.told` of them are.
     """
     findings = list(findings)
     lines = []

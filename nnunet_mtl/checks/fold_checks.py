@@ -1,4 +1,4 @@
-"""What of a data set no network can learn, or a fold of it cannot judge: what `nnunet_mtl doctor` says of that."""
+"""Checks of the folds: regions and questions that no network can learn, or that a fold cannot validate."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ from nnunet_mtl.tasks import TaskSet
 
 
 def check_folds(name: str, taskset: TaskSet, cases: Sequence[str], *, foreground: bool) -> Iterator[Finding]:
-    """Look at what the cases of a data set and each fold of its `splits_final.json` can teach and judge.
+    """Check what the cases of a data set, and every fold of its `splits_final.json`, can teach and validate.
 
     Args:
-        name: Of the data set.
-        taskset: With its case table.
-        cases: The training cases.
+        name: Name of the data set.
+        taskset: The task set with its case table.
+        cases: Names of the training cases.
         foreground: Whether any label file may hold foreground.
     """
     known = [case for case in cases if case in taskset.cases or not taskset.has_block]

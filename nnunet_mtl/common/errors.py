@@ -1,4 +1,4 @@
-"""The base of every error that is the user's to mend: one line that names the place and the remedy."""
+"""The base class of errors that the user can correct. The message is one line: the place, the fault, the remedy."""
 
 
 class UserError(ValueError):

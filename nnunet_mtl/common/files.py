@@ -1,4 +1,4 @@
-"""JSON files: written whole while other processes read them, and where the one about references lies."""
+"""JSON files that are replaced as a whole while other processes read them, and the place of `labelsTs.json`."""
 
 import json
 import os
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, key order kept, so that a reader finds the old file or the new one and never a part of it.
+    """Write `value` as JSON, key order kept; a reader finds the old file or the new file, never a part of a file.
 
     Raises:
         OSError: If the folder cannot be written to; the old file is then unchanged and nothing is left beside it.
-        TypeError: If `value` is not JSON-able; likewise.
+        TypeError: If `value` is not JSON-able; the old file is then unchanged too.
     """
     # A link keeps its place: what it points at is replaced. The temporary file is opened by name and not by tempfile,
     # whose files only their owner can read.
@@ -28,9 +28,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def references_table(references: Path) -> Path:
-    """Return where the `dataset.json` with the cases of a folder of references is kept: `labelsTs.json` of `labelsTs`.
+    """Return the file that describes the cases of a folder of reference maps, such as `labelsTs.json` for `labelsTs`.
 
-    It lies beside the folder: nnU-Net takes every file inside one for a label map.
+    The file has the form of `dataset.json`. It lies beside the folder, because nnU-Net takes every file inside the
+    folder for a label map.
     """
     folder = Path(os.path.abspath(references))  # a name also for "."
     return folder.with_name(f"{folder.name}.json")

@@ -11,7 +11,7 @@ _MOST_NAMES = 12
 
 
 def shown(value: Any) -> str:
-    """Describe any JSON value in one short line; containers by kind and length, so that no depth can overflow."""
+    """Describe any JSON value in one short line. Containers are described by kind and length, whatever they hold."""
     if isinstance(value, Mapping):
         return f"an object of {len(value)} keys" if value else "an empty object"
     if isinstance(value, list | tuple):
@@ -25,16 +25,16 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names with commas; only the first twelve are spelt out."""
-    every = list(names)
-    rest = f" and {len(every) - _MOST_NAMES} more" if len(every) > _MOST_NAMES else ""
-    return ", ".join(spelt(name) for name in every[:_MOST_NAMES]) + rest
+    """Join names with commas. After the first twelve names only the number of the others follows."""
+    spelt_names = [spelt(name) for name in names]
+    n_more = len(spelt_names) - _MOST_NAMES
+    return ", ".join(spelt_names[:_MOST_NAMES]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """Return ` (did you mean NAME?)` with the known name that is most like a wrong one; empty where none is.
+    """Return ` (did you mean NAME?)` with the known name that is most like a wrong name; empty if none is like it.
 
-    A name of which the wrong one is a part (3d of 3d_fullres) counts where none is similar as a whole.
+    If no known name is similar as a whole, a known name that contains the wrong name counts: 3d_fullres for 3d.
     """
     if not isinstance(name, str):  # from a JSON file
         return ""
@@ -42,12 +42,12 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
     for other in known:
         folded.setdefault(other.casefold(), other)
     word = name.casefold()
-    close = difflib.get_close_matches(word, folded, n=1) or [it for it in folded if len(word) > 1 and word in it]
+    close = difflib.get_close_matches(word, folded, n=1) or [name for name in folded if len(word) > 1 and word in name]
     return f" (did you mean {spelt(folded[close[0]])}?)" if close else ""
 
 
 def spelt(name: str) -> str:
-    """Return a plain name as it is, and any other one quoted, escaped and cut to one short line."""
+    """Return a plain name unchanged, and any other name quoted, escaped and cut to one short line."""
     if re.fullmatch(r"[\w-]{1,60}", name):
         return name
     return quoted(name)
@@ -60,7 +60,7 @@ def quoted(name: str) -> str:
 
 
 def key_path(path: str, key: str) -> str:
-    """Append an object's key to a path such as `nnunet_mtl.tasks`; keys that are no plain names stand in brackets."""
+    """Append a key to a path such as `nnunet_mtl.tasks`. A key that is not a plain name stands in brackets."""
     name = spelt(key)
     if name != key:
         return f"{path}[{name}]"

@@ -1,6 +1,6 @@
-"""Names that become names of files, folders or columns: what they must not be, on any file system.
+"""Rules for names that become names of files, folders or columns, so that they are valid on every file system.
 
-The names of cases are not among them: those are names of files already, and what nnU-Net accepts stays valid.
+The rules are not for names of cases, which are names of files already: what nnU-Net accepts stays valid.
 """
 
 import unicodedata
@@ -11,7 +11,7 @@ _MOST_BYTES = 200  # file systems allow 255, and names get prefixes and endings
 
 
 def name_problem(name: str) -> str:
-    """Say what is wrong with a name, to follow "the name"; empty if it is good."""
+    """Return what a name must be and is not, as words that follow "the name"; empty for a valid name."""
     if not name or not name.isprintable():
         return "must consist of printable characters"
     if "/" in name or "\\" in name:
@@ -29,12 +29,15 @@ def name_problem(name: str) -> str:
 
 
 def same_on_disk(name: str) -> str:
-    """Return what is equal for names that differ only in case or Unicode form: some file systems take them for one."""
+    """Return a form that is equal for names that differ only in case or Unicode form.
+
+    Some file systems take such names for the same name.
+    """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def twins(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first two names that differ only in case or Unicode form; None if all differ in more."""
+    """Return the first two names that differ only in case or Unicode form; None if there are no such two."""
     known: dict[str, str] = {}
     for name in names:
         first = known.setdefault(same_on_disk(name), name)

@@ -12,10 +12,10 @@ from typing import Any
 
 @contextmanager
 def swapped(module: ModuleType, name: str, replacement: Any) -> Iterator[Any]:
-    """Let `module.name` be `replacement` inside the `with` block, and what it was afterwards, errors included.
+    """Let `module.name` be `replacement` inside the `with` block; the original comes back at its end, errors included.
 
     Yields:
-        What the name stood for before.
+        The original.
 
     Raises:
         AttributeError: If the module has no such name: upstream has changed.
@@ -29,14 +29,14 @@ def swapped(module: ModuleType, name: str, replacement: Any) -> Iterator[Any]:
 
 
 class UntilCalled:
-    """Stands for a function of a module until the function is called or put back.
+    """Stands for a function of a module until the function is called, or `put_back` is.
 
-    For what nnU-Net calls right after a method of ours has returned, where no `with` block reaches.
+    nnU-Net calls some functions right after a method of this package has returned, where no `with` block reaches.
 
     Args:
-        module: nnU-Net's.
-        name: Of the function.
-        replacement: Called with the original and the arguments.
+        module: The module of nnU-Net.
+        name: Name of the function.
+        replacement: Called once, with the original function and then the arguments of the call.
 
     Raises:
         AttributeError: If the module has no such name: upstream has changed.
@@ -45,7 +45,7 @@ class UntilCalled:
     def __init__(self, module: ModuleType, name: str, replacement: Callable[..., Any]) -> None:
         present = getattr(module, name)
         self._module, self._name, self._replacement = module, name, replacement
-        # never another of these, which would then come back after its time
+        # the original is never another UntilCalled, which would then come back after its time
         self._original: Any = present._original if isinstance(present, UntilCalled) else present
         setattr(module, name, self)
 
@@ -55,6 +55,6 @@ class UntilCalled:
         return self._replacement(self._original, *args, **kwargs)
 
     def put_back(self) -> None:
-        """Put the original back, unless that is done already or something newer stands there."""
+        """Put the original back, unless the module holds the original or something newer already."""
         if getattr(self._module, self._name) is self:
             setattr(self._module, self._name, self._original)

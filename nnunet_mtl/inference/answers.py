@@ -1,6 +1,6 @@
-"""Image-level answers on disk: one small file per case as soon as it is done, and the two tables made from them.
+"""Image-level answers on disk: one small file for every finished case, and the two tables made from these files.
 
-The files of single cases are what lets a prediction go on where it was stopped, and several processes share a folder.
+Because of the files a stopped prediction can go on, and several processes can predict into one folder.
 """
 
 import csv
@@ -25,9 +25,9 @@ class CaseAnswer:
     """The answer to one question for one case.
 
     Attributes:
-        probabilities: By class, in the order of the question; None for each where the answer is not available.
-        answer: The class or classes that are answered, by the stored thresholds; None where it is not available.
-        evidence_volume_mm3: Of the predicted evidence region; None for a question without one.
+        probabilities: Probability by class, in the order of the question; all values are None without an answer.
+        answer: The classes that reach the stored thresholds; None without an answer.
+        evidence_volume_mm3: Volume of the predicted evidence region; None for a question without evidence region.
     """
 
     probabilities: Mapping[str, float | None]
@@ -41,7 +41,7 @@ class CaseAnswer:
 
 
 def write_case_answers(folder: Path, case: str, answers: Mapping[str, CaseAnswer]) -> None:
-    """Store the answers for one case, by question, whole or not at all."""
+    """Store the answers for one case by question; a reader finds all answers or no file."""
     (folder / _CASES).mkdir(exist_ok=True)
     write_json(folder / _CASES / f"{case}.json", {name: asdict(answer) for name, answer in answers.items()})
 
@@ -49,7 +49,7 @@ def write_case_answers(folder: Path, case: str, answers: Mapping[str, CaseAnswer
 def read_case_answers(
     folder: Path, case: str, questions: tuple[ClassificationTask, ...]
 ) -> dict[str, CaseAnswer] | None:
-    """Return the stored answers to these questions; None if any is not there, or was given with other classes."""
+    """Return the stored answers by question; None if one is missing or damaged, or its classes are other ones."""
     try:
         stored = json.loads((folder / _CASES / f"{case}.json").read_text(encoding="utf-8"))
         answers = {
@@ -83,18 +83,18 @@ def write_tables(
 
     Args:
         folder: The output folder.
-        questions: What was asked.
-        about: What the JSON file says of the model, by key.
-        file_ending: Of label maps; a case whose map is gone is left out.
+        questions: The questions that the model answers.
+        about: Keys and values about the model, for the JSON file.
+        file_ending: File ending of the label maps; a case without label map is left out.
 
     Returns:
         The number of cases in the tables.
     """
     answers, before = _gathered(folder, questions, file_ending), None
-    # Another process may finish its part meanwhile: whoever writes last has seen everything.
+    # Another process may finish a case meanwhile: the process that writes last has read all cases.
     while answers != before:
         _write_csv(folder / CSV_NAME, answers)
-        cases = {case: {name: asdict(answer) for name, answer in of_case.items()} for case, of_case in answers.items()}
+        cases = {case: {name: asdict(answer) for name, answer in by_name.items()} for case, by_name in answers.items()}
         write_json(folder / JSON_NAME, {**about, "cases": cases})
         answers, before = _gathered(folder, questions, file_ending), answers
     return len(answers)

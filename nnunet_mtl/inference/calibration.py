@@ -1,7 +1,7 @@
-"""Honest probabilities and thresholds: fitted on the validation cases of a fold, stored inside its checkpoint.
+"""Calibration of the answers: temperature and thresholds, fitted on validation cases and stored in the checkpoint.
 
-A network trained to the end is too sure of itself. One temperature per question mends that without changing which
-class is the likeliest; a threshold moves the cut between two classes to where both are found equally well.
+The probabilities of a fully trained network are too extreme. One temperature for each question corrects them and keeps
+the order of the classes; a threshold moves the cut between two classes to where both are found equally well.
 """
 
 import math
@@ -37,11 +37,11 @@ class Calibration:
     """How the combined logits of a case become probabilities and an answer, for one question of one fold.
 
     Attributes:
-        temperature: The case's logits are divided by it.
-        thresholds: Of the second of two classes, (1,); of each label of a multilabel question, (C,); else empty: the
-            likeliest class is the answer. What is at least its threshold is answered.
-        n_cases: Number of validation cases there were.
-        fitted: Whether they were enough; if not, these are the defaults.
+        temperature: Divisor of the case's logits.
+        thresholds: Smallest probabilities with which a class is answered: of the second of two classes, (1,), or of
+            every label of a multilabel question, (C,). Empty for other questions, whose answer is the likeliest class.
+        n_cases: Number of validation cases with a label.
+        fitted: Whether these cases were enough; if not, temperature and thresholds are the defaults.
     """
 
     temperature: float
@@ -51,22 +51,22 @@ class Calibration:
 
     @classmethod
     def default(cls, question: ClassificationTask, n_cases: int = 0) -> "Calibration":
-        """Return what is used where nothing could be fitted: temperature 1 and thresholds of 0.5."""
+        """Return the calibration of a question for which nothing could be fitted: temperature 1, thresholds 0.5."""
         return cls(1.0, (0.5,) * n_thresholds(question), n_cases, fitted=False)
 
 
 def n_thresholds(question: ClassificationTask) -> int:
-    """Return how many thresholds a question has: one for two classes, one per label, else none."""
+    """Return how many thresholds a question has: one for two classes, one for every label of multilabel, else none."""
     if question.kind == "multilabel":
         return len(question.classes)
     return 1 if len(question.classes) == 2 else 0
 
 
 def answer(thresholds: tuple[float, ...], question: ClassificationTask, probability: Tensor) -> tuple[str, ...]:
-    """Name the classes that probabilities, (C,), answer a question with: one, or for multilabel any number."""
+    """Return the classes that answer a question, given their probabilities (C,): one, or for multilabel any number."""
     if question.kind == "multilabel":
-        found = zip(question.classes, probability.tolist(), thresholds, strict=True)
-        return tuple(name for name, value, threshold in found if value >= threshold)
+        by_class = zip(question.classes, probability.tolist(), thresholds, strict=True)
+        return tuple(name for name, value, threshold in by_class if value >= threshold)
     if thresholds:
         return (question.classes[int(float(probability[1]) >= thresholds[0])],)
     return (question.classes[int(probability.argmax())],)
@@ -76,16 +76,17 @@ def fit_calibration(question: ClassificationTask, case_logits: Tensor, targets: 
     """Fit temperature and thresholds on validation cases; never on cases that the network was trained on.
 
     The temperature minimises the negative log-likelihood of labels smoothed as in Platt's scaling, (n + 1) / (n + C)
-    for a class of n cases: a few cases that are all told apart do not make the answers boundless. A threshold
-    maximises the balanced accuracy; of equal ones, the closest to 0.5 is taken.
+    for a class of n cases: a few cases that are all classified rightly do not make the probabilities extreme. A
+    threshold maximises the balanced accuracy; of equally good thresholds the closest to 0.5 is taken.
 
     Args:
-        question: The question.
-        case_logits: Combined logits of each case by one fold's network, (N, outputs).
-        targets: What is known of each, (N, C): one-hot, for multilabel 1 where the label holds.
+        question: The question that is calibrated.
+        case_logits: Combined logits of every case by one fold's network, (N, outputs).
+        targets: Labels of the cases, (N, C): one-hot, for multilabel 1 where the label holds.
 
     Returns:
-        The defaults if any class (or either answer to a label) has fewer than two cases, or a logit is not finite.
+        The fitted calibration; the default if a class (or either answer to a label) has fewer than two cases, or a
+        logit is not finite.
 
     Raises:
         ValueError: If the shapes do not fit together.
@@ -118,25 +119,25 @@ def _fit_temperature(kind: str, logits: Tensor, targets: Tensor) -> float:
 
 
 def _smoothed(kind: str, targets: Tensor) -> Tensor:
-    """Move each target away from certainty, the less the more cases its class has."""
+    """Move the targets, (N, C), away from 0 and 1; the more cases a class has, the less."""
     counts = targets.sum(0)
     if kind == "multilabel":
         absent = len(targets) - counts
         return targets * (counts + 1) / (counts + 2) + (1 - targets) / (absent + 2)
-    of_case = (targets * counts).sum(1, keepdim=True)
-    return (targets * of_case + 1) / (of_case + targets.shape[1])
+    class_size = (targets * counts).sum(1, keepdim=True)  # of the class that is true of the case
+    return (targets * class_size + 1) / (class_size + targets.shape[1])
 
 
 def best_threshold(probability: FloatArray, holds: npt.NDArray[np.bool_]) -> float:
     """Return the threshold with the greatest balanced accuracy.
 
     Args:
-        probability: Of each case, (N,).
-        holds: Whether it is true of the case, (N,), both answers at least once.
+        probability: Predicted probability of a class for every case, (N,).
+        holds: Whether the class is true of the case, (N,); both values occur.
 
     Returns:
-        A midpoint between two neighbouring probabilities, of equally good ones the closest to 0.5 (of two, the lower);
-        0.5 if all probabilities are equal.
+        A midpoint between two neighbouring probabilities. Of equally good midpoints the closest to 0.5 is returned, of
+        two equally close midpoints the lower; 0.5 if all probabilities are equal.
     """
     values = np.unique(probability)
     if len(values) < 2:
@@ -159,17 +160,16 @@ def stored_calibrations(calibrations: Mapping[str, Calibration]) -> dict[str, An
 def read_calibrations(
     content: Mapping[str, Any], questions: Sequence[ClassificationTask], source: str
 ) -> dict[str, Calibration]:
-    """Read what answers need from our content of a checkpoint.
+    """Read the calibrations from this package's content of a checkpoint.
 
     Args:
-        content: As `TrainedModel.contents`; a checkpoint that does not say what its network was taught counts as
-            taught every question.
-        questions: Of the model.
-        source: The checkpoint file, for messages.
+        content: An item of `TrainedModel.contents`. Without the key `taught` every question counts as taught.
+        questions: The questions of the model.
+        source: Path of the checkpoint file, for messages.
 
     Returns:
-        The calibration of each question, the default where none is stored. A question that the network was never
-        taught is absent.
+        The calibration by question; the default calibration if the checkpoint has none. A question that the network was
+        never taught is absent.
 
     Raises:
         CalibrationError: If the content is not what training and `stored_calibrations` write for these questions.
@@ -194,12 +194,12 @@ def remarks(
     calibrations: Sequence[Mapping[str, Calibration]],
     checkpoint: str,
 ) -> Iterator[str]:
-    """Say in one line for each question and fault which folds were never taught it, and which are not calibrated.
+    """Yield lines that name, for every question, the folds that were never taught it and those without calibration.
 
     Args:
-        questions: Those that are answered.
+        questions: The questions that are answered.
         folds: Names of the folds.
-        calibrations: For each fold, as `read_calibrations` returns them.
+        calibrations: The result of `read_calibrations` for every fold.
         checkpoint: Name of the checkpoint file of every fold.
     """
     for question in questions:

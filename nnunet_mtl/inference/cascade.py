@@ -1,8 +1,8 @@
-"""`nnunet_mtl cascade-predict`: one network per task, each inside the box of what the one before it found.
+"""`nnunet_mtl cascade-predict`: one network for each task, which predicts inside the box around the task's parent.
 
 The model cascade that OM-Net replaces by one network (Zhou, Ding, Wang, Lu, Tao, IEEE TIP 2020): the root task is
-predicted in the whole image, every other one in the box around its parent, and kept inside the parent alone. What is
-done to an image is done by nnU-Net's own functions; a label map is there whole or not at all.
+predicted in the whole image, every other task in the box around its parent, and kept only inside the parent. All steps
+from image to label map are nnU-Net's own functions; a label map is written as a whole or not at all.
 """
 
 import shutil
@@ -36,13 +36,13 @@ from nnunet_mtl.tasks import TaskSet, without_cases
 
 @dataclass
 class StageCost:
-    """What a network of the cascade took.
+    """Cost of a network of the cascade; the lists have one value for every case in which the network ran.
 
     Attributes:
-        seconds: By case, preprocessing included.
-        shares: By case, of the image's voxels.
-        passes: By case: how often the network ran.
-        n_empty: Cases in which the parent was empty, so that it did not run.
+        seconds: Time for a case, preprocessing included.
+        shares: Share of the image's voxels that lie in the box.
+        passes: Forward passes of the network.
+        n_empty: Number of cases in which the parent was empty, so that the network did not run.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -60,15 +60,15 @@ class StageCost:
 
 @dataclass
 class CascadeReport:
-    """What came of the cases.
+    """Result of a run of the cascade.
 
     Attributes:
-        folder: Where the label maps are.
-        costs: Of each task's network.
-        done: Names of the cases predicted now.
-        kept: Of those that were there already.
-        failed: What went wrong, by case.
-        seconds: How long it took.
+        folder: Folder of the label maps.
+        costs: Cost of the network by task.
+        done: Names of the cases that this run predicted.
+        kept: Names of the cases that an earlier run predicted.
+        failed: Message of the error by name of the case.
+        seconds: Duration of the run.
     """
 
     folder: Path
@@ -93,10 +93,10 @@ def predict_cascade(source: Path, options: CascadeOptions) -> CascadeReport:
     Args:
         source: Folder of the data set in `nnUNet_raw`, whose labels are written; without a block, its regions are the
             tasks.
-        options: What was asked for.
+        options: Options of the command.
 
     Raises:
-        UserError: If nothing can be predicted, as the options are.
+        UserError: If no case can be predicted with these options.
     """
     started = time.monotonic()
     options.check()
@@ -131,7 +131,7 @@ def in_order(taskset: TaskSet, models: Mapping[str, Path], source: str) -> list[
         if parent is not None and parent not in models:
             raise PredictError(f"-m {task}: lies inside {parent}, which has no model; add -m {parent}=FOLDER")
     done: list[str] = []
-    while len(done) < len(models):  # parents run in no circle, so every round finds some
+    while len(done) < len(models):  # parents do not run in a circle, so every round adds a task
         done += [task for task in parents if task in models and task not in done and parents[task] in (None, *done)]
     return done
 
@@ -152,12 +152,12 @@ def _open(taskset: TaskSet, task: str, options: CascadeOptions, device: torch.de
 
 
 class Cascade:
-    """Predicts with networks that are loaded.
+    """Predicts cases with networks that are loaded.
 
     Args:
         raw: The data set whose labels are written.
-        stages: Its networks, parents before their children.
-        options: What was asked for.
+        stages: The networks, parents before their children.
+        options: Options of the command.
     """
 
     def __init__(self, raw: RawDataset, stages: Sequence[Stage], options: CascadeOptions) -> None:
@@ -168,7 +168,7 @@ class Cascade:
         self.report = CascadeReport(options.output, {stage.task: StageCost() for stage in stages})
 
     def cases_to_do(self) -> list[CaseFiles]:
-        """Find the cases and make the output folder ready; what is already there is named in the report."""
+        """Prepare the output folder and return the cases to predict; cases that are kept stand in the report."""
         cases = find_cases(self.options.images, self.raw.file_ending)
         folder, options = self.options.output, self.options
         made_by = {
@@ -202,7 +202,7 @@ class Cascade:
         return False
 
     def predict(self, cases: Sequence[CaseFiles]) -> None:
-        """Predict the cases, one after the other; one that fails is named and the others are done."""
+        """Predict the cases one after the other. A case that fails is reported, and the others are predicted."""
         missing = [task.name for task in self.raw.taskset.tasks if task.name not in self.report.costs]
         if missing:
             tqdm.write(f"no network for {listed(missing)}: background in every map")
@@ -219,42 +219,42 @@ class Cascade:
 
     def _predict(self, case: CaseFiles) -> None:
         image, properties = case.read(self.reader, self.n_channels)
-        there = self.regions(image, properties)
-        labels = painted(there.reshape(len(there), -1).T, self.raw.taskset.regions_class_order)
-        self._write(case.name, labels.reshape(there.shape[1:]), properties)
+        regions = self.regions(image, properties)
+        labels = painted(regions.reshape(len(regions), -1).T, self.raw.taskset.regions_class_order)
+        self._write(case.name, labels.reshape(regions.shape[1:]), properties)
 
     def regions(self, image: Any, properties: Mapping[str, Any]) -> Regions:
         """Run the cascade on an image.
 
         Args:
-            image: As nnU-Net reads it, (C, Z, Y, X).
-            properties: Of the image.
+            image: The image as nnU-Net's reader returns it, (C, Z, Y, X).
+            properties: The properties of the image as nnU-Net's reader returns them.
 
         Returns:
-            Which voxels are in which region of the data set, (R, Z, Y, X): a task's regions inside its parent alone,
-            and nothing where that is empty.
+            Which voxels are in which region of the data set, (R, Z, Y, X). A task's regions lie inside the parent; they
+            are empty if the parent is empty.
         """
-        there: Regions = np.zeros((len(self.raw.taskset.regions), *image.shape[1:]), np.bool_)
+        regions: Regions = np.zeros((len(self.raw.taskset.regions), *image.shape[1:]), np.bool_)
         for stage in self.stages:
             cost = self.report.costs[stage.task]
             started, passes = time.monotonic(), stage.passes
-            inside = stage.place(there)
+            inside = stage.place(regions)
             box = parent_box(inside, properties["spacing"], stage.margin_mm)
             if box is None:
                 cost.n_empty += 1
                 continue
-            found = stage.predict(image, properties, box) & inside[box]
-            for region, voxels in zip(stage.regions, found, strict=True):
-                there[region][box] = voxels
+            predicted = stage.predict(image, properties, box) & inside[box]
+            for region, voxels in zip(stage.regions, predicted, strict=True):
+                regions[region][box] = voxels
             cost.seconds.append(time.monotonic() - started)
             cost.passes.append(stage.passes - passes)
             cost.shares.append(inside[box].size / inside.size)
-        return there
+        return regions
 
     def _write(self, case: str, labels: Any, properties: Mapping[str, Any]) -> None:
         folder, name = self.options.output, f"{case}{self.raw.file_ending}"
         aside = folder / f".{case}.writing"
-        shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed
         try:
             aside.mkdir(parents=True)
             self.reader.write_seg(labels, str(aside / name), dict(properties))

@@ -1,4 +1,4 @@
-"""What `nnunet_mtl cascade-predict` was asked for."""
+"""The options of `nnunet_mtl cascade-predict`."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,21 @@ from nnunet_mtl.inference.predict_options import PredictError
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeOptions:
-    """What was asked for on the command line.
+    """Options of the command, as typed.
 
     Attributes:
-        images: Folder of images by nnU-Net's names.
-        output: Gets the label maps.
-        models: Model folder of each task.
-        folds: As they were typed; None for every numbered fold that a model has.
+        images: Folder of images with nnU-Net's file names.
+        output: Folder of the label maps.
+        models: Model folder by task.
+        folds: Numbers or "all"; None for every numbered fold that a model has.
         checkpoint: File name of the weights.
-        step_size: Of the sliding window, in patches.
-        disable_tta: Do not mirror.
-        device: cuda, cpu or mps; None for cuda if there is one.
-        margin: In mm, of models that were trained on no crops; None for the default.
-        continue_prediction: Keep the maps that are there and whole.
-        disable_progress_bar: No progress bars.
-        verbose: Say more, with the trace of what fails.
+        step_size: Step of the sliding window, as a share of the patch.
+        disable_tta: Whether prediction does not mirror.
+        device: cuda, cpu or mps; None for cuda if torch finds a GPU, else cpu.
+        margin: Margin around the parent in mm for models that were not trained on crops; None for the default.
+        continue_prediction: Whether existing, undamaged label maps are kept.
+        disable_progress_bar: Whether no progress bar is shown.
+        verbose: Whether more is printed, with the trace of a case that fails.
     """
 
     images: Path
@@ -44,7 +44,7 @@ class CascadeOptions:
 
     @classmethod
     def from_namespace(cls, options: argparse.Namespace) -> "CascadeOptions":
-        """Take the parsed arguments.
+        """Build the options from the parsed arguments.
 
         Raises:
             PredictError: If a model is not written as TASK=FOLDER, or a task has two.
@@ -54,10 +54,10 @@ class CascadeOptions:
         return cls(**values | {"models": _models(options.models), "folds": folds and tuple(folds)})
 
     def check(self) -> None:
-        """Refuse numbers that mean nothing.
+        """Refuse numbers out of range.
 
         Raises:
-            PredictError: Naming the option.
+            PredictError: If a number or a fold is invalid; the message names the option.
         """
         if not 0 < self.step_size <= 1:
             raise PredictError(f"-step_size {self.step_size}: must be greater than 0 and at most 1")
@@ -69,7 +69,7 @@ class CascadeOptions:
 
     @property
     def fold_names(self) -> tuple[int | str, ...] | None:
-        """The folds, numbers as numbers."""
+        """The folds, with integers for numbers; None for every numbered fold."""
         return self.folds and tuple(fold if fold == "all" else int(fold) for fold in self.folds)
 
 

@@ -28,17 +28,17 @@ class Stage:
     """A network of the cascade.
 
     Attributes:
-        task: What it predicts.
-        parent: The task in whose box; None for the whole image.
-        regions: Numbers of the task's regions in the data set.
-        parent_regions: Of the parent's.
-        margin_mm: Around the parent.
-        folder: Of the model.
-        predictor: nnU-Net's, with the model.
-        map: How the network's channels for these regions alone become a label map: other regions of the model would
-            be painted over them.
-        values: Which of the values of that map lie in which of `regions`, (V, len(regions)).
-        passes: How often the network ran since the cascade began, mirrored tiles and folds included.
+        task: Name of the task that the network predicts.
+        parent: Name of the task around which the box lies; None for the whole image.
+        regions: Indices of the task's regions among the regions of the data set.
+        parent_regions: Indices of the parent's regions; empty without parent.
+        margin_mm: Margin of the box around the parent.
+        folder: The model folder.
+        predictor: The predictor, with the model loaded.
+        map: How the network's channels for these regions become a label map. Other regions of the model are left out,
+            because nnU-Net would paint them over these regions.
+        values: Which label values of that map lie in which of `regions`, (V, len(regions)).
+        passes: Forward passes since the cascade began, mirrored patches and folds included.
     """
 
     task: str
@@ -59,14 +59,14 @@ class Stage:
         """Match a loaded model with a task.
 
         Args:
-            taskset: Of the data set whose labels are written.
+            taskset: The task set of the data set whose labels are written.
             task: Name of the task.
-            predictor: Has the model.
-            folder: Of the model, for messages.
-            margin_mm: For a model that was not trained on crops, or does not say by how much; None for the default.
+            predictor: The predictor, with the model loaded.
+            folder: The model folder, for messages.
+            margin_mm: Margin for a model that was not trained on crops; None for the default.
 
         Raises:
-            PredictError: If the model does not predict the task, or was trained to do so inside something else.
+            PredictError: If the model does not predict the task, or was trained on crops around another parent.
         """
         parent = {one.name: one.parent for one in taskset.tasks}[task]
         place = f"-m {task}={folder}"
@@ -98,24 +98,24 @@ class Stage:
     def _count(self, *_: Any) -> None:
         self.passes += 1
 
-    def place(self, there: Regions) -> Regions:
-        """Return where the task can be: in its parent, or everywhere.
+    def place(self, predicted: Regions) -> Regions:
+        """Return the voxels in which the task is predicted, (Z, Y, X): those of the parent, or all without parent.
 
         Args:
-            there: What is known of every region of the data set, (R, Z, Y, X).
+            predicted: The regions of the data set that were predicted up to now, (R, Z, Y, X).
         """
-        place = np.full(there.shape[1:], self.parent is None)
+        place = np.full(predicted.shape[1:], self.parent is None)
         for region in self.parent_regions:
-            place |= there[region]
+            place |= predicted[region]
         return place
 
     def predict(self, image: npt.NDArray[np.float32], properties: Mapping[str, Any], box: Box) -> Regions:
         """Predict inside a box as nnU-Net predicts an image.
 
         Args:
-            image: As nnU-Net reads it, (C, Z, Y, X).
-            properties: Of the image.
-            box: The part to look at.
+            image: The image as nnU-Net's reader returns it, (C, Z, Y, X).
+            properties: The properties of the image as nnU-Net's reader returns them.
+            box: The box, one slice for every spatial axis.
 
         Returns:
             The task's regions in the box, (regions, *box).
@@ -126,7 +126,7 @@ class Stage:
         predictor = self.predictor
         plans, configuration = predictor.plans_manager, predictor.configuration_manager
         preprocessor = configuration.preprocessor_class(verbose=predictor.verbose_preprocessing)
-        data, _, own = preprocessor.run_case_npy(
+        data, _, box_properties = preprocessor.run_case_npy(
             image[(slice(None), *box)], None, dict(properties), plans, configuration, predictor.dataset_json
         )
         prepared = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
@@ -138,14 +138,14 @@ class Stage:
             plans,
             configuration,
             plans.get_label_manager(dict(self.map.dataset_json)),
-            own,
+            box_properties,
         )
-        found: Regions = np.moveaxis(self.values[labels], -1, 0)
-        return found
+        regions: Regions = np.moveaxis(self.values[labels], -1, 0)
+        return regions
 
 
 def _map_of(dataset_json: Mapping[str, Any], regions: Sequence[str], place: str) -> LabelMap:
-    """Return how some regions of a model become a label map; without regions (softmax), its one label map."""
+    """Return how the channels of these regions become a label map; for a softmax model, its only label map."""
     predicted = TaskSet.from_dataset_json(dataset_json, f"{place}: dataset.json")
     missing = [region for region in regions if region not in predicted.regions]
     if missing:
@@ -154,8 +154,8 @@ def _map_of(dataset_json: Mapping[str, Any], regions: Sequence[str], place: str)
         others = tuple(region for region in predicted.regions if region not in regions)
         parts = {"wanted": tuple(regions), "others": others}
         predicted = replace(predicted, tasks=tuple(Task(name, part, part) for name, part in parts.items() if part))
-    (found,) = task_maps(predicted, [predicted.tasks[0].name], dataset_json)
-    return found
+    (label_map,) = task_maps(predicted, [predicted.tasks[0].name], dataset_json)
+    return label_map
 
 
 def _values(dataset_json: Mapping[str, Any], regions: Sequence[str]) -> Table:
@@ -168,7 +168,7 @@ def refuse_unlike(stages: Sequence[Stage], file_ending: str) -> None:
     """Refuse models that do not read the same images in the same way.
 
     Raises:
-        PredictError: Naming the first that differs.
+        PredictError: If models differ in file ending, number of channels or reader; the message names a model.
     """
     first = stages[0].predictor
     for stage in stages:

@@ -1,7 +1,7 @@
 """The cases of an input folder, as nnU-Net lists them: `CASE_0000.ending`, `CASE_0001.ending` and so on.
 
-Most files hold one channel; a colour picture holds three, and a 4D NIfTI as many as its fourth axis is long. So what a
-case lacks is known when it is read, not from its names.
+Most files hold one channel; a colour picture holds three, and a 4D NIfTI as many as its fourth axis is long. Therefore
+a missing channel is noticed when the files are read, not from their names.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from nnunet_mtl.datasets.file_integrity import file_problem
 
 
 class InputError(UserError):
-    """Images cannot be predicted from as they are."""
+    """The input folder or an image of it cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class CaseFiles:
 
     Attributes:
         name: Identifier of the case.
-        images: The image files in nnU-Net's order, that of their numbers.
-        previous_stage: Label map of the previous stage of a cascade, if there is one.
+        images: The image files in the order of their numbers, as nnU-Net reads them.
+        previous_stage: Label map of the previous stage of a cascade; None without cascade.
     """
 
     name: str
@@ -38,10 +38,10 @@ class CaseFiles:
     previous_stage: Path | None = None
 
     def check(self) -> None:
-        """Refuse a case of which a file is not whole.
+        """Refuse a case with a missing or damaged file.
 
         Raises:
-            InputError: Naming every such file.
+            InputError: If there is such a file; the message names all of them.
         """
         files = (*self.images, *([self.previous_stage] if self.previous_stage else []))
         problems = [f"{path}: {problem}" for path in files if (problem := file_problem(path))]
@@ -53,14 +53,14 @@ class CaseFiles:
 
         Args:
             reader: nnU-Net's reader and writer.
-            n_channels: How many channels the model reads.
+            n_channels: Number of channels that the model reads.
 
         Returns:
-            The image, (C, Z, Y, X), and what nnU-Net's reader says of its grid.
+            The image, (C, Z, Y, X), and its properties as nnU-Net's reader returns them.
 
         Raises:
-            InputError: If a file is not whole, or the files hold more or fewer channels.
-            Exception: Whatever nnU-Net's reader raises.
+            InputError: If a file is missing or damaged, or the files hold more or fewer channels.
+            Exception: Any error of nnU-Net's reader.
         """
         self.check()
         image, properties = reader.read_images([str(path) for path in self.images])
@@ -68,10 +68,10 @@ class CaseFiles:
             raise InputError(self._wrong_number(len(image), n_channels))
         return image, properties
 
-    def _wrong_number(self, found: int, n_channels: int) -> str:
+    def _wrong_number(self, n_read: int, n_channels: int) -> str:
         names = listed(path.name for path in self.images)
-        text = f"{names}: {found} channel(s) in {len(self.images)} file(s), the model reads {n_channels}"
-        if found != len(self.images):  # files of several channels: their numbers are none of channels
+        text = f"{names}: {n_read} channel(s) in {len(self.images)} file(s), the model reads {n_channels}"
+        if n_read != len(self.images):  # files of several channels, whose numbers are not numbers of channels
             return text
         numbers = self.numbers
         missing = [f"channel {number:04d} is missing" for number in range(n_channels) if number not in numbers]
@@ -87,17 +87,17 @@ class CaseFiles:
 def find_cases(
     folder: Path, ending: str, *, previous_stage: Path | None = None, part: int = 0, parts: int = 1
 ) -> list[CaseFiles]:
-    """Return the cases of a folder as nnU-Net lists them, but for hidden files, which are no images.
+    """Return the cases of a folder as nnU-Net lists them, without hidden files.
 
     Args:
-        folder: Holds the images.
-        ending: Of the image files, as in the model's `dataset.json`.
+        folder: Folder of the images.
+        ending: File ending of the images, as in the model's `dataset.json`.
         previous_stage: Folder of the previous stage's label maps, for a cascade.
-        part: Which part of the cases, from 0 on.
-        parts: In how many parts the cases are shared out.
+        part: Number of the part of the cases that is returned, from 0 on.
+        parts: Number of parts among which the cases are shared out.
 
     Raises:
-        InputError: If the folder is not there or holds no case, or there is no such part.
+        InputError: If the folder does not exist or holds no case, or `part` is not below `parts`.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder of the images with -i")
@@ -107,7 +107,7 @@ def find_cases(
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     cases = []
     for name in names:
-        # what nnU-Net's listing calls for every case, in a pool of processes
+        # the function that nnU-Net's listing calls for every case, in a pool of processes
         images = create_paths_fn(str(folder), files, ending, name)
         if images and name and not name.startswith("."):
             previous = None if previous_stage is None else previous_stage / f"{name}{ending}"

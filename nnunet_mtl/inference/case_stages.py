@@ -1,4 +1,4 @@
-"""What is done for a case before and after the network: both run in worker processes, so all they take is picklable."""
+"""The work on a case before and after the network. It runs in worker processes, so all arguments are picklable."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from nnunet_mtl.inference.voxel_values import FOLDER, on_original_grid, write_va
 
 @dataclass(frozen=True)
 class Model:
-    """nnU-Net's description of a model, without its weights."""
+    """nnU-Net's description of a model, without the weights."""
 
     plans_manager: Any
     configuration_manager: Any
@@ -33,7 +33,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A preprocessed case: the network's input (C, *spatial) in single precision, and what nnU-Net's export needs."""
+    """A preprocessed case: the network's input, (C, *spatial), and the properties that nnU-Net's export needs."""
 
     data: npt.NDArray[np.float32]
     properties: dict[str, Any]
@@ -44,13 +44,13 @@ class Export:
     """What is written for a case.
 
     Attributes:
-        case: Its name.
+        case: Name of the case.
         folder: The output folder.
-        save_probabilities: Write nnU-Net's `.npz` and `.pkl` too.
-        task_maps: The maps of single tasks, each into a folder of the task's name.
-        answers: By question; the evidence volume is filled in here.
-        evidence: Channel of the evidence region, of those questions that have one.
-        values: By regression task, the values per voxel at the network's spacing, in the unit of the target.
+        save_probabilities: Whether nnU-Net's `.npz` and `.pkl` are written too.
+        task_maps: The maps of single tasks; every map is written into a folder of the task's name.
+        answers: Answer by question, without the evidence volume, which `export` adds.
+        evidence: Channel of the evidence region by question; questions without evidence region are absent.
+        values: Values per voxel at the network's spacing, in the unit of the target, by regression task.
     """
 
     case: str
@@ -66,8 +66,8 @@ def prepare(model: Model, verbose: bool, case: CaseFiles) -> Prepared:
     """Read and preprocess a case exactly as `nnUNetv2_predict` does.
 
     Raises:
-        InputError: If a file is damaged, or a channel missing or too much.
-        Exception: Whatever nnU-Net's reader raises.
+        InputError: If a file is missing or damaged, or there are too few or too many channels.
+        Exception: Any error of nnU-Net's reader.
     """
     reader = model.plans_manager.image_reader_writer_class()
     image, of_image = case.read(reader, number_of_channels(model.dataset_json))
@@ -83,18 +83,18 @@ def prepare(model: Model, verbose: bool, case: CaseFiles) -> Prepared:
 
 
 def export(model: Model, logits: npt.NDArray[np.floating[Any]], properties: dict[str, Any], job: Export) -> None:
-    """Write everything of a case aside, then move it to its place, the label map last.
+    """Write all files of a case into a temporary folder, then move them to their places, the label map last.
 
-    Whoever finds a case's label map finds the rest of it too.
+    If the label map of a case exists, its other files therefore exist too.
 
     Args:
-        model: The model.
-        logits: Of all regions, (R, *spatial), as the network gave them.
-        properties: Of the case, from `prepare`.
+        model: Description of the model.
+        logits: Output of the network for all regions, (R, *spatial).
+        properties: The properties of the case from `prepare`.
         job: What to write and where.
     """
     aside = job.folder / f".{job.case}.writing"
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed
     try:
         aside.mkdir(parents=True)
         _export(model, logits, properties, model.dataset_json, aside / job.case, job.save_probabilities)
@@ -156,7 +156,7 @@ def voxel_volume(spacing_mm: Sequence[float]) -> float:
     """Return the volume of a voxel in mm3; a slice without a thickness counts as 1 mm thick.
 
     Args:
-        spacing_mm: As nnU-Net's readers give it, of three axes always.
+        spacing_mm: Spacing along three axes, as nnU-Net's readers return it for 2D images too.
     """
     return prod(with_thickness(spacing_mm))
 

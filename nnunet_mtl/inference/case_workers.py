@@ -1,4 +1,4 @@
-"""Work on cases in other processes, in such a way that what goes wrong with one case is that case's alone."""
+"""Work on cases in other processes. An error, or the death of a process, fails one case and no other."""
 
 import os
 import signal
@@ -20,11 +20,11 @@ _LONGEST = 400
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong with a case.
+    """The error in which the work on a case ended.
 
     Attributes:
-        message: One line.
-        details: The trace, for whoever asks for it.
+        message: The error in one line.
+        details: The trace, for `--verbose`.
     """
 
     message: str
@@ -32,10 +32,10 @@ class Failure:
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns, or the `Failure` it ended in."""
+    """Return the result of `function(*arguments)`, or a `Failure` if it raises an error."""
     try:
         return function(*arguments)
-    except Exception as error:  # noqa: BLE001 - readers raise anything, and the other cases are to be done
+    except Exception as error:  # noqa: BLE001 - readers raise anything, and the other cases go on
         text = " ".join(str(error).split())
         if not isinstance(error, UserError):
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -43,17 +43,17 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class Job:
-    """A piece of work that was handed over; `result` waits for it."""
+    """A call of a function in a worker process; `result` waits for its end."""
 
     def __init__(self, workers: "Workers", function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._workers, self._function, self._arguments = workers, function, arguments
         self._pool, self._future = workers.start(function, arguments)
 
     def result(self) -> Any:
-        """Return what the function returned, or a `Failure`.
+        """Return the result of the function, or a `Failure`.
 
-        A process that dies takes every job of its pool with it, so a job that was lost is done once more, in a new
-        pool; a second death is its own fault.
+        A process that dies breaks its pool and all jobs in the pool. A lost job is therefore done once more in a new
+        pool; if that pool breaks too, the job fails.
         """
         try:
             return self._future.result()
@@ -68,10 +68,10 @@ class Job:
 
 
 class Workers:
-    """Processes that start when there is something to do; a context manager.
+    """A pool of processes that start with the first job; a context manager.
 
     Args:
-        number: How many; with 0 the work is done in this process, when it is handed over.
+        number: Number of processes; with 0 `submit` does the work itself, in this process.
     """
 
     def __init__(self, number: int) -> None:
@@ -86,13 +86,13 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Job:
-        """Hand work over; the function must be one of a module, and everything picklable."""
+        """Start a job. The function must be defined in a module, and the arguments and the result be picklable."""
         return Job(self, function, arguments)
 
     def start(
         self, function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> tuple[ProcessPoolExecutor | None, "Future[Any]"]:
-        """Give work to the present pool; return both."""
+        """Start a call in the present pool; return the pool, None without processes, and the future of the result."""
         if self._pool is not None:
             try:
                 return self._pool, self._pool.submit(attempt, function, *arguments)
@@ -104,7 +104,7 @@ class Workers:
         return None, done
 
     def replace(self, broken: ProcessPoolExecutor | None) -> None:
-        """Open a new pool in place of a broken one, unless that was done already."""
+        """Open a new pool in place of a broken one, unless another job has done so."""
         if broken is self._pool and broken is not None:
             broken.shutdown(wait=False)
             self._pool = self._new_pool()
@@ -117,7 +117,7 @@ class Workers:
 
 
 def _belong_to_parent() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it, however it ends: nobody would ever stop this process."""
+    """Make this process ignore Ctrl-C, which the parent handles, and end when the parent ends, however that is."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -132,9 +132,9 @@ def _end_with_parent() -> None:  # pragma: no cover - in a process that is not m
 def ahead(
     workers: Workers, items: Iterable[Item], function: Callable[..., Any], *arguments: Any
 ) -> Iterator[tuple[Item, Any]]:
-    """Yield each item with `function(*arguments, item)`, in order, while the next ones are worked on.
+    """Yield every item with the result of `function(*arguments, item)`, in order, while workers go on with the next.
 
-    There are never more results waiting than there are workers.
+    Never more results wait than there are workers.
     """
     waiting: deque[tuple[Item, Job]] = deque()
     for item in items:

@@ -1,7 +1,7 @@
-"""What this package keeps inside a checkpoint file, beside what nnU-Net writes there.
+"""Writes content of this package into a checkpoint file, beside nnU-Net's content.
 
-A checkpoint is what nnU-Net exports, copies and loads by name; what belongs to its weights and lies in another file is
-lost on that way, or ends up beside other weights.
+nnU-Net exports, copies and loads checkpoints by name. What belongs to the weights but lies in another file would be
+lost or end up beside other weights.
 """
 
 import os
@@ -15,16 +15,16 @@ from nnunet_mtl.inference.model_folder import OUR_CONTENT, ModelFolderError, rea
 
 
 def add_to_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint file anew with more of our content, so that a reader finds the old file or the new one.
+    """Add content of this package to a checkpoint; a reader finds the old file or the new file, never a part of a file.
 
     Args:
-        path: The checkpoint, as nnU-Net or this package wrote it.
-        content: By name: numbers, strings, booleans, tensors, and lists and dictionaries of them. What the checkpoint
-            holds under other names stays.
+        path: Path of a checkpoint of nnU-Net or of this package.
+        content: Values by name: numbers, strings, booleans, tensors, and lists and dictionaries of them. Content of the
+            checkpoint under other names stays.
 
     Raises:
-        ModelFolderError: If the file is no checkpoint, or cannot be written; the old file is then unchanged and nothing
-            is left beside it.
+        ModelFolderError: If the file is not a checkpoint, or cannot be written. The old file is then unchanged, and
+            nothing is left beside it.
     """
     checkpoint = read_checkpoint(path)
     checkpoint[OUR_CONTENT] = {**checkpoint.get(OUR_CONTENT, {}), **content}
@@ -36,7 +36,7 @@ def add_to_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(target)
-    except (OSError, RuntimeError) as error:  # torch has its own for a full disk
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
         problem = " ".join(str(error).split())
         raise ModelFolderError(f"{path}: cannot be written anew ({problem}); free some space, then validate") from None
     finally:

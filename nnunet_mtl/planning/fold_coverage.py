@@ -1,7 +1,7 @@
-"""What a fold cannot teach or cannot judge, in one line for each fault, with the remedy.
+"""Regions and questions that a fold cannot teach or cannot validate: one line for each fault, with the remedy.
 
-A region needs an annotated case in the training part and one in the validation part of a fold. A question needs labels
-that differ: from labels of one class a network learns to give that answer always, whatever the image.
+A region needs an annotated case in both parts of a fold. A question needs labels that differ: from labels of one class
+a network learns to give that answer always, whatever the image.
 """
 
 from collections import Counter
@@ -16,14 +16,14 @@ _Label = str | tuple[str, ...]
 
 
 class FoldFault(NamedTuple):
-    """What a fold cannot do, and what to do about that."""
+    """What a fold cannot teach or validate, and the remedy, each in one line."""
 
     text: str
     remedy: str
 
 
 def taught_questions(tasks: TaskSet, cases: Sequence[str]) -> tuple[str, ...]:
-    """Return the questions that training cases teach: their labels differ from each other.
+    """Return the names of the questions of which the training cases have different labels.
 
     Args:
         tasks: The task set with its case table.
@@ -37,23 +37,23 @@ def annotated_cases(tasks: TaskSet, cases: Sequence[str]) -> dict[str, set[str]]
 
     Args:
         tasks: The task set with its case table.
-        cases: The cases to look at.
+        cases: Names of cases in the table.
     """
     names = (*tasks.regions, *(task.name for task in tasks.regressions))
-    found: dict[str, set[str]] = {name: set() for name in names}
+    annotated: dict[str, set[str]] = {name: set() for name in names}
     for case in cases:
         known = (*tasks.annotated(case), *tasks.regressed(case))
         for name in (name for name, is_known in zip(names, known, strict=True) if is_known):
-            found[name].add(case)
-    return found
+            annotated[name].add(case)
+    return annotated
 
 
 def dataset_faults(tasks: TaskSet, cases: Sequence[str]) -> Iterator[FoldFault]:
-    """Name what no fold of these cases can teach: what is annotated in none, and questions whose labels do not differ.
+    """Yield what no fold can teach: what is annotated in no case, and questions of which no two labels differ.
 
     Args:
-        tasks: The task set with its case table, which holds the cases.
-        cases: All of them.
+        tasks: The task set with its case table.
+        cases: Names of all cases; the table holds every one of them.
     """
     never = [name for name, of_name in annotated_cases(tasks, cases).items() if not of_name]
     if never:
@@ -67,12 +67,12 @@ def dataset_faults(tasks: TaskSet, cases: Sequence[str]) -> Iterator[FoldFault]:
 
 
 def fold_faults(tasks: TaskSet, train: Sequence[str], validation: Sequence[str], dataset: str) -> Iterator[FoldFault]:
-    """Name what a fold cannot teach or cannot judge, though other folds of the same cases might: see `dataset_faults`.
+    """Yield what a fold cannot teach or validate, though another fold might; for no fold at all see `dataset_faults`.
 
     Args:
         tasks: The task set with its case table, which holds all cases.
-        train: The training cases of the fold.
-        validation: Its validation cases.
+        train: Names of the training cases of the fold.
+        validation: Names of the validation cases of the fold.
         dataset: Name of the data set, for the remedy.
     """
     cases = sorted({*train, *validation})
@@ -114,7 +114,7 @@ def _found(labels: Sequence[_Label], part: str) -> str:
 
 
 def _labels(tasks: TaskSet, question: ClassificationTask, cases: Sequence[str]) -> dict[str, _Label]:
-    """Return the labels there are by case, the classes of a multilabel one in the order of the question."""
+    """Return the label of every labelled case; multilabel classes are in the order of the question."""
     labels = {case: tasks.cases[case].classes[question.name] for case in cases if _is_labelled(tasks, question, case)}
     order = question.classes.index
     return {case: one if isinstance(one, str) else tuple(sorted(one, key=order)) for case, one in labels.items()}
@@ -125,7 +125,7 @@ def _is_labelled(tasks: TaskSet, question: ClassificationTask, case: str) -> boo
 
 
 def _can_be_split(labels: dict[str, _Label], patients: dict[str, str]) -> bool:
-    """Return whether there are two pairs of patients with different labels: one for each part of a fold."""
+    """Return whether both parts of a fold can have two patients with different labels."""
     counts = Counter(label for label, _ in {(label, patients[case]) for case, label in labels.items()})
     return counts.total() >= 4 and counts.total() - max(counts.values()) >= 2
 

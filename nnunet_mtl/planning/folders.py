@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps a data set, found by its own rules, and refused in one line where it is not there."""
+"""The folders and plans of a data set, found by nnU-Net's rules; what is missing is refused in one line."""
 
 import json
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ from nnunet_mtl.common.names import name_problem
 
 
 class PlanningError(UserError):
-    """Plans, splits or the copy of the task block cannot be written as asked."""
+    """Plans, splits or the copy of the task block cannot be read or written."""
 
 
 def raw_folder(dataset: str | int) -> Path:
     """Return `$nnUNet_raw/DatasetXXX_Name` of a data set given by its id or its name.
 
     Raises:
-        PlanningError: If the variable is not set, or the data set or its `dataset.json` is not there.
+        PlanningError: If the variable is not set, or the data set or its `dataset.json` does not exist.
     """
     return _dataset_folder(dataset, nnUNet_raw, "nnUNet_raw", "give the id or the name of a folder that is there")
 
@@ -37,11 +37,11 @@ def preprocessed_folder(dataset: str | int) -> Path:
 
 
 def new_raw_folder(dataset_id: int, name: str) -> Path:
-    """Return `$nnUNet_raw/DatasetXXX_name` for a data set that is to be written; nothing is made.
+    """Return `$nnUNet_raw/DatasetXXX_name` for a new data set; the folder is not made.
 
     Raises:
-        PlanningError: If the variable is not set, the id is out of range or taken by another data set, or the name is
-            none of a folder.
+        PlanningError: If the variable is not set, the id is out of range or taken by another data set, or the name
+            cannot be the name of a folder.
     """
     if not nnUNet_raw.is_set():
         raise PlanningError("nnUNet_raw is not set; set it to the folder that nnU-Net keeps its data in")
@@ -60,7 +60,7 @@ def read_plans(path: Path) -> dict[str, Any]:
     """Read a plans file.
 
     Raises:
-        PlanningError: If it is not there or is not a plans file.
+        PlanningError: If the file does not exist or is not a plans file.
     """
     if not path.is_file():
         known = _plans_among(path.parent.glob("*.json"))
@@ -80,19 +80,19 @@ def read_plans(path: Path) -> dict[str, Any]:
 
 
 def only_plans(name: str) -> Path:
-    """Return the plans of that name, where only one of the preprocessed data sets has such plans.
+    """Return the path of the plans of that name, if exactly one preprocessed data set has such plans.
 
     Raises:
-        PlanningError: If the variable is not set, or none or several have them.
+        PlanningError: If the variable is not set, or no data set or several data sets have such plans.
     """
     if not nnUNet_preprocessed.is_set():
         raise PlanningError("nnUNet_preprocessed is not set; set it to the folder that nnU-Net keeps its data in")
-    found = sorted(Path(nnUNet_preprocessed).glob(f"Dataset*/{name}.json"))
-    if len(found) != 1:
-        having = ", ".join(path.parent.name for path in found) or "none"
-        similar = "" if found else did_you_mean(name, _plans_among(Path(nnUNet_preprocessed).glob("Dataset*/*.json")))
+    paths = sorted(Path(nnUNet_preprocessed).glob(f"Dataset*/{name}.json"))
+    if len(paths) != 1:
+        having = ", ".join(path.parent.name for path in paths) or "none"
+        similar = "" if paths else did_you_mean(name, _plans_among(Path(nnUNet_preprocessed).glob("Dataset*/*.json")))
         raise PlanningError(f"plans {name!r}{similar}: data sets that have them: {having}; give one with -d")
-    return found[0]
+    return paths[0]
 
 
 def _dataset_folder(dataset: str | int, root: Any, variable: str, remedy: str) -> Path:
@@ -102,9 +102,9 @@ def _dataset_folder(dataset: str | int, root: Any, variable: str, remedy: str) -
         name = maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError):
         # nnU-Net's own message has many lines, and is the same for none and for several folders.
-        found = [str(name) for name in find_candidate_datasets(int(dataset))] if str(dataset).isdigit() else []
-        if len(found) > 1:
-            reason = f"has several names in nnU-Net's folders: {listed(found)}; rename or remove all but one"
+        names = [str(name) for name in find_candidate_datasets(int(dataset))] if str(dataset).isdigit() else []
+        if len(names) > 1:
+            reason = f"has several names in nnU-Net's folders: {listed(names)}; rename or remove all but one"
         else:
             known = listed(_datasets(root)) or "none"
             similar = did_you_mean(str(dataset), _datasets(root))

@@ -1,4 +1,4 @@
-"""Patients to folds, so that every region is annotated in every fold, or the reason why that cannot be."""
+"""Assigns patients to folds so that every region is annotated in every fold, or says why that is impossible."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,14 +37,14 @@ def assign_folds(
         regions: Names of the R regions, for the message.
         n_folds: Number of folds.
         seed: Seed of the first draw; the others count on from it.
-        labels: Which classes of the questions hold, (cases, L) bool: of the draws with the fewest missing regions those
-            count that leave the fewest classes out of a fold. A rare class is no reason to refuse.
+        labels: Which classes of the questions hold, (cases, L) bool. Of the draws with the fewest missing regions, the
+            draw that leaves the fewest classes out of a fold is preferred. A rare class is no reason to refuse.
 
     Returns:
         The fold of every case, (cases,), from 0 to `n_folds` - 1.
 
     Raises:
-        PlanningError: If there are too few patients, or too few for a region, or no assignment.
+        PlanningError: If there are too few patients, too few patients with a region annotated, or no assignment.
     """
     labelled: _Bools = np.asarray(annotated, dtype=bool).reshape(len(patients), len(regions))
     groups: _Ints = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1].reshape(-1)
@@ -127,7 +127,7 @@ def _unevenness(labelled: _Bools, classes: _Bools, folds: _Ints, n_folds: int) -
 
 
 def _solve(per_patient: _Bools, n_cases: _Ints, n_folds: int) -> _Ints | None:
-    """Find the fold of every patient, or None; of the possible ones, one with a small largest fold.
+    """Return the fold of every patient, (patients,), with a small largest fold; None if no assignment is found.
 
     The unknowns are `x[patient, fold]` in {0, 1} and the size of the largest fold.
     """

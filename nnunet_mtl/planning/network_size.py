@@ -11,7 +11,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 
 from nnunet_mtl.planning.folders import PlanningError
 
-# The planner's own: no edge of the bottleneck is shorter than this, and no other limit on pooling.
+# As in nnU-Net's planner: no edge of the bottleneck is shorter than this, and pooling has no other limit.
 _MIN_FEATURE_MAP_EDGE = 4
 _NO_LIMIT = 999999
 # Encoder depth per stage: plain plans, residual-encoder plans.
@@ -20,13 +20,13 @@ _ENCODER_DEPTHS = ("n_conv_per_stage", "n_blocks_per_stage")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """What to change in a configuration; None leaves it as planned.
+    """The size of a network; None keeps what nnU-Net planned.
 
     Attributes:
         patch_size: Patch in voxels, in the axis order of the plans (after nnU-Net's transposition).
         batch_size: Patches per batch.
-        features_per_stage: Channels of every encoder stage, highest resolution first; its length cuts the number of
-            stages that the patch size and spacing allow.
+        features_per_stage: Channels of every encoder stage, highest resolution first. The network has at most as many
+            stages as there are numbers, and fewer if the patch size and spacing allow fewer.
     """
 
     patch_size: tuple[int, ...] | None = None
@@ -52,7 +52,7 @@ class NetworkSize:
 
         Args:
             configuration: A configuration of plans, inheritance resolved.
-            source: Its name, for the message.
+            source: Name of the configuration, for messages.
 
         Raises:
             PlanningError: If the patch size has another number of axes or is not divisible, or the patch is too small
@@ -85,7 +85,7 @@ class NetworkSize:
         return {**changed, "patch_size": list(patch_size), "architecture": architecture}
 
     def _n_stages(self, configuration: Mapping[str, Any], patch_size: tuple[int, ...], source: str) -> int:
-        """Stages of a patch that fits the network."""
+        """Return how many stages the network has with this patch size."""
         spacing = configuration["spacing"]
         planned = configuration["architecture"]["arch_kwargs"]["features_per_stage"]
         max_stages = len(self.features_per_stage or planned)
@@ -103,10 +103,10 @@ class NetworkSize:
 def _topology(
     spacing: Sequence[float], patch_size: Sequence[int], max_stages: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Strides and kernel sizes per stage, highest resolution first."""
+    """Return strides and kernel sizes of every stage, highest resolution first."""
     _, strides, kernel_sizes, _, _ = get_pool_and_conv_props(spacing, patch_size, _MIN_FEATURE_MAP_EDGE, _NO_LIMIT)
     n_stages = min(len(strides), max_stages)
-    # The planner convolves over every axis in the bottleneck; where stages are cut, the last that is left is that.
+    # The planner's bottleneck convolves over every axis; if stages are cut, the last remaining stage is the bottleneck.
     kernels = [*kernel_sizes[: n_stages - 1], kernel_sizes[-1]]
     return [list(stride) for stride in strides[:n_stages]], [list(kernel) for kernel in kernels]
 
@@ -125,7 +125,7 @@ def _require_divisible(spacing: Sequence[float], patch_size: Sequence[int], max_
     if _is_divisible(spacing, patch_size, max_stages):
         return
     divisors = _divisors(spacing, patch_size, max_stages)
-    # Rounding an edge can change how often it is pooled, so a rounded patch is itself put to the test.
+    # Rounding an edge can change how often the edge is pooled, so a rounded patch is checked again.
     roundings = itertools.product(
         *(
             {edge // divisor * divisor, -(-edge // divisor) * divisor}
@@ -141,7 +141,7 @@ def _require_divisible(spacing: Sequence[float], patch_size: Sequence[int], max_
 
 
 def _resized(depths: int | Sequence[int], length: int) -> int | list[int]:
-    """The planner's depths are cut from a list that ends in repetitions of its last number."""
+    """Return the planner's depths for another number of stages: cut, or continued with the last depth."""
     if isinstance(depths, int):
         return depths
     return [*depths, *[depths[-1]] * length][:length]

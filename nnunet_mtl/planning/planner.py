@@ -1,15 +1,15 @@
-"""A planner whose plans name a task-guided network instead of the one that trainers would swap in."""
+"""A planner whose plans name a multi-task network; with other plans, the trainer exchanges the network."""
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from torch import nn
 
 
 class MultiTaskPlanner(ExperimentPlanner):
-    """nnU-Net's default planner with another network, which nnU-Net asks for its memory estimate.
+    """nnU-Net's default planner with another network, whose memory nnU-Net estimates.
 
-    Only needed for plans that name the network themselves: the trainers exchange the network of any plans. Data are
-    shared with nnU-Net's default plans, so use `nnUNetv2_preprocess` with these plans only where the default plans
-    were not preprocessed: it deletes the folder it writes to.
+    Plans that name the network are rarely needed: the trainers exchange the network of any plans. The preprocessed data
+    are shared with nnU-Net's default plans. Run `nnUNetv2_preprocess` with these plans only if the default plans were
+    not preprocessed, because the command deletes the folder to which it writes.
 
     Constructor parameters are those of nnU-Net, which passes them by name.
     """
@@ -36,7 +36,7 @@ class MultiTaskPlanner(ExperimentPlanner):
         self.UNet_class = self.network_class
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """Return the default plans' identifier where the data would be the same, else one of these plans' own.
+        """Return the identifier of the default plans' data if these plans' data are the same, else another identifier.
 
         The spacing of `3d_lowres` follows from the patch size, and so may differ between planners.
         """

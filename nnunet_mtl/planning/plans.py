@@ -1,4 +1,4 @@
-"""New plans from existing ones: settings and network size change, the preprocessed data stay the same."""
+"""Writes new plans from existing plans: settings and network size change, the preprocessed data stay the same."""
 
 import json
 import re
@@ -25,25 +25,25 @@ def write_plans(
     configurations: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write the plans `name` beside the plans `source` they are made from.
+    """Write the plans `name` beside the plans `source`, from which they are made.
 
     Every configuration keeps its data identifier, so nothing is preprocessed again. Writing the same plans twice is
-    allowed; writing others under the same name is not, because runs may already stand for that name.
+    allowed. Writing other plans under an existing name is refused, because models may have been trained with the old.
 
     Args:
         dataset: Id or name of the data set.
         name: Name of the new plans, as later given to `nnUNetv2_train -p`.
-        source: Name of plans that exist. Settings they hold are kept where `assignments` do not change them.
+        source: Name of existing plans. Their settings are kept unless `assignments` change them.
         assignments: Settings as `NAME=VALUE`.
-        network: Another size of the network, for the named `configurations` only.
-        configurations: Names of configurations in the plans.
+        network: Size of the network in `configurations`; None keeps the planned size.
+        configurations: Names of the configurations that `network` is for.
         overwrite: Whether other plans of that name are replaced.
 
     Returns:
-        The file that was written.
+        Path of the new plans.
 
     Raises:
-        PlanningError: If the data set, the plans or a configuration is not there, or the name is taken or unusable.
+        PlanningError: If the data set, the plans or a configuration does not exist, or the name is taken or invalid.
         SettingsError: If a setting is unknown or its value is refused.
     """
     folder = preprocessed_folder(dataset)
@@ -55,13 +55,13 @@ def write_plans(
     block = plans.get("nnunet_mtl", {})
     base = Settings.from_mapping(block.get("settings", {}), f"{source_path}: nnunet_mtl.settings")
     settings = Settings.parse(list(assignments), base.to_mapping()).to_mapping()
-    # Only what was set: trainers differ in what they do by default, and write all of it beside the model.
+    # Only settings that were given: trainers have different defaults, and write all settings beside the model.
     named = {*block.get("settings", {}), *(assignment.partition("=")[0] for assignment in assignments)}
     chosen = {setting: value for setting, value in settings.items() if setting in named}
     new = {**deepcopy(plans), "plans_name": name, "nnunet_mtl": {"settings": chosen}}
     _resize(new, network or NetworkSize(), configurations, source_path)
     if target.exists():
-        # Key order counts: it is kept by everything that reads plans.
+        # Key order counts: everything that reads plans keeps the order.
         if json.dumps(read_plans(target)) == json.dumps(new):
             return target
         if not overwrite:
@@ -71,15 +71,15 @@ def write_plans(
 
 
 def check_plans_name(name: str, option: str, others: Collection[str]) -> None:
-    """Refuse a name that plans, and so files and results folders, cannot have.
+    """Refuse a name of plans that cannot be part of the names of files and results folders.
 
     Args:
-        name: Of new plans.
-        option: Where it was given, for the message.
-        others: Names of other plans, or files, beside which the new ones will lie.
+        name: Name of new plans.
+        option: The option that gave the name, for the message.
+        others: Names of the plans or files that will lie beside the new plans.
 
     Raises:
-        PlanningError: If the name will not do.
+        PlanningError: If the name is invalid, or differs from another name only in case.
     """
     # nnU-Net joins trainer, plans and configuration by two underscores in the names of results folders.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name or name.endswith((".json", "_")):
@@ -105,7 +105,7 @@ def _resize(plans: dict[str, Any], network: NetworkSize, configurations: Sequenc
         raise PlanningError(
             f"{source}: name the configuration that the network size is for; known are {', '.join(known)}"
         )
-    # Here, because it takes seconds and the settings alone do not need it.
+    # Imported here, because the import takes seconds and settings alone do not need it.
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     resolved = PlansManager(deepcopy(plans))

@@ -1,16 +1,16 @@
 """Plans of DoDNet's and TGNet's published training: network, patch, spacing, intensities, schedule.
 
-What is written down, and where it is from:
+Where the values come from:
 
 - TGNet's paper: patches of 64 x 192 x 192, SGD with a learning rate of 0.01 that decays with power 0.9 over 1000
   epochs, Dice and cross-entropy, gates that are sigmoids (`gates` "faithful").
 - DoDNet's released code: the network, batches of 2, 250 iterations per epoch, Nesterov momentum of 0.99, no weight
   decay, no deep supervision, spacing of 1.5 x 0.8 x 0.8 mm, intensities clipped at +-325 HU and divided by 325, cases
   drawn uniformly, Dice with its smoothing in the denominator, eight mirrored passes averaged.
-- Ours: the first axis is the one of 1.5 mm; where 80 % of the published patches lie inside the annotated box and a
-  margin, here nnU-Net centres patches on annotated foreground (`oversample_foreground_percent` 0.8, which in a batch of
-  two is both); nnU-Net's augmentation and its clipping of gradients. The head is the trainer's: dynamic in
-  `nnUNetTrainerTGNet` and `nnUNetTrainerDoDNet`.
+- Choices of this package: the first axis has the spacing of 1.5 mm. 80 % of the published patches lie inside the
+  annotated box with a margin; here nnU-Net centres patches on annotated foreground (`oversample_foreground_percent`
+  0.8, which in a batch of two centres both). Augmentation and clipping of gradients are nnU-Net's. The trainer chooses
+  the head: the dynamic head in `nnUNetTrainerTGNet` and `nnUNetTrainerDoDNet`.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ _CONFIGURATION = "3d_fullres"
 
 
 def _require_files(dataset: str | int) -> None:
-    """Refuse files that nnU-Net's planner reads without looking, where they are there."""
+    """Refuse a broken `dataset.json` or fingerprint, which nnU-Net's planner reads without a check."""
     raw = raw_folder(dataset)
     read_dataset_json(raw / "dataset.json")
     fingerprint = Path(nnUNet_preprocessed, raw.name, FINGERPRINT_NAME)
@@ -57,15 +57,16 @@ def _require_files(dataset: str | int) -> None:
 
 
 class PublishedPlanner(ExperimentPlanner):
-    """Plans with one configuration, `3d_fullres`, as published; nothing in it follows from the data set.
+    """Writes plans with one configuration, `3d_fullres`, as published, whatever the data set.
 
-    `nnunet_mtl plan --from nnUNetMTLPublishedPlans` makes smaller networks, patches and batches from them. The data are
-    preprocessed for these plans alone.
+    `nnunet_mtl plan --from nnUNetMTLPublishedPlans` makes plans of smaller networks, patches and batches from these
+    plans. The data are preprocessed for these plans alone.
 
-    Constructor parameters are those of nnU-Net, which passes them by name; a target spacing that is given is used.
+    Constructor parameters are those of nnU-Net, which passes them by name. A given target spacing replaces the
+    published spacing.
 
     Raises:
-        PlanningError: If nnU-Net knows no such data set or has no fingerprint of it, or the images are 2D.
+        PlanningError: If nnU-Net has no such data set or no fingerprint of the data set, or the images are 2D.
         UserError: If `dataset.json` or the fingerprint cannot be read.
     """
 
@@ -103,7 +104,7 @@ class PublishedPlanner(ExperimentPlanner):
     def get_plans_for_configuration(
         self, spacing: Any, median_shape: Any, data_identifier: str, approximate_n_voxels_dataset: float, _cache: Any
     ) -> dict[str, Any]:
-        """Return the published configuration, for 3D and (it is left out later) for 2D."""
+        """Return the published configuration. nnU-Net asks for 2D too; `save_plans` leaves that configuration out."""
         data_fn, data_kwargs, seg_fn, seg_kwargs = self.determine_resampling()
         probabilities_fn, probabilities_kwargs = self.determine_segmentation_softmax_export_fn()
         schemes, masks = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
@@ -126,7 +127,7 @@ class PublishedPlanner(ExperimentPlanner):
         }
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """Return an identifier of these plans' own: spacing and intensities differ from the default plans'."""
+        """Return an identifier with the name of these plans, because the default plans have another spacing."""
         return f"{self.plans_identifier}_{configuration_name}"
 
     def save_plans(self, plans: dict[str, Any]) -> None:
@@ -144,8 +145,8 @@ def published_intensities(properties: Mapping[str, Any], schemes: list[str]) -> 
     """Return intensity statistics with which nnU-Net's CTNormalization computes clip(x, -325, 325) / 325.
 
     Args:
-        properties: nnU-Net's statistics by channel; those of channels that are no CT stay.
-        schemes: nnU-Net's normalisation of each channel.
+        properties: nnU-Net's statistics by channel; the statistics of channels that are not CT stay.
+        schemes: Name of nnU-Net's normalisation for every channel.
     """
     result = deepcopy(dict(properties))
     for channel, scheme in enumerate(schemes):

@@ -1,4 +1,4 @@
-"""The list of settings for the command line: what `Settings` says of itself."""
+"""The list of settings for `nnunet_mtl plan --set help`, made from the docstring and the types of `Settings`."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ from nnunet_mtl.tasks.settings import Settings
 
 
 def settings_help() -> str:
-    """Return for every setting a line `NAME=DEFAULT (what it may be)` and its meaning, in the order of the meanings."""
+    """Return two lines for every setting: `NAME=DEFAULT (allowed values)`, and the meaning."""
     kinds, meanings = get_type_hints(Settings), _meanings()
     defaults = {setting.name: setting.default for setting in dataclasses.fields(Settings)}
     lines = []
@@ -26,7 +26,7 @@ def _kind(kind: Any) -> str:
 
 
 def _meanings() -> dict[str, str]:
-    """Return the meaning of each setting from the class's docstring, on one line; nothing where Python dropped it."""
+    """Return the meaning of every setting from the docstring of `Settings`; empty if Python drops docstrings (-OO)."""
     text = (Settings.__doc__ or "").partition("Attributes:")[2]
     items = re.findall(r"^ {8}(\w+): (.*(?:\n {12,}.*)*)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in items}

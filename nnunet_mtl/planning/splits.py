@@ -1,8 +1,7 @@
-"""Folds for partially labelled data: no patient on both sides, every region annotated in every validation part.
+"""Folds for partially labelled data: no patient is in both parts, and every validation part has every region.
 
-The classes of the questions are spread over the folds as far as they go.
-
-nnU-Net's own folds are drawn over cases alone, so a fold may validate a task on no case at all.
+The classes of the questions are spread over the folds as evenly as possible. nnU-Net draws its folds over cases alone,
+so a fold of nnU-Net may validate a task on no case at all.
 """
 
 import json
@@ -31,15 +30,16 @@ def make_splits(dataset: str | int, *, n_folds: int = 5, seed: int = 12345, over
     Args:
         dataset: Id or name of the data set.
         n_folds: Number of folds, at least 2.
-        seed: Start of the random draws that are compared.
-        overwrite: Whether other folds that are there are replaced.
+        seed: Seed of the first of the random draws that are compared.
+        overwrite: Whether existing folds are replaced.
 
     Returns:
-        Text for the user: the file, and a table of validation cases, folds x regions and classes of the questions.
+        Text for the user: the path of the file, and a table with the number of annotated validation cases for every
+        fold (rows) and every region and class (columns).
 
     Raises:
-        PlanningError: If a region cannot be annotated in every validation part, or other folds are there.
-        TaskSetError: If the block is refused, or a training case is not in it.
+        PlanningError: If a region cannot be annotated in every validation part, or other folds exist.
+        TaskSetError: If the block is refused, or a training case is not in the block.
     """
     raw, target = raw_folder(dataset), preprocessed_folder(dataset) / _FILE
     dataset_json = read_dataset_json(raw / "dataset.json")
@@ -79,7 +79,7 @@ def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
         raise PlanningError(f'{raw / "dataset.json"}: file_ending: must be given, such as ".nii.gz"')
     if not images.is_dir():
         raise PlanningError(f"{images}: there is no such folder; nnU-Net expects the training images there")
-    # macOS leaves "._CASE_0000.nii.gz" beside every image, which nnU-Net takes for one
+    # macOS leaves "._CASE_0000.nii.gz" beside every image, and nnU-Net takes that file for an image
     every = get_identifiers_from_splitted_dataset_folder(str(images), ending)
     cases = sorted(str(case) for case in every if not str(case).startswith("."))
     if not cases:
@@ -88,13 +88,13 @@ def _training_cases(raw: Path, dataset_json: dict[str, Any]) -> list[str]:
 
 
 def patients_of(tasks: TaskSet, cases: Sequence[str]) -> list[str]:
-    """A patient's name per case; a case that names none is its own patient, whatever other patients are called."""
+    """Return the patient of every case. A case without a patient counts as a patient of its own."""
     names = (tasks.cases[case].patient if case in tasks.cases else None for case in cases)
     return [f"case {case}" if name is None else f"patient {name}" for case, name in zip(cases, names, strict=True)]
 
 
 def _labels(tasks: TaskSet, cases: Sequence[str]) -> tuple[list[str], npt.NDArray[np.bool_]]:
-    """Return the classes of the questions as QUESTION=CLASS, L of them, and which of them hold, (cases, L) bool."""
+    """Return the L classes of all questions as QUESTION=CLASS, and which class holds in which case, (cases, L) bool."""
     classes = [(question.name, name) for question in tasks.classification for name in question.classes]
     held = np.zeros((len(cases), len(classes)), dtype=bool)
     for row, case in enumerate(cases if classes else ()):
@@ -133,7 +133,7 @@ def read_splits(path: Path) -> list[dict[str, list[str]]]:
     """Read `splits_final.json`.
 
     Raises:
-        PlanningError: If it is not there or not what nnU-Net writes.
+        PlanningError: If the file does not exist or is not what nnU-Net writes.
     """
     if not path.is_file():
         raise PlanningError(f"{path}: no such file; train a fold, or write the folds with `nnunet_mtl make-splits`")

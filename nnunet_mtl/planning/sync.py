@@ -1,7 +1,7 @@
-"""The copy of the task block that training reads.
+"""Copies the task block to the preprocessed folder, where training reads it.
 
-nnU-Net copies `dataset.json` into its preprocessed folder at planning only: what is edited in the raw folder later has
-no effect until the block is copied again.
+nnU-Net copies `dataset.json` into the preprocessed folder at planning only: a later change in the raw folder has no
+effect until the block is copied again.
 """
 
 import json
@@ -12,7 +12,7 @@ from nnunet_mtl.planning.folders import PlanningError, preprocessed_folder, raw_
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 _BLOCK = "nnunet_mtl"
-# What planning and preprocessing have used: a change of these is a change of the preprocessed files.
+# Keys that planning and preprocessing use: if one changes, the preprocessed files change.
 _NEEDS_PLANNING = ("labels", "regions_class_order", "channel_names", "modality", "file_ending")
 
 
@@ -23,8 +23,8 @@ def sync(dataset: str | int) -> str:
         One line that says whether something changed.
 
     Raises:
-        PlanningError: If the data set is not there or not planned, or labels or channels differ.
-        TaskSetError: If the raw block is refused; nothing is written then.
+        PlanningError: If the data set does not exist or is not planned, or labels or channels differ.
+        TaskSetError: If the raw block is refused; nothing is then written.
     """
     source = raw_folder(dataset) / "dataset.json"
     target = preprocessed_folder(dataset) / "dataset.json"

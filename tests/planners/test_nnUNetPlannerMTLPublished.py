@@ -226,7 +226,7 @@ def test_trainers_train_the_published_plans_on_real_batches(
     path = str(tmp_path / "checkpoint.pth")
     trainer.save_checkpoint(path)
     saved = torch.load(path, weights_only=False)["init_args"]["plans"]["configurations"]["3d_fullres"]
-    assert saved["architecture"]["network_class_name"].endswith("published_unet.PublishedUNet")
+    assert saved["architecture"]["network_class_name"].endswith("residual_unet.PublishedUNet")
     trainer.set_deep_supervision_enabled(False)
     with torch.no_grad():
         assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 5, 16, 32, 32)

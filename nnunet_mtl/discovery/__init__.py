@@ -1,7 +1,7 @@
-"""How nnU-Net comes to find the trainers: a folder in `nnUNet_extTrainer`, for a shell or for a Python environment.
+"""Lets nnU-Net find the trainers: their folder stands in `nnUNet_extTrainer`, for a shell or for a Python environment.
 
-Nothing of nnU-Net is written into and nothing happens at installation. `env` prints a line for the shell; `enable`
-writes one `.pth` file, which Python runs at start, and `disable` removes it. Both append to what the user has set.
+No file of nnU-Net is changed, and the installation sets nothing. `env` prints a line for the shell. `enable` writes one
+`.pth` file, which Python runs at start; `disable` removes the file. Both ways append to what the user has set.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _SHIM = "nnunet_mtl_shim.py"
 
 
 class DiscoveryError(UserError):
-    """The trainers cannot be made known to nnU-Net, or nnU-Net does not find one."""
+    """The folder of the trainers cannot be announced, or nnU-Net does not find a trainer."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class DiscoveryState:
 
     Attributes:
         pth: The `.pth` file of this Python environment, whether it exists or not.
-        by_pth: It exists and announces this installation's folder.
-        pth_is_stale: It exists and announces something else, or an earlier version wrote it.
-        announced: `nnUNet_extTrainer` names the folder now, for whatever reason.
-        by_environment: The process was started with the folder in `nnUNet_extTrainer`. Outside Linux that is known
-            only where the `.pth` file is not there.
-        missing: Entries of `nnUNet_extTrainer` that are no folder; nnU-Net skips them without a word.
+        by_pth: Whether the file exists and announces this installation's folder.
+        pth_is_stale: Whether the file exists and announces another folder, or an earlier version wrote the file.
+        announced: Whether `nnUNet_extTrainer` names the folder now, for whatever reason.
+        by_environment: Whether the process was started with the folder in `nnUNet_extTrainer`. Outside Linux this is
+            known only if the `.pth` file does not exist.
+        missing: Entries of `nnUNet_extTrainer` that do not exist; nnU-Net skips them in silence.
     """
 
     pth: Path
@@ -48,15 +48,15 @@ class DiscoveryState:
 
 
 def shim_folder() -> Path:
-    """Return the folder of this installation that nnU-Net is to search."""
+    """Return the folder of this installation in which nnU-Net finds the trainers."""
     return Path(__file__).resolve().parent / "ext_trainers"
 
 
 def env_line() -> str:
-    """Return the shell line that announces the trainers: what the user has set comes first, nothing comes twice.
+    """Return the shell line that announces the trainers: the user's entries come first, and no entry comes twice.
 
     Raises:
-        DiscoveryError: If the folder's name holds the character that separates the entries of the variable.
+        DiscoveryError: If the path of the folder contains the character that separates the entries of the variable.
     """
     entries = _entries(os.environ.get(VARIABLE, ""))
     folder = _announceable_folder()
@@ -72,7 +72,7 @@ def enable(site_packages: Path | None = None) -> str:
         site_packages: Where the `.pth` file goes; by default where this environment installs packages.
 
     Returns:
-        What was done, for the user.
+        One line for the user: what was done.
 
     Raises:
         DiscoveryError: If the folder cannot be written.
@@ -82,7 +82,7 @@ def enable(site_packages: Path | None = None) -> str:
     before = _read(pth)
     if before == content:
         return f"already enabled: {pth} announces {shim_folder()}"
-    # Written beside and moved: an interpreter that starts meanwhile reads the old file or the new one.
+    # A draft is written and moved: an interpreter that starts meanwhile reads the old file or the new file.
     draft = pth.with_name(f"{pth.name}.{os.getpid()}")
     try:
         draft.write_text(content, encoding="ascii")
@@ -102,13 +102,13 @@ def announce() -> None:
 
 
 def disable(site_packages: Path | None = None) -> str:
-    """Undo `enable`.
+    """Remove the `.pth` file that `enable` wrote.
 
     Args:
-        site_packages: Where the `.pth` file is; by default where this environment installs packages.
+        site_packages: Folder of the `.pth` file; by default where this environment installs packages.
 
     Returns:
-        What was done, for the user; that it was not enabled, if it was not.
+        One line for the user: whether a file was removed.
 
     Raises:
         DiscoveryError: If the file cannot be removed.
@@ -124,10 +124,10 @@ def disable(site_packages: Path | None = None) -> str:
 
 
 def state(site_packages: Path | None = None) -> DiscoveryState:
-    """Tell where the folder is announced now, and what is stale.
+    """Return where the folder is announced now, and what is stale.
 
     Args:
-        site_packages: Where the `.pth` file is looked for; by default where this environment installs packages.
+        site_packages: Folder of the `.pth` file; by default where this environment installs packages.
     """
     pth = _pth_path(site_packages)
     content = _read(pth)
@@ -144,7 +144,7 @@ def state(site_packages: Path | None = None) -> DiscoveryState:
 
 
 def is_found(trainer_name: str) -> bool:
-    """Tell whether nnU-Net's own finder finds the trainer; imports all of nnU-Net's trainers, which takes seconds."""
+    """Return whether nnU-Net finds the trainer; this imports all of nnU-Net's trainers, which takes seconds."""
     try:
         look_up(trainer_name)
     except DiscoveryError:
@@ -156,7 +156,7 @@ def look_up(trainer_name: str) -> type:
     """Return the trainer that `nnUNetv2_train -tr trainer_name` would run.
 
     Raises:
-        DiscoveryError: If nnU-Net does not find it, or an import fails on the way; the message has the cause.
+        DiscoveryError: If nnU-Net does not find the trainer, or an import fails; the message has the cause.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -165,7 +165,7 @@ def look_up(trainer_name: str) -> type:
 
             trainer: type = recursive_find_trainer_class_by_name(trainer_name)
             return trainer
-    except (Exception, SystemExit) as error:  # whatever a file in a folder of the user's raises when it is imported
+    except (Exception, SystemExit) as error:  # files in folders of the user raise anything when they are imported
         cause = f"{type(error).__name__}: {one_line(error)}"
         raise DiscoveryError(f"nnU-Net does not find {trainer_name}: {cause}") from error
 
@@ -186,8 +186,8 @@ def _pth_path(site_packages: Path | None) -> Path:
 
 
 def _pth_content(folder: str) -> str:
-    # Python runs this line whenever it starts, also long after nnunet_mtl was uninstalled: it imports nothing that is
-    # not loaded already and does nothing without the shim. ASCII, because the encoding it is read in differs.
+    # Python runs this line at every start, also after nnunet_mtl was uninstalled: the line imports only what is loaded
+    # already, and does nothing without the shim. It is ASCII, because Pythons read the file in different encodings.
     return (
         "# Written by `nnunet_mtl enable`, removed by `nnunet_mtl disable`.\n"
         "import os; (lambda os, key, folder: "
@@ -206,7 +206,7 @@ def _read(path: Path) -> str | None:
 
 
 def _value_at_start(unknown: str) -> str:
-    # os.environ has what the .pth file added; the kernel keeps what the process was started with.
+    # os.environ contains what the .pth file added; the kernel keeps the environment at the start of the process.
     try:
         block = Path("/proc/self/environ").read_bytes()
     except OSError:

@@ -1,7 +1,7 @@
-"""`nnunet_mtl find-best`: nnU-Net's choice among trained models, judged by what was annotated in each case.
+"""`nnunet_mtl find-best`: nnU-Net's choice among trained models, by the regions that are annotated in each case.
 
-nnU-Net's function runs as it is, with three names of its module replaced for that call: the search for post-processing,
-the score by which it chooses, and the prediction commands it prints; see `nnunet_mtl.training.overrides`.
+nnU-Net's function is called with three names of its module replaced during the call: the search for post-processing,
+the score by which it chooses, and the prediction commands that it prints; see `nnunet_mtl.training.overrides`.
 """
 
 import math
@@ -34,22 +34,22 @@ from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 
 class FindBestError(UserError):
-    """There is nothing to choose from, or nothing to choose by."""
+    """There is no model to choose from, or no score to choose by."""
 
 
 @dataclass(frozen=True)
 class FindBestOptions:
-    """What is chosen among; as the options of `nnUNetv2_find_best_configuration`.
+    """The models among which the command chooses, as in `nnUNetv2_find_best_configuration`.
 
     Attributes:
-        dataset: Id or name.
+        dataset: Id or name of the data set.
         plans: Names of plans.
-        configurations: Of the plans; those a plans file lacks are left out.
-        trainers: Names of trainers, of this package or stock.
-        folds: Which are merged and scored.
-        n_processes: At once.
-        ensembling: Whether pairs are tried too, for which every fold needs the `.npz` files of its validation.
-        overwrite: Whether what an earlier call merged is made anew.
+        configurations: Names of configurations; a configuration that a plans file lacks is left out.
+        trainers: Class names of trainers, of this package or stock.
+        folds: The folds whose validation predictions are merged and scored.
+        n_processes: Number of processes.
+        ensembling: Whether pairs of models are tried too, which needs the `.npz` files of every fold's validation.
+        overwrite: Whether predictions that an earlier call merged are merged again.
     """
 
     dataset: str
@@ -63,10 +63,10 @@ class FindBestOptions:
 
     @classmethod
     def from_namespace(cls, options: Namespace) -> "FindBestOptions":
-        """Read parsed options; the number of processes is nnU-Net's where none is given.
+        """Build the options from the parsed arguments; without `-np` the number of processes is nnU-Net's default.
 
         Raises:
-            FindBestError: If it is no positive number.
+            FindBestError: If the number of processes is below 1.
         """
         n_processes = default_num_processes if options.n_processes is None else options.n_processes
         if n_processes < 1:
@@ -84,13 +84,13 @@ class FindBestOptions:
 
 
 def find_best(options: FindBestOptions) -> dict[str, Any]:
-    """Choose a model or an ensemble, fit its post-processing and print how to predict with it.
+    """Choose a model or an ensemble, fit its post-processing and print the commands that predict with it.
 
     Returns:
-        What nnU-Net's function returns.
+        The result of nnU-Net's `find_best_configuration`.
 
     Raises:
-        UserError: If the data set, a model or one of its folds is missing, or nothing has a score.
+        UserError: If the data set, a model or a fold is missing, or no region has a score.
     """
     raw = raw_folder(options.dataset)
     preprocessed_folder(options.dataset)
@@ -113,7 +113,7 @@ def find_best(options: FindBestOptions) -> dict[str, Any]:
             if not known:
                 wanted = f"{listed(options.configurations)} in {listed(options.plans)}"
                 raise FindBestError(f"{raw.name}: there is no {wanted}; check -c and -p")
-            found: dict[str, Any] = theirs.find_best_configuration(
+            best: dict[str, Any] = theirs.find_best_configuration(
                 raw.name,
                 known,
                 allow_ensembling=options.ensembling,
@@ -121,17 +121,17 @@ def find_best(options: FindBestOptions) -> dict[str, Any]:
                 overwrite=options.overwrite,
                 folds=tuple(options.folds),
             )
-        except (RuntimeError, FileNotFoundError) as error:  # as nnU-Net says that a model or a fold is missing
+        except (RuntimeError, FileNotFoundError) as error:  # how nnU-Net reports that a model or a fold is missing
             raise FindBestError(" ".join(str(error).split())) from error
-    return found
+    return best
 
 
 class _Replacements:
-    """What stands for three functions of nnU-Net's module while its choice runs.
+    """The functions that replace three functions of nnU-Net's module while `find_best_configuration` runs.
 
     Args:
-        tasks: Of the data set, with its case table.
-        ending: Of the names of its label maps.
+        tasks: The task set of the data set, with its case table.
+        ending: File ending of the label maps.
         determine: nnU-Net's `determine_postprocessing`.
         generate: nnU-Net's `generate_inference_command`.
     """
@@ -143,7 +143,7 @@ class _Replacements:
         self._determine, self._generate = determine, generate
 
     def load_summary_json(self, filename: str) -> dict[str, Any]:
-        """Read a summary; its mean Dice is over the regions, of each over the cases in which it is annotated.
+        """Read a summary. Its mean Dice becomes the mean over the regions; a region counts where it is annotated.
 
         Raises:
             FindBestError: If no region has a Dice.
@@ -162,7 +162,7 @@ class _Replacements:
         return summary
 
     def _annotated(self, case: str) -> dict[frozenset[int], bool]:
-        """Return which regions are annotated in a case, by their label values."""
+        """Return whether a region is annotated in a case, by the label values of the region."""
         return dict(zip(map(frozenset, self.tasks.region_labels), self.tasks.annotated(case), strict=True))
 
     def determine_postprocessing(
@@ -174,19 +174,20 @@ class _Replacements:
         num_processes: int,
         keep_postprocessed_files: bool = True,
     ) -> Any:
-        """Fit the post-processing; nnU-Net's own where every case is annotated for everything.
+        """Fit the post-processing: with nnU-Net's own function if every region is annotated in every case.
 
         Args:
-            folder_predictions: Merged validation maps; gets `postprocessing.pkl` and the maps processed.
-            folder_ref: Reference maps.
+            folder_predictions: Folder of the merged validation maps; `postprocessing.pkl` and the processed maps are
+                written into it.
+            folder_ref: Folder of the reference maps.
             plans_file_or_dict: Path of the plans.
             dataset_json_file_or_dict: Path of the `dataset.json`.
-            num_processes: At once.
-            keep_postprocessed_files: As nnU-Net's own; the files are kept.
+            num_processes: Number of processes.
+            keep_postprocessed_files: For nnU-Net's own function; otherwise the files are always kept.
         """
         folder = Path(folder_predictions)
         if all(all(self.tasks.annotated(case)) for case in self.tasks.cases):
-            found = self._determine(
+            fitted = self._determine(
                 folder_predictions,
                 folder_ref,
                 plans_file_or_dict,
@@ -195,7 +196,7 @@ class _Replacements:
                 keep_postprocessed_files,
             )
             write_mark(folder, (), self.tasks, beside=load_json(str(folder / "postprocessing.json")))
-            return found
+            return fitted
         plans = PlansManager(plans_file_or_dict)
         cases = sorted(path.name.removesuffix(self._ending) for path in folder.glob(f"[!.]*{self._ending}"))
         annotated = {case: self.tasks.annotated(case) for case in cases}
@@ -249,7 +250,7 @@ class _Replacements:
         save_npz: bool = False,
         output_folder: str = "OUTPUT_FOLDER",
     ) -> str:
-        """Return the command that predicts, after that of a cascade's previous stage; for the CPU where no GPU is."""
+        """Return the prediction command, after that of a cascade's previous stage; without a GPU with `-device cpu`."""
         device = "" if torch.cuda.is_available() else " -device cpu"
         folder = get_output_folder(dataset_name_or_id, trainer_name, plans_identifier, configuration_name)
         previous = (

@@ -1,4 +1,4 @@
-"""Whether the files of a case from an earlier run are all there and whole, and that run was one of the same kind."""
+"""Checks for `--continue_prediction`: whether an earlier run had the same options, and which of its cases are whole."""
 
 import json
 import zipfile
@@ -21,14 +21,14 @@ _OURS = "nnunet_mtl"
 
 
 class OtherPredictionError(UserError):
-    """The output folder holds predictions made in another way."""
+    """The output folder holds predictions of another model or with other options."""
 
 
 def refuse_other_predictions(folder: Path, made_by: Mapping[str, Any]) -> None:
-    """Refuse to go on with predictions of another model, or with other options; what stock nnU-Net wrote is not known.
+    """Refuse to continue a prediction of another model or with other options. Files of stock nnU-Net are not refused.
 
     Raises:
-        OtherPredictionError: Naming what differs.
+        OtherPredictionError: If an option differs; the message names all that differ.
     """
     try:
         before = json.loads((folder / ARGUMENTS).read_text(encoding="utf-8"))[_OURS]
@@ -53,7 +53,7 @@ def unfinished(
     questions: tuple[ClassificationTask, ...],
     values: Iterable[str] = (),
 ) -> str:
-    """Say why a case is to be predicted (again), in words; empty if everything of it is there and whole."""
+    """Return in words why a case has to be predicted (again); empty if all its files exist and are undamaged."""
     ending = str(model.dataset_json["file_ending"])
     folders = [folder, *(folder / task.name for task in task_maps), *(folder / FOLDER / task for task in values)]
     maps = [place / f"{case}{ending}" for place in folders]

@@ -1,7 +1,7 @@
-"""Reading a folder of trained folds without running anything that is stored in its checkpoints.
+"""Reads a model folder without running code that is stored in its checkpoints.
 
-A pickle can run any code when it is read. nnU-Net's own loader reads checkpoints as pickles; here only tensors, plain
-values and NumPy numbers are let through, which is all that nnU-Net writes into them.
+A pickle can run any code when it is read, and nnU-Net's own loader reads checkpoints as pickles. Here only tensors,
+plain values and NumPy numbers are read; nnU-Net writes nothing else into checkpoints.
 """
 
 import json
@@ -25,27 +25,27 @@ from nnunet_mtl.common.messages import did_you_mean, listed, shown
 from nnunet_mtl.inference.plan_differences import Difference, described, label_differences, plan_differences
 
 Fold = int | str
-OUR_CONTENT = "nnunet_mtl"  # key of what this package adds to a checkpoint
+OUR_CONTENT = "nnunet_mtl"  # key of this package's content of a checkpoint
 
 
 class ModelFolderError(UserError):
-    """A model folder, one of its folds or a checkpoint is not there or cannot be used."""
+    """A model folder, a fold or a checkpoint does not exist or cannot be used."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a model folder holds.
+    """The content of a model folder.
 
     Attributes:
         folder: The folder, `TRAINER__PLANS__CONFIGURATION`.
-        folds: The folds that were read, as in the names of their folders.
+        folds: The folds that were read: numbers or "all".
         plans: Content of `plans.json`.
         dataset_json: Content of `dataset.json`.
         trainer_name: Class name of the trainer.
         configuration: Name of the configuration.
         mirroring_axes: Spatial axes that prediction may mirror; None for no mirroring.
-        weights: State dict of each fold's network, on the CPU.
-        contents: What this package added to each fold's checkpoint; empty for a checkpoint without it.
+        weights: State dict of the network by fold, on the CPU.
+        contents: This package's content of the checkpoint by fold; empty for a checkpoint without it.
     """
 
     folder: Path
@@ -60,15 +60,15 @@ class TrainedModel:
 
 
 def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str) -> TrainedModel:
-    """Read plans, `dataset.json` and the checkpoints of some folds; the first fold's checkpoint names the trainer.
+    """Read the plans, `dataset.json` and checkpoints of a model folder; the first checkpoint gives the trainer's name.
 
     Args:
         folder: The model folder.
-        folds: Their numbers or "all"; None for every numbered fold that has the checkpoint.
-        checkpoint_name: Such as `checkpoint_final.pth`.
+        folds: Numbers or "all"; None for every numbered fold that has the checkpoint.
+        checkpoint_name: File name of the checkpoints, such as `checkpoint_final.pth`.
 
     Raises:
-        ModelFolderError: If anything is missing, unreadable, or not as nnU-Net writes it, or a fold was trained with
+        ModelFolderError: If a file is missing, unreadable, or not as nnU-Net writes it, or a fold was trained with
             other plans or labels than the folder holds.
     """
     if not folder.is_dir():
@@ -83,9 +83,9 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
     paths = [folder / f"fold_{fold}" / checkpoint_name for fold in chosen]
     for path in paths:
         if not path.is_file():
-            there = listed(str(fold) for fold in _available(folder, checkpoint_name)) or "none"
+            available = listed(str(fold) for fold in _available(folder, checkpoint_name)) or "none"
             similar = did_you_mean(path.name, sorted(other.name for other in path.parent.glob("*.pth")))
-            raise ModelFolderError(f"{path}: no such checkpoint{similar}; numbered folds that have one: {there}")
+            raise ModelFolderError(f"{path}: no such checkpoint{similar}; numbered folds that have one: {available}")
     checkpoints = [_without_training_state(read_checkpoint(path)) for path in paths]
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         _refuse_other_training(path, checkpoint["init_args"], plans, dataset_json)
@@ -107,14 +107,14 @@ def read_model(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str)
 def _refuse_other_training(
     path: Path, trained_with: Mapping[str, Any], plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
 ) -> None:
-    """Refuse a checkpoint whose network saw other images, or predicts something else, than the folder's files say."""
+    """Refuse a checkpoint whose plans or labels differ from the plans and labels of the folder."""
     configuration = trained_with["configuration"]
-    found: dict[str, list[Difference]] = {}
+    by_file: dict[str, list[Difference]] = {}
     if isinstance(trained_with.get("plans"), dict) and configuration in plans.get("configurations", {}):
-        found["plans.json"] = plan_differences(trained_with["plans"], plans, configuration, training=False)
+        by_file["plans.json"] = plan_differences(trained_with["plans"], plans, configuration, training=False)
     if isinstance(trained_with.get("dataset_json"), dict):
-        found["dataset.json"] = label_differences(trained_with["dataset_json"], dataset_json)
-    for name, differences in found.items():
+        by_file["dataset.json"] = label_differences(trained_with["dataset_json"], dataset_json)
+    for name, differences in by_file.items():
         if differences:
             raise ModelFolderError(
                 f"{path}: was not trained with the {name} of its folder: "
@@ -144,8 +144,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of nnU-Net or of this package, on the CPU, executing nothing.
 
     Raises:
-        ModelFolderError: If it cannot be read, holds anything but weights, numbers and names, or lacks what a network
-            is rebuilt from.
+        ModelFolderError: If the file cannot be read, holds anything but weights, numbers and names, or lacks the
+            weights, the trainer's name or its arguments.
     """
     checkpoint = _read_harmless(path)
     _require(checkpoint, {"network_weights": dict, "trainer_name": str, "init_args": dict}, path)
@@ -157,10 +157,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a network from a checkpoint, on the CPU, executing nothing; what else is in it is not read.
+    """Read only the weights of a network from a checkpoint, on the CPU, executing nothing.
 
     Raises:
-        ModelFolderError: If it cannot be read, or holds no weights as nnU-Net writes them.
+        ModelFolderError: If the file cannot be read, or holds no weights as nnU-Net writes them.
     """
     checkpoint = _read_harmless(path)
     _require(checkpoint, {"network_weights": dict}, path)
@@ -173,8 +173,9 @@ def _read_harmless(path: Path) -> Any:
         with torch.serialization.safe_globals(_harmless_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
-        content = f"it holds {found[1]}, which is no weight" if found else "it is no checkpoint, or is damaged"
+        unsupported = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        damage = "it is no checkpoint, or is damaged"
+        content = f"it holds {unsupported[1]}, which is no weight" if unsupported else damage
         raise ModelFolderError(f"{path}: refused, {content}; use a checkpoint as nnU-Net wrote it") from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ModelFolderError(f"{path}: cannot be read ({_one_line(error)}); copy the model again") from None
@@ -187,12 +188,12 @@ def _require(checkpoint: Any, keys: dict[str, type], path: Path) -> None:
 
 
 def _without_training_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Drop what is as large as the weights and of no use here, before the next fold is read."""
+    """Drop the state of the optimiser, which is as large as the weights, and the log, before the next fold is read."""
     return {key: value for key, value in checkpoint.items() if key not in ("optimizer_state", "logging")}
 
 
 def _harmless_globals() -> list[Any]:
-    """NumPy numbers, as nnU-Net's log holds them: the function that makes them, under both its names, and types."""
+    """Return what NumPy numbers, as in nnU-Net's log, are read with: their function under both its names, and types."""
     make_scalar = np.float64(0).__reduce__()[0]
     kinds: Iterable[Any] = (np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64)
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -200,10 +201,10 @@ def _harmless_globals() -> list[Any]:
 
 
 def build_network(model: TrainedModel) -> nn.Module:
-    """Build the network that a model's weights belong to, without deep supervision, the first fold's weights loaded.
+    """Build the network of a model, without deep supervision and with the first fold's weights.
 
     Raises:
-        ModelFolderError: If the trainer or the configuration is not there, or the weights do not fit.
+        ModelFolderError: If the trainer or the configuration does not exist, or a fold's weights do not fit.
     """
     try:
         trainer = recursive_find_trainer_class_by_name(model.trainer_name)

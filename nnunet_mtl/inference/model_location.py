@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps a trained model, refused in one line where it cannot be said."""
+"""The folder of a trained model, found by the names of its parts."""
 
 from pathlib import Path
 
@@ -10,20 +10,20 @@ from nnunet_mtl.common.messages import did_you_mean, listed
 
 
 class ModelLocationError(UserError):
-    """The words given name no trained model."""
+    """Data set, trainer, plans and configuration name no trained model."""
 
 
 def results_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
     """Return `$nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__CONFIGURATION`.
 
     Args:
-        dataset: Id or name.
+        dataset: Id or name of the data set.
         trainer: Class name of the trainer.
         plans: Name of the plans.
-        configuration: Such as `3d_fullres`.
+        configuration: Name of the configuration, such as `3d_fullres`.
 
     Raises:
-        ModelLocationError: If the variable is not set or there is no such folder; what there is instead is named.
+        ModelLocationError: If the variable is not set or there is no such folder; the message names existing folders.
     """
     if not nnUNet_results.is_set():
         raise ModelLocationError(

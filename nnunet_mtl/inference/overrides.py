@@ -1,7 +1,7 @@
-"""Everything of nnU-Net's prediction that this package overrides, and why; and how such a list is kept.
+"""The methods of nnU-Net's prediction that this package overrides, with reasons, and the form of such lists.
 
-Each original is known by the hash of its source, so that a new release of nnU-Net is read against the lists: `changed`
-names what differs.
+The list has a hash of the source of every original. `changed` compares the hashes with the installed nnU-Net, and so
+names what has to be read before a new release is supported.
 """
 
 import hashlib
@@ -18,9 +18,10 @@ class Override:
     """One overridden method or swapped name.
 
     Attributes:
-        name: The method, or the function or class in its module.
-        kind: "extended" calls the original, "replaced" does not, "swapped" replaces it inside one call.
-        reason: Why nnU-Net's own does not do.
+        name: Name of the method, or of the function or class in its module.
+        kind: An "extended" method calls the original, a "replaced" one does not; "swapped" stands for the original
+            during one call.
+        reason: Why the original is not enough.
         sha256: First twelve digits of the hash of the original's source, by nnU-Net version.
     """
 
@@ -31,12 +32,12 @@ class Override:
 
     @classmethod
     def of(cls, name: str, kind: str, reason: str, **sha256: str) -> "Override":
-        """Make an override whose hashes are given as `v2_8_1="..."`."""
+        """Return an override; a hash is given under the version of nnU-Net: `v2_8_1="..."`."""
         by_version = {key[1:].replace("_", "."): value for key, value in sha256.items()}
         return cls(name, kind, reason, MappingProxyType(by_version))
 
     def differs_from(self, source: Any) -> str:
-        """Say in one line that a function or class is not what this was compared with; empty if it is."""
+        """Return one line if the hash of a function or class is not the stored hash; otherwise an empty string."""
         installed = version("nnunetv2")
         known = self.sha256.get(installed) or list(self.sha256.values())[-1]
         if source_hash(source) == known:
@@ -45,7 +46,7 @@ class Override:
 
 
 def source_hash(source: Any) -> str:
-    """Hash the source of a function or class."""
+    """Return the first twelve digits of the hash of the source of a function or class."""
     return hashlib.sha256(inspect.getsource(source).encode()).hexdigest()[:12]
 
 
@@ -81,7 +82,7 @@ OVERRIDES = (
 
 
 def changed() -> list[str]:
-    """Name what the installed nnU-Net does differently from the newest version each override was compared with."""
+    """Return a line for every original that the installed nnU-Net has changed since the comparison."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     lines = (override.differs_from(getattr(nnUNetPredictor, override.name)) for override in OVERRIDES)

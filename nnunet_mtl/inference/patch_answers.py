@@ -1,7 +1,7 @@
-"""From what a network says of each patch to one answer per case.
+"""Combines the answers that a network gives for the patches of a case into one answer for the case.
 
-A patch is counted once, however many mirrored views of it were seen. Whatever the rule, its result is expressed as the
-logits of the case, so that one temperature tempers all rules alike.
+A patch counts once, however many mirrored views of the patch the network saw. Every rule of combination results in
+logits of the case, so that one temperature calibrates any rule.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,17 +16,17 @@ from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import ClassificationTask
 from nnunet_mtl.tasks.settings import Settings
 
-# Voxels. Far below a single one of evidence: it only decides where there is none in the whole case.
+# Voxels, far below one voxel: it matters only in a case without any evidence.
 _LEAST_EVIDENCE = 1e-9
-# Where single precision hardly tells a probability from one: the logits of "noisy_or" stay within +-16.
+# Single precision barely tells such a probability from 0 or 1: the logits of "noisy_or" stay within +-16.
 _LEAST_PROBABILITY = 1e-7
 
 
 class PatchAnswers(NamedTuple):
-    """What a network said of one patch in its V mirrored views, in single precision.
+    """The answers of a network for one patch in its V mirrored views, in single precision.
 
     Attributes:
-        logits: By question, (V, outputs).
+        logits: Logits by question, (V, outputs).
         evidence: Evidence volume in voxels by question, (V,); questions without an evidence region are absent.
     """
 
@@ -35,10 +35,13 @@ class PatchAnswers(NamedTuple):
 
     @classmethod
     def from_views(cls, views: Sequence[MultiTaskOutput]) -> "PatchAnswers":
-        """Join the outputs of the views of one patch, each of batch size one, without waiting for their device.
+        """Join the outputs for the views of one patch, without waiting for their device.
+
+        Args:
+            views: Outputs of the network, with batch size one.
 
         Raises:
-            ValueError: If there is no view, or one with another batch size.
+            ValueError: If there is no view, or a view has another batch size.
         """
         if not views or any(values.shape[0] != 1 for view in views for values in view.classification.values()):
             raise ValueError("the views of a patch are at least one output of batch size one")
@@ -61,13 +64,13 @@ def _joined(values: Iterable[Tensor]) -> Tensor:
 class Combination:
     """How the patches of a case become one answer.
 
-    A patch weighs what it holds of the evidence, in voxels. The patches that a structure is cut by are many, and say
-    little of it: with weights that saturate they outvote those that show the whole of it.
+    The weight of a patch is its evidence in voxels. Many patches cut a structure and show little of it; with weights
+    that saturate they would outvote the patches that show the whole structure.
 
     Attributes:
-        rule: "mean": the mean of the patches' logits, weighted by their evidence. "noisy_or": a finding is there if it
-            is in any patch; the first class is "none of the others". "top_k": the unweighted mean over the patches
-            with the most evidence; every patch where the question has no evidence region.
+        rule: "mean": the mean of the patches' logits, weighted by their evidence. "noisy_or": a class is true of the
+            case if it is true of any patch; the first class is "none of the others". "top_k": the unweighted mean over
+            the patches with the most evidence; over every patch if the question has no evidence region.
         top_k: Number of patches of "top_k".
     """
 
@@ -76,18 +79,18 @@ class Combination:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Combination":
-        """Take the settings of a model."""
+        """Build the combination from the settings of a model."""
         return cls(settings.class_combination, settings.class_top_k)
 
     def case_logits(self, answers: Sequence[PatchAnswers], question: ClassificationTask) -> Tensor:
         """Combine the patches of one network (one fold).
 
         Args:
-            answers: One per patch of the case; each must hold the question.
+            answers: One item for every patch of the case, with the logits of the question.
             question: The question to answer.
 
         Returns:
-            Logits of the case, (outputs,); `probabilities` of them are the untempered answer.
+            Logits of the case, (outputs,); their `probabilities` are the answer without calibration.
 
         Raises:
             ValueError: If there is no patch.
@@ -107,7 +110,7 @@ class Combination:
         return _weighted_mean(logits, weights)
 
     def _patch(self, answers: PatchAnswers, question: ClassificationTask) -> "_Patch":
-        """Join the views of a patch, weighted like patches: under "mean" every view counts as if it were one."""
+        """Join the views of a patch with the weights of patches: under "mean" a view counts as a patch would."""
         logits = answers.logits[question.name]
         volumes = answers.evidence.get(question.name)
         if volumes is None:
@@ -129,19 +132,19 @@ def combine(
     combination: Combination,
     temperatures: Sequence[float] = (),
 ) -> Tensor:
-    """Answer a question for one case: each fold's patches to a tempered probability, then the mean over the folds.
+    """Answer a question for one case: a calibrated probability for every fold, and the mean over the folds.
 
     Args:
-        folds: The answers of each fold's network, one per patch.
+        folds: For every fold the answers of its network, one item for every patch.
         question: The question to answer.
-        combination: How patches are combined.
-        temperatures: One per fold; 1 where empty.
+        combination: The rule that combines the patches of a fold.
+        temperatures: One temperature for every fold; empty for 1.
 
     Returns:
         Probability of each class, (C,).
 
     Raises:
-        ValueError: If there is no fold or a fold without a patch, or the temperatures are not one per fold.
+        ValueError: If there is no fold, a fold has no patch, or there are more or fewer temperatures than folds.
     """
     by_fold = zip(folds, temperatures or [1.0] * len(folds), strict=True)
     answers = [
@@ -154,27 +157,27 @@ def combine(
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the first dimension of (N, outputs), weighted by (N,)."""
+    """Return the mean over the first dimension of (N, outputs), weighted by (N,)."""
     return (values * weights[:, None]).sum(0) / weights.sum()
 
 
 def _noisy_or(kind: str, logits: Tensor, exponents: Tensor) -> Tensor:
-    """Combine (P, outputs) by 1 - prod (1 - p_i)^exponent_i; one patch alone keeps its probabilities.
+    """Combine the logits of P patches, (P, outputs), by 1 - prod (1 - p_i)^exponent_i.
 
-    Nominal: of each class but the first, which is none of the others in every patch; multilabel: of each label;
-    ordinal: of each "more than class k".
+    A single patch keeps its probabilities. For a nominal question the p_i are the probabilities of every class but the
+    first, which is "none of the others"; for multilabel, of every label; for ordinal, of every "more than class k".
     """
-    each = probabilities(kind, logits)
+    of_patches = probabilities(kind, logits)
     if kind == "nominal":
-        others = _any(each[:, 1:], exponents)
-        none = 1 - _any(1 - each[:, :1], exponents)
+        others = _any(of_patches[:, 1:], exponents)
+        none = 1 - _any(1 - of_patches[:, :1], exponents)
         return torch.cat((none, others)).clamp(min=_LEAST_PROBABILITY).log()
     if kind == "ordinal":
-        each = each.flip(-1).cumsum(-1).flip(-1)[:, 1:]
-    return torch.logit(_any(each, exponents), eps=_LEAST_PROBABILITY)
+        of_patches = of_patches.flip(-1).cumsum(-1).flip(-1)[:, 1:]
+    return torch.logit(_any(of_patches, exponents), eps=_LEAST_PROBABILITY)
 
 
-def _any(each: Tensor, exponents: Tensor) -> Tensor:
-    """Return the probability (N,) that it holds in any of the P patches, from (P, N)."""
-    never = torch.log1p(-each.clamp(max=1 - _LEAST_PROBABILITY)) * exponents[:, None]
+def _any(of_patches: Tensor, exponents: Tensor) -> Tensor:
+    """Return the probability, (N,), that a class is true of any of the P patches, from probabilities (P, N)."""
+    never = torch.log1p(-of_patches.clamp(max=1 - _LEAST_PROBABILITY)) * exponents[:, None]
     return -torch.expm1(never.sum(0))

@@ -1,7 +1,7 @@
-"""In what two plans differ that makes two models of them: what training and prediction read, inheritance resolved.
+"""Differences of two plans in the keys that training or prediction reads, inheritance resolved.
 
-All keys are compared but those that nnU-Net writes down and never reads again. A key that a later nnU-Net adds is
-compared too: to refuse is safer than to mix two models.
+All keys are compared but those that nnU-Net writes and never reads again. A key that a later nnU-Net adds is compared
+too: a refusal is safer than a mixture of two models.
 """
 
 import json
@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.common.messages import key_path
 
-# The results folder is named after data set and plans; the others describe what the planner saw.
+# The name of the results folder has data set and plans; the other keys describe the data that the planner saw.
 _UNREAD = {
     "configurations",
     "continue_training",
@@ -24,7 +24,7 @@ _UNREAD = {
     "plans_name",
 }
 _UNREAD_OF_CONFIGURATION = {"inherits_from", "median_image_size_in_voxels"}
-# Prediction reads neither batches nor preprocessed files, and what a later stage of a cascade is matters to that stage.
+# Prediction reads neither batches nor preprocessed files; the next stage of a cascade matters to that stage only.
 _OF_TRAINING = {"batch_dice", "batch_size", "data_identifier", "next_stage"}
 _LABELS = ("labels", "regions_class_order", "channel_names")
 _MOST = 4
@@ -33,7 +33,7 @@ _MISSING = "missing"
 
 
 class Difference(NamedTuple):
-    """A key, and what is written under it in two places."""
+    """A key with different values, and the two values as text."""
 
     key: str
     first: str
@@ -43,14 +43,14 @@ class Difference(NamedTuple):
 def plan_differences(
     first: Mapping[str, Any], second: Mapping[str, Any], configuration: str, *, training: bool
 ) -> list[Difference]:
-    """Compare two plans of one configuration, each with the compact block and settings of a trainer of ours if it has.
+    """Compare two plans in one configuration, the compact `nnunet_mtl` block included.
 
     Args:
-        first: Plans, as `plans.json` or a checkpoint holds them.
-        second: The others.
+        first: Plans, as in `plans.json` or in a checkpoint.
+        second: Plans of the same form.
         configuration: Name of the configuration.
-        training: Whether what training alone reads counts: batches, preprocessed files and settings. The settings of
-            the network are in its architecture, which always counts.
+        training: Whether keys count that only training reads: batches, preprocessed files and settings. The
+            architecture, which contains the settings of the network, always counts.
     """
     first, second = _jsonable(first), _jsonable(second)
     unread = set() if training else {"settings"}
@@ -62,20 +62,20 @@ def plan_differences(
 
 
 def label_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Compare what two `dataset.json`s say of labels and channels, their order included."""
+    """Compare the labels and channels of two `dataset.json`, their order included."""
     first, second = _jsonable(first), _jsonable(second)
     return list(_compared("", *({key: content.get(key) for key in _LABELS} for content in (first, second))))
 
 
 def described(differences: Sequence[Difference], first: str, second: str) -> str:
-    """Put differences into one line: the first four, and the number of others.
+    """Describe differences in one line: the first four, and the number of the others.
 
     Args:
-        differences: At least one.
-        first: Where the first values are: "there".
-        second: Where the others are: "here".
+        differences: At least one difference.
+        first: Place of the first values, such as "in the checkpoint".
+        second: Place of the second values, such as "in plans.json".
     """
-    texts = [f"{each.key} is {each.first} {first} and {each.second} {second}" for each in differences[:_MOST]]
+    texts = [f"{item.key} is {item.first} {first} and {item.second} {second}" for item in differences[:_MOST]]
     more = len(differences) - _MOST
     return "; ".join(texts) + (f"; and {more} more" if more > 0 else "")
 
@@ -88,7 +88,7 @@ def _resolved(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
 
 
 def _jsonable(value: Any) -> Any:
-    """Return what the value is once written and read: tuples are lists."""
+    """Return the value as JSON returns it after writing and reading: tuples become lists."""
     return json.loads(json.dumps(value, default=repr))
 
 
@@ -97,7 +97,7 @@ def _without(content: Mapping[str, Any], names: Collection[str]) -> dict[str, An
 
 
 def _compared(path: str, first: Any, second: Any) -> Iterator[Difference]:
-    """Yield the differences of two JSON values, of containers those of what they hold."""
+    """Yield the differences of two JSON values, or of the values inside two containers."""
     if isinstance(first, dict) and isinstance(second, dict):
         if first.keys() == second.keys() and list(first) != list(second) and _order_counts(path):
             yield Difference(f"the order of {path}", _short(list(first)), _short(list(second)))
@@ -111,7 +111,7 @@ def _compared(path: str, first: Any, second: Any) -> Iterator[Difference]:
 
 
 def _order_counts(path: str) -> bool:
-    """Whether the order of an object's keys numbers what they name."""
+    """Return whether the order of an object's keys has a meaning."""
     return path in ("labels", "nnunet_mtl.tasks", "nnunet_mtl.classification")
 
 

@@ -1,7 +1,7 @@
-"""`nnunet_mtl predict`: nnU-Net's segmentations with each task's own map and the image-level answers beside them.
+"""`nnunet_mtl predict`: nnU-Net's segmentations, the maps of single tasks, the image-level answers, values per voxel.
 
-What nnU-Net's predict command does to a case is done here by the same functions of nnU-Net. What differs is what
-surrounds them: a case that cannot be predicted is named and the others are done, and a file is there whole or not at
+A case is predicted by the same functions of nnU-Net as in `nnUNetv2_predict`. The order around these functions differs:
+a case that cannot be predicted is reported and the others are predicted, and a file is written as a whole or not at
 all.
 """
 
@@ -37,15 +37,15 @@ from nnunet_mtl.tasks import ClassificationTask, TaskSet, without_cases
 
 @dataclass
 class Report:
-    """What came of the cases.
+    """Result of a run.
 
     Attributes:
-        folder: Where the files are.
-        done: Names of the cases predicted now.
-        kept: Of those that were there already.
-        failed: What went wrong, by case.
-        n_answered: Cases in the tables of image-level answers; None for a model without questions.
-        seconds: How long it took.
+        folder: The output folder.
+        done: Names of the cases that this run predicted.
+        kept: Names of the cases that an earlier run predicted.
+        failed: Message of the error by name of the case.
+        n_answered: Number of cases in the tables of image-level answers; None for a model without questions.
+        seconds: Duration of the run.
     """
 
     folder: Path
@@ -67,7 +67,7 @@ def predict(options: PredictOptions) -> Report:
     """Predict the cases of a folder.
 
     Raises:
-        UserError: If nothing can be predicted, as the options are.
+        UserError: If no case can be predicted with these options.
     """
     started = time.monotonic()
     options.check()
@@ -125,7 +125,7 @@ class _Run:
             tqdm.write(line)
 
     def cases_to_do(self) -> list[CaseFiles]:
-        """Find the cases and make the output folder ready; what is already there is named in the report."""
+        """Prepare the output folder and return the cases to predict; cases that are kept stand in the report."""
         options = self.options
         stage = self.predictor.configuration_manager.previous_stage_name
         if stage is not None and options.prev_stage_predictions is None:
@@ -188,7 +188,7 @@ class _Run:
         return not problem
 
     def predict(self, cases: list[CaseFiles]) -> None:
-        """Predict the cases: the next ones are read, and the last ones written, by other processes meanwhile."""
+        """Predict the cases, while other processes read the next cases and write the last."""
         if not self.questions:
             tqdm.write("no image-level answer: the model, or what was chosen of it, has no question to answer")
         options = self.options
@@ -221,7 +221,7 @@ class _Run:
     def _predict(
         self, prepared: Prepared
     ) -> tuple[npt.NDArray[np.floating[Any]], dict[str, CaseAnswer], dict[str, npt.NDArray[np.float32]]]:
-        """Return the logits of a case, (R, *spatial), the answers to the questions, and the values per voxel."""
+        """Return the logits of a case, (R, *spatial), the answers by question, and the values by regression task."""
         logits = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(prepared.data)).cpu()
         if not all(bool(torch.isfinite(region).all()) for region in logits):
             raise PredictError("the network's output is not finite; look for NaN in the image and in the training log")
@@ -253,7 +253,7 @@ class _Run:
         bar.update()
 
     def write_tables(self) -> None:
-        """Write the image-level answers for all cases that are done."""
+        """Write the tables of the image-level answers for all finished cases."""
         if self.questions:
             about = {
                 "folds": list(self.options.fold_names),
@@ -279,7 +279,7 @@ class _Run:
 
 
 def _asked(predictor: MultiTaskPredictor, tasks: TaskSet, chosen: tuple[str, ...]) -> tuple[ClassificationTask, ...]:
-    """Return the questions that the network answers when these tasks are chosen."""
+    """Return the questions that the network answers if these tasks are chosen."""
     in_network = predictor.configuration_manager.network_arch_init_kwargs.get("questions", ())
     names = {question["name"] for question in in_network}
     regions = {region for task in tasks.tasks if task.name in chosen for region in task.regions}

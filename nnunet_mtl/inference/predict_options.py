@@ -1,4 +1,4 @@
-"""What `nnunet_mtl predict` was asked for: nnU-Net's options under nnU-Net's names, and ours."""
+"""The options of `nnunet_mtl predict`, and the device on which a command computes."""
 
 import argparse
 import multiprocessing
@@ -16,12 +16,12 @@ from nnunet_mtl.inference.model_location import results_folder
 
 
 class PredictError(UserError):
-    """What was asked for on the command line cannot be done."""
+    """An option of a prediction command is invalid, or the prediction is impossible with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What was asked for on the command line; see there."""
+    """The options under nnU-Net's names, and those of this package; `nnunet_mtl predict --help` explains them."""
 
     images: Path
     output: Path
@@ -50,7 +50,7 @@ class PredictOptions:
 
     @classmethod
     def from_namespace(cls, options: argparse.Namespace) -> "PredictOptions":
-        """Take the parsed arguments of `nnunet_mtl predict`."""
+        """Build the options from the parsed arguments; what is not given has the default of the field."""
         values: dict[str, Any] = {
             name: value for name, value in vars(options).items() if name in cls.__dataclass_fields__
         }
@@ -58,10 +58,10 @@ class PredictOptions:
         return cls(**values | lists)
 
     def model_folder(self) -> Path:
-        """Return the folder of the model, which is given itself or by nnU-Net's names of its parts.
+        """Return the model folder, given by `-m`, or by `-d`, `-tr`, `-p` and `-c`.
 
         Raises:
-            UserError: If it is given in both ways or in neither, or nnU-Net has no such model.
+            UserError: If the model is given in both ways or in neither, or does not exist.
         """
         parts = {"-d": self.dataset, "-tr": self.trainer, "-p": self.plans, "-c": self.configuration}
         given = [name for name, value in parts.items() if value is not None]
@@ -76,10 +76,10 @@ class PredictOptions:
         )
 
     def check(self) -> None:
-        """Refuse numbers that mean nothing.
+        """Refuse numbers out of range.
 
         Raises:
-            PredictError: Naming the option.
+            PredictError: If a number or a fold is invalid; the message names the option.
         """
         if not 0 < self.step_size <= 1:
             raise PredictError(f"-step_size {self.step_size}: must be greater than 0 and at most 1")
@@ -92,11 +92,11 @@ class PredictOptions:
 
     @property
     def fold_names(self) -> tuple[int | str, ...]:
-        """The folds, numbers as numbers."""
+        """The folds, with integers for numbers."""
         return tuple(fold if fold == "all" else int(fold) for fold in self.folds)
 
     def as_nnunet_arguments(self) -> dict[str, Any]:
-        """Return the options under the names nnU-Net stores beside a prediction."""
+        """Return the arguments that nnU-Net stores beside a prediction, under nnU-Net's names."""
         previous = self.prev_stage_predictions
         return {
             "list_of_lists_or_source_folder": str(self.images),
@@ -112,29 +112,29 @@ class PredictOptions:
 
 
 def _number_in(variable: str, default: int) -> int:
-    """Read a number of processes from the environment; what is no number is not heeded, as in nnU-Net."""
+    """Read a number of processes from the environment; a value that is no number is ignored."""
     value = os.environ.get(variable, "")
     return int(value) if value.isdigit() else default
 
 
 @contextmanager
 def device_to_use(name: str | None) -> Iterator[torch.device]:
-    """Choose where to compute, with as many threads as nnU-Net takes there while the `with` block runs.
+    """Yield the device, and let torch use as many threads as nnU-Net does with it while the `with` block runs.
 
     Args:
-        name: "cuda", "cpu" or "mps"; None for CUDA if there is any, else the CPU.
+        name: "cuda", "cpu" or "mps"; None for CUDA if torch finds a GPU, else the CPU.
 
     Raises:
-        PredictError: If there is no such device.
+        PredictError: If torch does not find the device.
     """
     available = {"cuda": torch.cuda.is_available(), "cpu": True, "mps": torch.backends.mps.is_available()}
     kind = name or ("cuda" if available["cuda"] else "cpu")
     if not available.get(kind, False):
-        found = ", ".join(other for other, there in available.items() if there)
-        raise PredictError(f"-device {kind}: torch finds none; there are: {found}")
+        usable = ", ".join(other for other, is_available in available.items() if is_available)
+        raise PredictError(f"-device {kind}: torch finds none; there are: {usable}")
     threads = torch.get_num_threads()
     if kind != "mps":
-        # the same number, or sums are rounded in another order and a voxel here and there differs
+        # with another number of threads, sums are rounded in another order and single voxels differ
         torch.set_num_threads(multiprocessing.cpu_count() if kind == "cpu" else 1)
     try:
         yield torch.device(kind)

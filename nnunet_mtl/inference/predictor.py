@@ -1,7 +1,7 @@
-"""nnU-Net's predictor, which also keeps what the network says of the image as a whole.
+"""nnU-Net's predictor, which also keeps the network's answers to the questions and its values per voxel.
 
-Segmentations are nnU-Net's own, bit by bit: each of its methods is extended and none replaced but the loading of
-models, see `nnunet_mtl.inference.overrides`.
+Segmentations equal nnU-Net's bit by bit: its methods are extended, and only the loading of models is replaced; see
+`nnunet_mtl.inference.overrides`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,25 +29,25 @@ from nnunet_mtl.tasks.settings import Settings
 
 
 class PredictionError(UserError):
-    """The model cannot do what was asked of it."""
+    """The model does not have the tasks that were chosen."""
 
 
 class MultiTaskPredictor(nnUNetPredictor):
     """Predicts with models of this package and with stock ones, which have no questions; built as nnU-Net's.
 
-    After a case was predicted, by `predict_logits_from_preprocessed_data` (every fold) or directly by
-    `predict_sliding_window_return_logits` (the network as it is), `answers` is what was said of that case and no other.
+    `predict_logits_from_preprocessed_data` predicts a case with every fold, `predict_sliding_window_return_logits` with
+    the weights that are loaded. Afterwards `answers` and `values` belong to that case.
 
     Attributes:
         tasks: The model's task set, without cases; None for a stock model.
-        calibrations: For each fold, the calibration of each question that its network was taught; empty for a network
-            that was handed over.
-        folds: Names of these folds.
-        answers: Of the case last predicted: for each fold the answers for each patch. Empty if the model has no
-            questions, or predicting the case failed.
-        regressions: What the network predicts as a value per voxel, with the scale of each.
-        values: Of the case last predicted, like `answers`: the values of each regression task in the unit of its
-            target, (*spatial) float32 on the CPU, the mean over the folds.
+        calibrations: For every fold, the calibration by question; a question that its network was never taught is
+            absent. Empty for a network that was passed to `manual_initialization`.
+        folds: Names of the folds of `calibrations`.
+        answers: For every fold the answers for every patch of the last case; empty if the model has no questions or the
+            prediction of the case failed.
+        regressions: The regression tasks that the network predicts, with their scales.
+        values: Mean values over the folds for the last case by regression task, in the unit of the target, (*spatial)
+            float32 on the CPU.
     """
 
     tasks: TaskSet | None = None
@@ -58,10 +58,10 @@ class MultiTaskPredictor(nnUNetPredictor):
     values: Mapping[str, Tensor] = MappingProxyType({})
     network: Any
     _combination: Combination
-    _folds: list[list[PatchAnswers]] | None = None  # of a case whose folds are predicted just now
-    _window: list[PatchAnswers]  # of the sliding window that runs just now
-    _value_window: ValueWindow | None = None  # of the same; None without regression tasks
-    _values: Tensor | None = None  # the sum over the folds that are done of a case, (D, *spatial)
+    _folds: list[list[PatchAnswers]] | None = None  # of the case that is being predicted
+    _window: list[PatchAnswers]  # of the sliding window that is running
+    _value_window: ValueWindow | None = None  # of the same window; None without regression tasks
+    _values: Tensor | None = None  # sum over the finished folds of the case, (D, *spatial)
 
     def initialize_from_trained_model_folder(
         self,
@@ -69,15 +69,15 @@ class MultiTaskPredictor(nnUNetPredictor):
         use_folds: Sequence[Fold] | Fold | None,
         checkpoint_name: str = "checkpoint_final.pth",
     ) -> None:
-        """Load a model as nnU-Net does, but without executing what its checkpoints may hold, and its calibrations.
+        """Load a model and its calibrations as nnU-Net does, but without executing code from its checkpoints.
 
         Args:
             model_training_output_dir: The model folder.
             use_folds: Numbers or "all"; None for every numbered fold that has the checkpoint.
-            checkpoint_name: Such as `checkpoint_final.pth`.
+            checkpoint_name: File name of the checkpoints, such as `checkpoint_final.pth`.
 
         Raises:
-            UserError: Naming what is missing or unusable in one line.
+            UserError: If a file is missing or cannot be used; one line that names the file.
         """
         folds = (use_folds,) if isinstance(use_folds, int | str) else use_folds
         model = read_model(Path(model_training_output_dir), folds, checkpoint_name)
@@ -101,14 +101,14 @@ class MultiTaskPredictor(nnUNetPredictor):
     def manual_initialization(
         self, network: nn.Module, plans_manager: Any, configuration_manager: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Take a network over as nnU-Net does; tasks, questions and settings come from the plans it was built from.
+        """Use a network as nnU-Net does; tasks, questions and settings come from the plans.
 
         Args:
-            network: The network.
-            plans_manager: nnU-Net's.
-            configuration_manager: nnU-Net's.
-            *args: The rest, passed on: the weights of each fold or None, `dataset.json`, trainer name, mirroring axes.
-            **kwargs: The same by name.
+            network: The network of the plans.
+            plans_manager: nnU-Net's `PlansManager`.
+            configuration_manager: nnU-Net's `ConfigurationManager`.
+            *args: nnU-Net's other arguments: weights by fold or None, `dataset.json`, trainer name, mirroring axes.
+            **kwargs: The same arguments by name.
         """
         super().manual_initialization(network, plans_manager, configuration_manager, *args, **kwargs)
         block = plans_manager.plans.get("nnunet_mtl")
@@ -126,10 +126,10 @@ class MultiTaskPredictor(nnUNetPredictor):
         return () if self.tasks is None else self.tasks.classification
 
     def select_tasks(self, names: Sequence[str]) -> None:
-        """Predict only these tasks from now on; regions of the others are off in every voxel.
+        """Predict only these tasks from now on; the regions of other tasks are empty.
 
         Raises:
-            PredictionError: If a name is unknown, there is none, or the model has no tasks.
+            PredictionError: If a name is unknown, `names` is empty, or the model has no tasks.
         """
         if self.tasks is None:
             raise PredictionError("tasks: the model is a stock nnU-Net, which has none to choose from")
@@ -143,27 +143,27 @@ class MultiTaskPredictor(nnUNetPredictor):
         _bare(self.network).select_tasks(sorted({known.index(name) for name in names}))
 
     def case_logits(self) -> list[dict[str, Tensor]]:
-        """Return for each fold the combined logits, (outputs,), of each question that was answered for the case."""
+        """Return for every fold the logits of the last case, (outputs,), by question that was answered."""
         return [
             {question.name: self._combination.case_logits(patches, question) for question in self._answered()}
             for patches in self.answers
         ]
 
     def probabilities(self) -> dict[str, Tensor]:
-        """Return the probability of each class, (C,), for each question that was answered for the case.
+        """Return the probabilities of the classes for the last case, (C,), by question.
 
         Only folds that were taught a question count; a question that no fold was taught is absent.
         """
         return {question.name: self._probability(question) for question in self._answered()}
 
     def thresholds(self, question: ClassificationTask) -> tuple[float, ...]:
-        """Return the mean over the folds that were taught a question of its `Calibration.thresholds`."""
+        """Return the thresholds of a question: the mean over the folds that were taught the question."""
         folds = [fold[question.name].thresholds for fold in self.calibrations if question.name in fold]
         folds = folds or [Calibration.default(question).thresholds]
         return tuple(sum(values) / len(folds) for values in zip(*folds, strict=True))
 
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """Return the classes that each question is answered with for the case: one, or for multilabel any number."""
+        """Return by question the classes that answer it for the last case: one, or for multilabel any number."""
         of_name = {question.name: question for question in self._answered()}
         return {
             name: answer(self.thresholds(of_name[name]), of_name[name], probability)
@@ -178,7 +178,7 @@ class MultiTaskPredictor(nnUNetPredictor):
         ]
 
     def is_taught(self, question: ClassificationTask) -> bool:
-        """Return whether the network of any fold was taught a question; true for a network that was handed over."""
+        """Return whether the network of any fold was taught a question; true without `calibrations`."""
         return not self.calibrations or any(question.name in fold for fold in self.calibrations)
 
     def _probability(self, question: ClassificationTask) -> Tensor:
@@ -194,10 +194,13 @@ class MultiTaskPredictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        """Predict a case as nnU-Net does, (R, *spatial), keeping the answers of each fold apart.
+        """Predict a case with every fold, as nnU-Net does; `answers` and `values` then belong to the case.
 
         Args:
             data: Preprocessed image, (C, *spatial).
+
+        Returns:
+            Mean logits of the folds, (R, *spatial).
         """
         self.answers, self.values = (), {}
         self._folds, self._values = [], None
@@ -211,7 +214,7 @@ class MultiTaskPredictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        """Run one network over an image as nnU-Net does, (R, *spatial), and keep what it says of each patch."""
+        """Return the logits of one network for an image, (R, *spatial), and keep its answers for the patches."""
         if self._folds is None:
             self.answers, self.values = (), {}
         logits: Tensor = super().predict_sliding_window_return_logits(input_image)
@@ -238,7 +241,7 @@ class MultiTaskPredictor(nnUNetPredictor):
     def _internal_predict_sliding_window_return_logits(
         self, data: Tensor, slicers: Any, do_on_device: bool = True
     ) -> Tensor:
-        # nnU-Net runs this again where the device had too little memory: what was said until then does not count
+        # nnU-Net calls this again if the device had too little memory: answers of the first call do not count
         self._window = []
         if self.regressions:
             self._value_window = ValueWindow(

@@ -1,8 +1,8 @@
-"""Values per voxel on their way from the sliding window to a file: nnU-Net's own steps, without its integers.
+"""Values per voxel from the sliding window to the file, as floats.
 
-nnU-Net's export turns what it is given into labels, and its writers cast to integers. Here its resampling of
-probabilities (linear), the inverse of its crop and of its transposition are done with the values, and they are written
-beside the label map, with the label map's geometry.
+nnU-Net's export turns logits into labels, and its writers cast to integers. Here nnU-Net's resampling of probabilities
+(linear) and the inverse of its crop and its transposition are applied to the values, and the values are written beside
+the label map with the geometry of the label map.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import RegressionTask
 
 FOLDER = "regression"
-# Readers whose arrays have the axes of the files that they write; the others turn them, or write no such values.
+# Readers whose arrays have the axes of their files. Other readers turn the axes, or cannot write floats.
 _READERS = ("SimpleITKIO", "NibabelIO")
 
 
@@ -35,16 +35,16 @@ def regressions_of(architecture: Mapping[str, Any], block: Mapping[str, Any]) ->
 
     Args:
         architecture: The network's arguments in the plans.
-        block: The plans' compact block of tasks, in which their scales stand.
+        block: The plans' compact block, which holds the scales of the tasks.
     """
     tasks = ((name, block["tasks"][name]) for name in architecture.get("regressions", ()))
     return tuple(RegressionTask(name, task["channel"], task.get("inside"), task["scale"]) for name, task in tasks)
 
 
 def beside_logits(output: MultiTaskOutput, regressions: Sequence[RegressionTask]) -> Tensor:
-    """Return logits and values as channels of one tensor, (B, R + D, *spatial), fresh, of the logits' dtype.
+    """Return logits and values as channels of a new tensor, (B, R + D, *spatial), of the logits' dtype.
 
-    Mirroring is then nnU-Net's for the values as well, and the logits are bit by bit what they are alone.
+    nnU-Net then mirrors the values as it mirrors the logits, and the logits stay equal bit by bit.
     """
     assert isinstance(output.segmentation, Tensor)  # a list is for training
     values = [output.regression[task.name].to(output.segmentation.dtype) for task in regressions]
@@ -52,19 +52,19 @@ def beside_logits(output: MultiTaskOutput, regressions: Sequence[RegressionTask]
 
 
 class ValueWindow:
-    """The values of a sliding window, weighted and averaged as nnU-Net does with the logits, but in single precision.
+    """Averages the values of a sliding window with nnU-Net's weights, but in single precision.
 
-    nnU-Net adds half precision. Towards the corners of a patch its Gaussian falls below what that can hold, and in the
-    corners of the image, which no other patch covers, values come out rounded to multiples of up to 1: of a logit the
-    sign is enough.
+    nnU-Net adds logits in half precision. Towards the corners of a patch the Gaussian weights become too small for half
+    precision. In the corners of the image, which only one patch covers, values would be rounded to multiples of up to
+    1. For logits this does not matter, because only their sign counts.
 
     Args:
-        n_values: D.
-        shape: Of the image, padded as nnU-Net did, (Z, Y, X).
-        slicers: Where in it each patch lies, in the order in which they are predicted.
-        patch_size: In voxels.
-        gaussian: Whether patches weigh less towards their borders.
-        device: Where the sums are kept.
+        n_values: Number of regression tasks, D.
+        shape: Shape of the image with nnU-Net's padding, (Z, Y, X).
+        slicers: Places of the patches in the image, in the order of prediction.
+        patch_size: Size of a patch in voxels.
+        gaussian: Whether the weights of a patch fall towards its border.
+        device: Device of the sums.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class ValueWindow:
 
 
 def refuse_unwritable(reader_writer: type[Any], regressions: Sequence[RegressionTask]) -> None:
-    """Refuse a data set whose files cannot hold values, before anything is predicted.
+    """Refuse a data set whose files cannot hold values, before a case is predicted.
 
     Raises:
-        RegressionExportError: If its reader is none of nnU-Net's that write NIfTI, NRRD or MHA as they read them.
+        RegressionExportError: If the data set's reader is neither SimpleITKIO nor NibabelIO.
     """
     if regressions and reader_writer.__name__ not in _READERS:
         raise RegressionExportError(
@@ -115,18 +115,18 @@ def on_original_grid(
     """Undo what preprocessing did to the grid; zero outside of nnU-Net's crop.
 
     Args:
-        values: At the spacing of the configuration, (D, *spatial).
-        plans_manager: nnU-Net's.
-        configuration_manager: nnU-Net's.
-        properties: Of the case, as its preprocessing gave them.
+        values: Values at the spacing of the configuration, (D, *spatial).
+        plans_manager: nnU-Net's `PlansManager`.
+        configuration_manager: nnU-Net's `ConfigurationManager`.
+        properties: Properties of the case from nnU-Net's preprocessing.
 
     Returns:
-        (D, Z, Y, X), as nnU-Net's reader gave the image.
+        Values on the grid of the image as nnU-Net's reader returns it, (D, Z, Y, X).
     """
     spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
     shape = properties["shape_after_cropping_and_before_resampling"]
     current = configuration_manager.spacing
-    if len(current) < len(shape):  # a 2D configuration leaves the distance of slices as it is
+    if len(current) < len(shape):  # a 2D configuration does not change the distance of slices
         current = [spacing[0], *current]
     resampled = configuration_manager.resampling_fn_probabilities(values.astype(np.float32), shape, current, spacing)
     whole = np.zeros((len(values), *properties["shape_before_cropping"]), dtype=np.float32)

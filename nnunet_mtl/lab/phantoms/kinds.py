@@ -1,8 +1,8 @@
-"""The kinds of phantoms: what each is asked on the command line, and where its options and its writer are.
+"""The kinds of phantoms: their arguments on the command line, and the places of their options and writers.
 
-Standard library only, so that the command line can list the kinds without loading them. A kind is one entry here and
-one module with a frozen dataclass of options and a function `write(folder, options, progress, *, overwrite)`; its
-arguments have the names of the options' fields.
+The module needs the standard library alone, so that the command line lists the kinds without importing NumPy. A kind is
+one entry of `KINDS` and one module with a frozen dataclass of options and a function `write(folder, options, progress,
+*, overwrite)`; its arguments have the names of the fields of the options.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ Write = Callable[..., None]
 
 @dataclass(frozen=True)
 class Argument:
-    """An option as it stands on the command line.
+    """An option on the command line.
 
     Attributes:
-        type: Of one value; bool for a switch without a value.
-        help: What it says.
-        number: Of values, as argparse takes it.
+        type: Type of one value; bool for a switch without a value.
+        help: Help text.
+        number: Number of values, as `nargs` of argparse; None for one.
     """
 
     type: Any
@@ -37,11 +37,11 @@ class PhantomKind:
     """One kind of phantoms.
 
     Attributes:
-        summary: What is in it, and the method it is made for.
-        dataset: Name of a data set that is given none.
-        options: Dotted path of the dataclass of its options.
+        summary: What the images show, and the methods that they are made for.
+        dataset: Default name of the data set.
+        options: Dotted path of the dataclass of the options.
         writer: Dotted path of the function that writes a data set.
-        arguments: By name of the option.
+        arguments: Arguments by name of the option.
     """
 
     summary: str
@@ -56,13 +56,13 @@ class PhantomKind:
         """Write a data set of this kind.
 
         Args:
-            folder: The data set's folder.
-            given: The options that are not to have their default, lists for tuples.
+            folder: Folder of the data set.
+            given: Values by option, lists for tuples; other options have their defaults.
             progress: Called with one line per case.
-            overwrite: Whether to replace a data set that lies there.
+            overwrite: Whether an existing data set in the folder is replaced.
 
         Raises:
-            PhantomError: If an option is not one of this kind or out of range, or the folder cannot be written.
+            PhantomError: If this kind has no such option, a value is out of range, or the folder cannot be written.
         """
         strange = [name for name in given if name not in self.arguments]
         if strange:
@@ -78,7 +78,7 @@ def phantom_kind(name: str) -> PhantomKind:
     """Return a kind by its name.
 
     Raises:
-        PhantomError: If there is none of that name.
+        PhantomError: If there is no kind of that name.
     """
     if name not in KINDS:
         raise PhantomError(f"phantom kind {name!r}: must be one of {listed(KINDS)}{did_you_mean(name, KINDS)}")
@@ -86,7 +86,7 @@ def phantom_kind(name: str) -> PhantomKind:
 
 
 def all_arguments() -> dict[str, tuple[Argument, tuple[str, ...]]]:
-    """Return every argument of any kind, as the first kind that has it describes it, and the kinds that have it."""
+    """Return by name every argument, as the first kind with this argument describes it, and the kinds that have it."""
     first: dict[str, Argument] = {}
     for kind in KINDS.values():
         first |= {name: argument for name, argument in kind.arguments.items() if name not in first}
@@ -119,7 +119,7 @@ _ORGANS = {
     "contrast_to_noise": Argument(float, "of tumours, or of the target"),
     "mimics": Argument(float, "mean number of spots that are no tumours"),
     "malignant_share": Argument(float, "share of malignant tumours or lesions"),
-    "test_malignant_share": Argument(float, "the same among the test cases, if it is another"),
+    "test_malignant_share": Argument(float, "share of malignant tumours among the test cases, if it differs"),
     "malignant_cue": Argument(
         str, "what tells malignant from benign: margin_and_texture or texture; margin_and_shadow or margin"
     ),

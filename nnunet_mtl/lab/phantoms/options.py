@@ -1,4 +1,4 @@
-"""What the options of all kinds of phantoms have in common, and how one out of range is refused."""
+"""The options that all kinds of phantoms share, and the refusal of values out of range."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,10 +14,10 @@ def require(holds: bool, name: str, value: object, expected: str) -> None:
     """Refuse the value of an option in one line.
 
     Args:
-        holds: Whether the value is in its range.
+        holds: Whether the value is allowed.
         name: Name of the option.
-        value: What was given.
-        expected: What it must be, to follow "must be".
+        value: The given value.
+        expected: The allowed values, in words that follow "must be".
 
     Raises:
         PhantomError: If `holds` is false.
@@ -27,10 +27,10 @@ def require(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def require_range(name: str, value: tuple[float, ...], lowest: float, highest: float, unit: str) -> None:
-    """Refuse a pair that is not ascending, or not within its limits.
+    """Refuse a pair that is not ascending, or not between `lowest` and `highest`.
 
     Raises:
-        PhantomError: If so.
+        PhantomError: If the pair is refused.
     """
     holds = len(value) == 2 and lowest <= value[0] <= value[1] <= highest
     require(holds, name, value, f"two {unit}, the smaller first, between {lowest:g} and {highest:g}")
@@ -38,14 +38,14 @@ def require_range(name: str, value: tuple[float, ...], lowest: float, highest: f
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOptions:
-    """What every kind of phantom can be told; the same options give the same data set.
+    """Options of every kind of phantoms; the same options give the same data set.
 
     Attributes:
         seed: Start of all random numbers.
-        image_size: Size in voxels, (Y, X) or (Z, Y, X); None takes the default of the kind. The field of view is fixed
-            in mm.
-        cases: Training cases. Every fourth one is another image of the patient before it.
-        test_cases: Test cases, of which everything is annotated, of patients of their own.
+        image_size: Size in voxels, (Y, X) or (Z, Y, X); None for the default of the kind. The field of view in mm is
+            fixed.
+        cases: Number of training cases. Every fourth case is another image of the patient before.
+        test_cases: Number of test cases. They are fully annotated, and their patients have no training case.
     """
 
     default_sizes: ClassVar[dict[int, tuple[int, ...]]]
@@ -74,10 +74,10 @@ class SharedOptions:
         return self.default_sizes[self.axes] if self.image_size is None else tuple(self.image_size)
 
     def require_shares(self, *names: str) -> None:
-        """Refuse an option that is no share.
+        """Refuse values of these options that are not shares.
 
         Raises:
-            PhantomError: If one of them is not between 0 and 1.
+            PhantomError: If a value is not between 0 and 1.
         """
         for name in names:
             value = getattr(self, name)

@@ -17,7 +17,7 @@ from nnunet_mtl.lab.phantoms.organs import ASCENDING_COLON, PANCREAS_RADII_MM, O
 
 
 class Tissue(IntEnum):
-    """What a point is made of; the scanner's contrast phase gives it its intensity."""
+    """Tissue at a point; the contrast phase of the scanner determines its intensity."""
 
     AIR = 0
     FAT = 1
@@ -36,7 +36,7 @@ class Tissue(IntEnum):
 
 
 class Leaf(IntEnum):
-    """Label values: each voxel has one; the regions of the data set are unions of them."""
+    """Label values. A voxel has one value, and the regions of the data set are unions of values."""
 
     BACKGROUND = 0
     LIVER = 1
@@ -131,7 +131,7 @@ class Body:
         return tissue, cavity & ~spine & ~back
 
     def _parts(self, points: Points) -> Iterator[tuple[Mask, Tissue, Leaf]]:
-        """Yield what lies in the cavity; where two parts overlap the later one has the place."""
+        """Yield the parts in the cavity; where two parts overlap, the later part replaces the earlier."""
         for nodes in self._organs.loops:
             yield tube(points, nodes, np.full(len(nodes), 9.0)), Tissue.BOWEL, Leaf.BACKGROUND
         yield self._organs.stomach.contains(points), Tissue.STOMACH, Leaf.BACKGROUND

@@ -1,7 +1,7 @@
-"""How far intensity and place alone get on a data set: the floor a phantom must hold for shape and context to matter.
+"""The Dice that intensity and place alone reach on a data set; a phantom with a low one needs shape and context.
 
-Per region an intensity window from the voxels of the annotated training cases, and a map of how often the region lies
-at a place relative to the body's bounding box; a voxel belongs to the region if it is in the window and its place is
+For every region the annotated training cases give an intensity window, and a map of how often the region lies at a
+place relative to the body's bounding box. A voxel belongs to the region if it is in the window and its place is
 frequent enough. Window and frequency are the best ones on the training cases.
 """
 

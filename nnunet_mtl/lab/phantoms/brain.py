@@ -16,7 +16,7 @@ _SEMI_AXES_MM = np.array([64.0, 79.0, 60.0])
 
 
 class BrainTissue(IntEnum):
-    """What a point is made of; the sequence gives it its intensity."""
+    """Tissue at a point; the MR sequence determines its intensity."""
 
     OUTSIDE = 0
     WHITE = 1
@@ -34,9 +34,9 @@ class Glioma:
     """A tumour: swollen tissue around a core, which enhances at its rim where it enhances at all.
 
     Attributes:
-        radius_mm: Of the whole tumour, before its surface is bent.
+        radius_mm: Radius of the whole tumour, before its surface is bent.
         enhances: Whether any of its core takes up contrast agent.
-        entropy: What its place and form are drawn from.
+        entropy: Seed of its place and form.
     """
 
     radius_mm: float

@@ -49,12 +49,12 @@ class Mass:
 
     Attributes:
         centre_mm: x and depth, (2,).
-        radius_mm: Of a disc of its area.
+        radius_mm: Radius of a disc with the area of the lesion.
         malignant: Chooses form and margin.
         cyst: Whether it is filled with fluid: black, and what lies behind it is brighter. Benign only.
         contrast_db: How much darker than glandular tissue it is, unless a cyst.
         cue: What tells malignant from benign.
-        entropy: What its random form and texture are drawn from.
+        entropy: Seed of its form and texture.
     """
 
     centre_mm: NDArray[np.float64]
@@ -69,9 +69,9 @@ class Mass:
         """Return tissue with the lesion in it.
 
         Args:
-            tissue: Without any.
-            x: Of each voxel in mm, (Y, X).
-            depth: The same.
+            tissue: Tissue without a lesion.
+            x: Place of every voxel along the image in mm, (Y, X).
+            depth: Depth of every voxel in mm, (Y, X).
         """
         rng = np.random.default_rng(self.entropy)
         outline = self._outline(rng)
@@ -120,8 +120,8 @@ def draw_breast(rng: np.random.Generator, mimics: float, x: Field, depth: Field)
     Args:
         rng: The patient's generator.
         mimics: Expected number of fat lobules inside the gland, and twice that of shadows that no lesion casts.
-        x: Of each voxel in mm, (Y, X).
-        depth: The same.
+        x: Place of every voxel along the image in mm, (Y, X).
+        depth: Depth of every voxel in mm, (Y, X).
     """
     skin = rng.uniform(1.4, 2.4)
     fat = skin + rng.uniform(3, 9)

@@ -28,7 +28,7 @@ _DEFAULT_SIZE = {2: (96, 96), 3: (40, 64, 64)}
 
 
 class DoseLeaf(IntEnum):
-    """Label values, of which each voxel has one."""
+    """Label values; a voxel has one value."""
 
     OUTSIDE = 0
     BODY = 1
@@ -42,7 +42,7 @@ ORGANS_AT_RISK = (DoseLeaf.STOMACH, DoseLeaf.KIDNEYS)
 
 @dataclass(frozen=True, kw_only=True)
 class DoseOptions:
-    """What the phantoms are like; the same options give the same data set.
+    """Options of dose phantoms; the same options give the same data set.
 
     Attributes:
         seed: Start of all random numbers.
@@ -50,10 +50,10 @@ class DoseOptions:
         image_size: Reference size in voxels, (Y, X) or (Z, Y, X); None takes the default of the dimension.
         cases: Training cases.
         test_cases: Fully annotated test cases.
-        prescription_gy: Dose in the target.
+        prescription_gy: Dose in the target in Gy.
         without_dose: Share of the training cases whose dose is not known.
         without_organs: Share of the training cases whose organs at risk are not annotated.
-        target_radius_mm: Smallest and largest radius of the target.
+        target_radius_mm: Smallest and largest radius of the target in mm.
         contrast_to_noise: Contrast of the target to its surroundings over the standard deviation of the noise.
     """
 

@@ -46,9 +46,9 @@ def write_dose_dataset(
 
     Args:
         folder: The data set's folder, named as nnU-Net expects it (`Dataset903_Dose`).
-        options: What the phantoms are like.
+        options: Options of the phantoms.
         progress: Called with one line per case.
-        overwrite: Whether to replace a data set that lies there; other files in the folder stay.
+        overwrite: Whether an existing data set in the folder is replaced; other files stay.
 
     Raises:
         PhantomError: If the folder is not empty and `overwrite` is false.
@@ -77,7 +77,7 @@ def _written(options: DoseOptions, case: DoseCase) -> WrittenCase:
 
 
 def _annotation(leaves: NDArray[np.uint8], case: DoseCase) -> NDArray[np.uint8]:
-    """Return what the label file of a case holds: an organ that nobody annotated is body."""
+    """Return the label map of a case as its annotator drew it, in which an organ that is not annotated is body."""
     if case.has_organs:
         return leaves
     return np.where(np.isin(leaves, ORGANS_AT_RISK), np.uint8(DoseLeaf.BODY), leaves)

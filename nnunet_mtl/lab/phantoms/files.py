@@ -1,9 +1,9 @@
-"""Writes phantoms as a data set in nnU-Net's raw format, whatever they show.
+"""Writes phantoms of any kind as a data set in nnU-Net's raw format.
 
-Training cases go to `imagesTr` and `labelsTr`, as their annotator left them; test cases to `imagesTs` and, with their
-whole truth, `labelsTs`. Values per voxel are the last channels of training images; for test cases, whose images are all
-that is predicted from, they have a folder of their own. `labelsTs.json` is the data set's file with the table of
-the test cases, so that no truth about them stands in the table that training reads.
+Training cases go to `imagesTr` and, as their annotator drew them, to `labelsTr`. Test cases go to `imagesTs` and, fully
+annotated, to `labelsTs`. Values per voxel are the last channels of training images. Values of test cases have a folder
+of their own, because a network predicts from the other channels. `labelsTs.json` is a copy of `dataset.json` with the
+table of the test cases, so that the table that training reads has no truth about test cases.
 """
 
 import shutil
@@ -45,13 +45,13 @@ class WrittenCase:
 
     Attributes:
         name: Case identifier.
-        is_test: Whether it goes to the test folders.
+        is_test: Whether the case goes to the test folders.
         channels: The image, (C, Y, X) or (C, Z, Y, X).
-        labels: What its annotator drew, (Y, X) or (Z, Y, X); everything there is in a test case.
-        geometry: Of image and labels.
-        entry: What the block says of the case.
-        note: Added to its line of progress.
-        values: By regression task the value of every voxel, as `labels`; zeros where it is not known.
+        labels: Label map as the annotator drew it, (Y, X) or (Z, Y, X); of a test case every structure.
+        geometry: Geometry of image and labels.
+        entry: Entry of the case in the `nnunet_mtl` block.
+        note: Text at the end of the case's line of progress.
+        values: Values of the voxels by regression task, with the shape of `labels`; zeros if unknown.
     """
 
     name: str
@@ -66,12 +66,12 @@ class WrittenCase:
 
 @dataclass(frozen=True)
 class Contents:
-    """What `dataset.json` says besides its cases.
+    """The content of `dataset.json` without the cases.
 
     Attributes:
-        channel_names: In the order of the channels.
-        labels: Regions and their label values in painting order, without the background. A data set whose regions have
-            a value each is written so that nnU-Net trains regions all the same.
+        channel_names: Names in the order of the channels.
+        labels: Regions and their label values in painting order, without the background. Lists of one value are
+            written so that nnU-Net trains regions nevertheless.
         block: The `nnunet_mtl` block without version and cases; None for a data set of stock nnU-Net.
     """
 
@@ -93,11 +93,11 @@ def write_cases(
 
     Args:
         folder: The data set's folder, named as nnU-Net expects it (`Dataset900_Phantom`).
-        contents: What its `dataset.json` says besides its cases.
+        contents: Content of `dataset.json` without the cases.
         cases: The cases, drawn one after the other: one image is in memory at a time.
-        count: How many there are.
+        count: Number of cases, for the progress.
         progress: Called with one line per case.
-        overwrite: Whether to replace a data set that lies there; other files in the folder stay.
+        overwrite: Whether an existing data set in the folder is replaced; other files stay.
 
     Raises:
         PhantomError: If the folder is not empty and `overwrite` is false.
@@ -114,13 +114,13 @@ def write_cases(
             write_image(values, case.geometry, folder / VALUES / task / f"{case.name}.nii.gz")
         tables[case.is_test][case.name] = case.entry
         progress(f"{number}/{count} {case.name}{case.note}")
-    # Last, so that a folder that was left half written has none.
+    # Written last, so that an incomplete folder has no dataset.json.
     _write_json(references_table(folder / "labelsTs"), folder.name, contents, tables[True])
     _write_json(folder / "dataset.json", folder.name, contents, tables[False])
 
 
 def make_folders(folder: Path, overwrite: bool) -> None:
-    """Make the folders of a data set that is to be written, emptied of an older one.
+    """Make the folders of a new data set, and remove the files of an older data set in them.
 
     Raises:
         PhantomError: If the folder is not empty and `overwrite` is false, or it is a file.

@@ -1,7 +1,8 @@
-"""Phantoms like CT of gastric cancer: a tumour that is segmented, and a node status that it does not tell.
+"""Phantoms like CT of gastric cancer: a tumour that is segmented, and a node status that the tumour does not show.
 
-One region, `tumour`, and one question, `node_status`, without evidence: what tells are lymph nodes in the fat around
-the stomach, which nobody segments. The same patient with the other status has the same tumour, voxel by voxel.
+One region, `tumour`, and one question, `node_status`, without evidence region: the status shows in lymph nodes in the
+fat around the stomach, which are not segmented. The same patient with the other status has the same tumour, voxel by
+voxel.
 """
 
 from collections.abc import Callable
@@ -37,14 +38,14 @@ _POSITIVE, _LABELLED, _SEGMENTED = range(3)
 
 @dataclass(frozen=True, kw_only=True)
 class GastricOptions(SharedOptions):
-    """What the phantoms are like; the same options give the same data set.
+    """Options of gastric phantoms; the same options give the same data set.
 
     Attributes:
         dimension: 3 for volumes, 2 for transversal slices through the middle of the tumour and the nodes.
         tumour_radius_mm: Smallest and largest half of a tumour's largest extent.
         positive_share: Share of the patients whose nodes are positive.
-        node_cue: What tells: number, size, form and inside of the nodes ("all"), or "size" or "number" alone.
-        noise_hu: Standard deviation of the noise.
+        node_cue: Cue of the status: number, size, form and inside of the nodes ("all"), or "size" or "number" alone.
+        noise_hu: Standard deviation of the noise in HU.
         labelled_share: Share of the training patients whose status is known.
         segmented_share: Share of the training patients whose tumour is annotated.
     """
@@ -82,7 +83,7 @@ class GastricScan:
     Attributes:
         image: HU, (*spatial), int16.
         tumour: Which voxels are tumour, (*spatial).
-        nodes: Which voxels are lymph node, (*spatial); in no file.
+        nodes: Which voxels are lymph node, (*spatial); not written into any file.
         positive: Whether the nodes are metastatic.
     """
 
@@ -93,7 +94,7 @@ class GastricScan:
 
 
 def render(options: GastricOptions, visit: Visit) -> GastricScan:
-    """Return the image that a case is, and its whole truth."""
+    """Return the image of a case with the masks of tumour and nodes."""
     patient, scan = visit.patient_rng(), visit.image_rng()
     radius_mm = float(patient.uniform(*options.tumour_radius_mm))
     positive = visit.is_among(options.positive_share, _POSITIVE)

@@ -49,8 +49,8 @@ def voxel_places(
     Args:
         matrix: Voxels along each axis, (Y, X) or (Z, Y, X).
         spacing_mm: Distance of voxels along the same axes.
-        shift_mm: Of the middle of the image, (3,), x first.
-        height_mm: At which a slice lies, whatever the shift; not read for volumes.
+        shift_mm: Place of the middle of the image in the patient, (3,), x first.
+        height_mm: Height of a 2D slice, whatever the shift; not used for volumes.
     """
     axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(matrix, spacing_mm, strict=True)]
     if len(axes) == 2:

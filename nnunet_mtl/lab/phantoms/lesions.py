@@ -25,7 +25,7 @@ _FINE_GAIN = 1.2
 
 @dataclass(frozen=True)
 class Disease:
-    """What a patient has.
+    """The tumours and mimics of a patient.
 
     Attributes:
         tumours: Number of tumours in an organ that has any, by organ name; an organ that has none is not named.
@@ -53,10 +53,10 @@ class Tumour:
     texture of the malignant is fine, that of the benign coarse.
 
     Attributes:
-        centre: In mm, (3,).
+        centre: Centre in mm, (3,).
         radius_mm: Radius of a ball of about its volume.
         malignant: Chooses margin and texture, as the cue says; mean darkness and volume are alike.
-        entropy: What its random shape and texture are drawn from.
+        entropy: Seed of its shape and texture.
         cue: What tells malignant from benign.
         texture_contrast: Standard deviation of its texture over its contrast to the organ.
     """

@@ -1,7 +1,7 @@
 """Phantoms like the BraTS data: four MR sequences of a brain with a tumour whose regions lie in each other.
 
 Label values 1 (swelling), 2 (core that does not enhance) and 3 (enhancing) make the nested regions `whole_tumour`
-[1, 2, 3], `tumour_core` [2, 3] and `enhancing_tumour` [3], each a task whose parent is the one around it.
+[1, 2, 3], `tumour_core` [2, 3] and `enhancing_tumour` [3], each of them a task whose parent is the next larger region.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ _ENHANCES, _WHOLE_ONLY = range(2)
 
 @dataclass(frozen=True, kw_only=True)
 class NestedOptions(SharedOptions):
-    """What the phantoms are like; the same options give the same data set.
+    """Options of brain phantoms; the same options give the same data set.
 
     Attributes:
         dimension: 3 for volumes, 2 for transversal slices through the middle of the tumour.
@@ -92,7 +92,7 @@ class NestedScan:
 
 
 def render(options: NestedOptions, visit: Visit) -> NestedScan:
-    """Return the image that a case is, and its whole truth."""
+    """Return the image of a case with the labels of all structures."""
     patient, scan = visit.patient_rng(), visit.image_rng()
     radius_mm = float(patient.uniform(*options.tumour_radius_mm))
     enhances = visit.is_among(options.enhancing_prevalence, _ENHANCES)

@@ -31,8 +31,8 @@ class Node:
 
     Attributes:
         shape: Its surface.
-        inside: A part of it that differs: fat at the hilum of a normal node, necrosis in a metastatic one.
-        inside_hu: Intensity of that part.
+        inside: Part with another intensity: fat at the hilum of a normal node, necrosis in a metastatic node.
+        inside_hu: Intensity of that part in HU.
     """
 
     shape: Ellipsoid
@@ -83,7 +83,7 @@ def draw_places(
 ) -> NDArray[np.float64]:
     """Return where nodes can be, (MOST_NODES, 3): in free fat, and none nearer to another than two large nodes are.
 
-    They are the same for every status: none of them says anything about it.
+    The places are the same for every status, so that no place shows the status.
 
     Args:
         rng: The patient's generator.

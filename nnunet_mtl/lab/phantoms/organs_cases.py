@@ -1,6 +1,6 @@
-"""Which phantom cases there are: patient, disease, scanner and annotated task of each, from the options alone.
+"""The list of phantom cases: patient, disease, scanner and annotated task follow from the options alone.
 
-Every case has its own random numbers, keyed by its place: it is the same however many others there are.
+The random numbers of a case depend on its place in the list, so a case is the same however many other cases follow.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ _SHARES = (
 
 @dataclass(frozen=True, kw_only=True)
 class PhantomOptions:
-    """What the phantoms are like; the same options give the same data set.
+    """Options of organ phantoms; the same options give the same data set.
 
     Attributes:
         seed: Start of all random numbers.
@@ -180,7 +180,7 @@ def plan_cases(options: PhantomOptions) -> Iterator[PhantomCase]:
 
 
 def disease_of(options: PhantomOptions, case: PhantomCase) -> Disease:
-    """Return what the patient of a case has."""
+    """Return the disease of the patient of a case."""
     level = _levels(options, case)
     tumours = {organ: 1 for organ in ("liver", "pancreas") if level[organ] < options.tumour_prevalence}
     if "liver" in tumours and level["second"] < 0.3:
@@ -194,7 +194,7 @@ def disease_of(options: PhantomOptions, case: PhantomCase) -> Disease:
 
 
 def class_of(options: PhantomOptions, case: PhantomCase) -> str | None:
-    """Return what the table says about the class of a case that has a liver tumour; None where it says nothing."""
+    """Return the class in the table of a case with a liver tumour; None if the class is unknown."""
     may_be_known = case.is_test or case.group == TASKS.index("liver") or options.label_all_tasks
     is_known = case.is_test or _levels(options, case)["labelled"] < options.labelled_share
     return CLASSES[disease_of(options, case).malignant] if may_be_known and is_known else None
@@ -227,7 +227,7 @@ def _levels(options: PhantomOptions, case: PhantomCase) -> dict[str, float]:
 
 
 def _domain_of_class(options: PhantomOptions, case: PhantomCase) -> int:
-    """Return the scanner of a case where its class has a say in it, else the one that it has."""
+    """Return the scanner that follows from the class of a case, or the planned scanner if none does."""
     coupled = _rng(options, 4, case.group, case.index).random() < options.class_domain_coupling
     disease = disease_of(options, case)
     if case.is_test or not coupled or "liver" not in disease.tumours:

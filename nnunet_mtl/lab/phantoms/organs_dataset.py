@@ -65,9 +65,9 @@ def write_phantom_dataset(
 
     Args:
         folder: The data set's folder, named as nnU-Net expects it (`Dataset900_Phantom`).
-        options: What the phantoms are like.
+        options: Options of the phantoms.
         progress: Called with one line per case.
-        overwrite: Whether to replace a data set that lies there; other files in the folder stay.
+        overwrite: Whether an existing data set in the folder is replaced; other files stay.
 
     Raises:
         PhantomError: If the folder is not empty and `overwrite` is false.
@@ -78,12 +78,12 @@ def write_phantom_dataset(
 
 
 def annotation(leaves: NDArray[np.uint8], case: PhantomCase, tasks: tuple[str, ...] = TASKS) -> NDArray[np.uint8]:
-    """Return what the label file of a case holds of its whole anatomy, same shape.
+    """Return the label map of a case as its annotator drew it, with the shape of `leaves`.
 
     Args:
         leaves: `Leaf` of each voxel.
-        case: Whose they are.
-        tasks: Tasks of the data set; without some of them the values of the other structures close ranks.
+        case: The case of these voxels.
+        tasks: Tasks of the data set; label values are numbered without gaps over the structures of these tasks.
     """
     values = _label_values(tasks)
     drawn = {leaf: leaf for leaf in values} if case.is_test else _DRAWN[TASKS[case.group]]
@@ -139,7 +139,7 @@ def _contents(tasks: tuple[str, ...]) -> Contents:
 
 
 def _task_entry(task: str, tasks: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the data set says of a task, whose overlaps name no task that the data set does not have."""
+    """Return the entry of a task in the block; its overlaps name tasks of the data set only."""
     entry = dict(_TASK_ENTRIES[task])
     overlaps = [other for other in entry.pop("overlaps", ()) if other in tasks]
     return entry | ({"overlaps": overlaps} if overlaps else {})

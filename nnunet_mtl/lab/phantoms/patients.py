@@ -1,6 +1,6 @@
-"""Who is in a data set of phantoms: training and test cases, their patients, and the random numbers of each.
+"""The training and test cases of a data set of phantoms, their patients, and their random numbers.
 
-Every case has its own random numbers, keyed by its place: it is the same however many others there are.
+The random numbers of a case depend on its place in the list, so a case is the same however many other cases follow.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +25,10 @@ class Visit:
     """One image of one patient.
 
     Attributes:
-        seed: Of the data set.
+        seed: Seed of the data set.
         is_test: Whether it is one of the test cases.
         index: Number of the case among the training or the test cases.
-        patient_index: Number of its patient among them.
+        patient_index: Number of the patient among the patients of these cases.
     """
 
     seed: int
@@ -86,18 +86,18 @@ def write_visits(
     *,
     overwrite: bool,
 ) -> None:
-    """Write the data set that options stand for; the same options give the same arrays and the same `dataset.json`.
+    """Write a data set; the same options give the same arrays and the same `dataset.json`.
 
     Args:
         folder: The data set's folder.
-        contents: What its `dataset.json` says besides its cases.
-        options: What the phantoms are like.
+        contents: Content of `dataset.json` without the cases.
+        options: Options of the phantoms.
         written: Draws one case.
         progress: Called with one line per case.
-        overwrite: Whether to replace a data set that lies there.
+        overwrite: Whether an existing data set in the folder is replaced.
 
     Raises:
-        PhantomError: As of `write_cases`.
+        PhantomError: If the folder is not empty and `overwrite` is false.
     """
     visits = plan_visits(options)
     cases = (written(options, visit) for visit in visits)

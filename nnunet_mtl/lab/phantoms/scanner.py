@@ -1,4 +1,4 @@
-"""The phantom's scanners: what a domain is.
+"""The scanners of the organ phantoms; a scanner is a domain.
 
 Domains differ in noise spectrum, blur, slice thickness, contrast phase, table, field of view and orientation. No
 affine change of the intensities turns one into another, so a network's normalisation does not undo the difference.

@@ -24,7 +24,7 @@ class Probe:
     Attributes:
         name: Written as the `source` of its cases.
         axial_mm: Standard deviation of the point spread along the beam.
-        lateral_mm: The same across the beams.
+        lateral_mm: Standard deviation of the point spread across the beams.
         dynamic_range_db: Span of levels between black and white.
         noise_db: Level of the receiver's noise below that of glandular tissue, at the bottom of the image; 12 dB less
             at its top.
@@ -90,7 +90,7 @@ def displayed(
     Args:
         envelope: Relative to glandular tissue, (Y, X), depth first.
         probe: The scanner.
-        gain_db: How much brighter than usual its user likes it.
+        gain_db: Gain that the user of the scanner added.
         rng: What the receiver's noise is drawn from.
     """
     depth = np.linspace(-12, 0, envelope.shape[0])[:, None]

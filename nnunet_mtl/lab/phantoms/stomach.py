@@ -40,7 +40,7 @@ class Abdomen:
     """A body sampled at N points.
 
     Attributes:
-        intensity_hu: Before the scanner, (N,).
+        intensity_hu: Intensity before the scanner's blur and noise, (N,).
         tumour: Which points are tumour, (N,).
         nodes: Which points are lymph node, (N,).
     """
@@ -56,7 +56,7 @@ class Stomach:
     Args:
         rng: The patient's generator.
         positive: Whether the nodes are metastatic.
-        cue: What of the nodes tells.
+        cue: Property of the nodes that shows the status.
         tumour_radius_mm: Half the largest extent of the tumour.
         flat: Whether the nodes are to lie in one slice with the tumour.
     """

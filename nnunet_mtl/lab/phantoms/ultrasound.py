@@ -1,6 +1,6 @@
 """Phantoms like breast ultrasound: a lesion in speckle, and whether it is malignant.
 
-One flat region, `lesion`, and one question, `malignancy`, whose evidence it is.
+The data set has one region, `lesion`, and one question, `malignancy`, whose evidence region is `lesion`.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ _LESION, _MALIGNANT, _CYST, _LABELLED = range(4)
 
 @dataclass(frozen=True, kw_only=True)
 class UltrasoundOptions(SharedOptions):
-    """What the phantoms are like; the same options give the same data set.
+    """Options of ultrasound phantoms; the same options give the same data set.
 
     Attributes:
         lesion_prevalence: Share of the patients who have a lesion; the others have no class.
@@ -82,7 +82,7 @@ class UltrasoundScan:
     Attributes:
         image: 0 to 255, (Y, X), depth first, uint8.
         lesion: Which voxels are the lesion, (Y, X).
-        malignant: Whether it is; None without a lesion.
+        malignant: Whether the lesion is malignant; None without a lesion.
         source: Name of the probe.
     """
 
@@ -93,7 +93,7 @@ class UltrasoundScan:
 
 
 def render(options: UltrasoundOptions, visit: Visit) -> UltrasoundScan:
-    """Return the image that a case is."""
+    """Return the image of a case with the mask of its lesion."""
     size, spacing_mm = options.matrix[0], options.spacing_mm
     patient, scan = visit.patient_rng(), visit.image_rng()
     depth, x = np.meshgrid((np.arange(size) + 0.5) * spacing_mm, (np.arange(size) + 0.5) * spacing_mm, indexing="ij")

@@ -95,7 +95,7 @@ GROUP = Group(
         ),
         Command(
             "extract",
-            "Make a data set of single tasks, for one network each. See docs/multi_nets.md, docs/stl.md.",
+            "Make a data set of single tasks, to train a separate network. See docs/multi_nets.md, docs/stl.md.",
             _extract_arguments,
             _extract,
         ),

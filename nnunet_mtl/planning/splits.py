@@ -108,10 +108,10 @@ def _refuse_other(path: Path, splits: list[dict[str, list[str]]], remedy: str) -
     if not path.is_file():
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        existing = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PlanningError(f"{path}: is no list of folds ({one_line(error)}); {remedy}") from None
-    if there != splits:
+    if existing != splits:
         raise PlanningError(f"{path}: other folds are there; {remedy}")
 
 

@@ -1,1 +1,1 @@
-"""Data sets that are written, not found: images of a known anatomy, with labels and answers."""
+"""Synthetic data sets: images of a known anatomy, with labels and answers."""

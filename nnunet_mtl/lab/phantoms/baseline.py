@@ -90,9 +90,9 @@ def _dice_curve(
     candidates = ((case.image >= low) & (case.image <= high)).all(axis=0)
     # How many levels a voxel passes: every level's counts come from one pass.
     passed = np.searchsorted(levels, _look_up(frequency, case.place[:, candidates]), side="right")
-    found = _counts_at_or_above(passed, len(levels))
+    predicted = _counts_at_or_above(passed, len(levels))
     hits = _counts_at_or_above(passed[truth[candidates]], len(levels))
-    total = found + truth.sum()
+    total = predicted + truth.sum()
     dice: NDArray[np.float64] = np.divide(2 * hits, total, out=np.full(len(levels), np.nan), where=total > 0)
     return dice
 

@@ -190,7 +190,7 @@ class _Run:
     def predict(self, cases: list[CaseFiles]) -> None:
         """Predict the cases, while other processes read the next cases and write the last."""
         if not self.questions:
-            tqdm.write("no image-level answer: the model, or the part of it that was chosen with --tasks, has no question")
+            tqdm.write("no image-level answer: the model, or the part chosen with --tasks, has no question")
         options = self.options
         readers, writers = (Workers(min(number, len(cases))) for number in (options.npp, options.nps))
         off = options.disable_progress_bar

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from nnunet_mtl.networks.architecture import PYRAMID
 from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMAMTLN(MultiTaskTrainer):
@@ -29,13 +29,15 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
         "class_weight_decay": 2e-5,
         "loss_weighting": "liebel_koerner",
     }
-    published_parts: ClassVar = {
-        "visual_attention": "nnunet_mtl.networks.mamtln.visual_attention.VisualAttention",
-        "adaptive_attention": "nnunet_mtl.networks.mamtln.adaptive_attention.AdaptiveAttention",
-        "segmentation_aware": "nnunet_mtl.networks.mamtln.aware_branches.SegmentationAwareBranch",
-        "classification_aware": "nnunet_mtl.networks.mamtln.aware_branches.ClassificationAwareBranch",
+    variants: ClassVar = {
+        point: {True: {point: part}, False: {}}
+        for point, part in {
+            "visual_attention": "nnunet_mtl.networks.mamtln.visual_attention.VisualAttention",
+            "adaptive_attention": "nnunet_mtl.networks.mamtln.adaptive_attention.AdaptiveAttention",
+            "segmentation_aware": "nnunet_mtl.networks.mamtln.aware_branches.SegmentationAwareBranch",
+            "classification_aware": "nnunet_mtl.networks.mamtln.aware_branches.ClassificationAwareBranch",
+        }.items()
     }
-    variants: ClassVar = {point: {True: {point: part}, False: {}} for point, part in published_parts.items()}
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The image-level questions in training: their loss, and what is logged of their answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,28 +14,12 @@ from nnunet_mtl.networks.classification import KnownEvidence, Question
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training.batch_annotation import BatchAnnotation
 from nnunet_mtl.training.case_labels import CaseLabels
-from nnunet_mtl.training.regression import VoxelTargets
 
 FloatArray = NDArray[np.float64]
 LOSS_TERM = "classification"
 PROBABILITIES, TARGETS = "class/probabilities", "class/targets"
-
-
-class BatchAnnotation(NamedTuple):
-    """What is known of the samples of a batch.
-
-    Attributes:
-        keys: Case identifiers, B of them.
-        annotated: Regions the loss may read, (B, R) bool, on the CPU.
-        task: Task each sample was drawn for, (B,) long, on the CPU.
-        voxels: Targets of the regression tasks; None without any.
-    """
-
-    keys: Sequence[str]
-    annotated: Tensor
-    task: Tensor
-    voxels: VoxelTargets | None = None
 
 
 def questions_of(tasks: TaskSet, *, with_evidence: bool = True) -> list[Question]:

@@ -9,11 +9,11 @@ from nnunet_mtl.losses.classification import patch_weight
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training.batch_annotation import BatchAnnotation
 from nnunet_mtl.training.image_level import (
     LOSS_TERM,
     PROBABILITIES,
     TARGETS,
-    BatchAnnotation,
     ImageLevelTraining,
     questions_of,
 )

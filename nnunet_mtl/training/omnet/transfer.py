@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mtl.tasks import TaskSet
-from nnunet_mtl.training.nested_tasks import ancestors, parents
+from nnunet_mtl.training.omnet.nested_tasks import ancestors, parents
 
 OUTERMOST = -1
 """The pool of the tasks that lie in no other: nnU-Net's own drawing."""

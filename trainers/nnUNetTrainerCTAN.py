@@ -37,5 +37,4 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
         """Return the widths of the masks, which pairs have one, and what is recomputed in the backward pass."""
-        options = {"width": settings.attention_width, "pairs": settings.pair_attention}
-        return {**options, "recompute": settings.recompute}
+        return {"width": settings.attention_width, "pairs": settings.pair_attention, "recompute": settings.recompute}

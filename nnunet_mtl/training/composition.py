@@ -29,6 +29,15 @@ CLASS_HEADS = {
 }
 
 
+def switched(**parts: str) -> dict[str, dict[bool, dict[str, str]]]:
+    """Return variants of parts that settings switch on and off.
+
+    Args:
+        **parts: By the name of a setting, which is that of the insertion point too, the dotted path of the part.
+    """
+    return {point: {True: {point: part}, False: {}} for point, part in parts.items()}
+
+
 def composed_architecture(
     trainer: Any, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
 ) -> dict[str, Any]:

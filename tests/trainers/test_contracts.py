@@ -27,10 +27,6 @@ NAMES = sorted(path.stem for path in TRAINERS.glob("nnUNetTrainer*.py"))
 NETWORKS = [("tiny", "2d"), ("tiny", "3d_fullres"), ("tiny_resenc", "2d"), ("tiny_resenc", "3d_fullres")]
 LISTED = inspect.getdoc(MultiTaskTrainer).partition("Hooks:")[2].partition("Attributes:")[0]
 HOOKS = set(re.findall(r"^ {4}(\w+): ", LISTED, re.MULTILINE))
-    re.findall(
-        r"^ {8}(\w+): ", (MultiTaskTrainer.__doc__ or "").partition("Hooks:")[2].partition("Attributes:")[0], re.M
-    )
-)
 N_REGIONS = 5
 
 

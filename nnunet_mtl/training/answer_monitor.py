@@ -18,17 +18,17 @@ class AnswerMonitor:
         image_level: The questions.
         settings: Settings of the run.
         logger: nnU-Net's logger.
-        say: Prints into nnU-Net's text log.
+        print_to_log: Prints into nnU-Net's text log.
 
     Attributes:
         taught: Names of the questions that the training cases of the fold teach; until these are known, every question.
     """
 
     def __init__(
-        self, image_level: ImageLevelTraining, settings: Settings, *, logger: Any, say: Callable[..., None]
+        self, image_level: ImageLevelTraining, settings: Settings, *, logger: Any, print_to_log: Callable[..., None]
     ) -> None:
         self._image_level, self._settings = image_level, settings
-        self._logger, self._say = logger, say
+        self._logger, self._print_to_log = logger, print_to_log
         self.taught: tuple[str, ...] = tuple(question["name"] for question in image_level.questions)
 
     def log(
@@ -67,9 +67,9 @@ class AnswerMonitor:
             if question not in self.taught:
                 continue
             figures = ", ".join(f"{name} {_shown(value)}" for name, value in score.metrics.items())
-            self._say(f"Answers to {question} in {score.n_cases} validation cases: {figures}")
+            self._print_to_log(f"Answers to {question} in {score.n_cases} validation cases: {figures}")
             if score.collapsed:
-                self._say(
+                self._print_to_log(
                     f"WARNING: the answer to {question} has collapsed: it is the same for all of them, though they "
                     f"differ. Settings that help: {', '.join(self._against_collapse(question))}"
                 )

@@ -45,7 +45,7 @@ class Checkpoints:
 
         Args:
             filename: Path of the checkpoint.
-            content: What this package keeps inside it.
+            content: What this package keeps inside the checkpoint, by name.
             rank: Rank of the process; rank 0 alone writes.
             disabled: Whether nnU-Net was told to write none.
 

@@ -154,7 +154,7 @@ class RestrictedExport:
 
         Args:
             prediction: Logits, (R, *spatial).
-            properties: Of the image, as nnU-Net's reader gave them.
+            properties: Properties of the image, as nnU-Net's reader gave them.
             configuration_manager: nnU-Net's.
             plans_manager: nnU-Net's.
             dataset_json: As saved with the model.

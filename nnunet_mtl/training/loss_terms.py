@@ -56,7 +56,7 @@ class LossTerms:
         self._regions = {"segmentation": torch.ones_like(owner, dtype=torch.bool)}
         if self._each_task:
             self._regions = {f"segmentation/{task.name}": owner == index for index, task in enumerate(tasks.tasks)}
-        answers = image_level.loss_terms(each=self._each_task)
+        answers = image_level.loss_terms(per_question=self._each_task)
         self.names: tuple[str, ...] = (*self._regions, *regression.loss_terms, *answers)
 
     def describe(self, trainer: str) -> Iterator[str]:
@@ -98,7 +98,9 @@ class LossTerms:
             for term, regions in self._regions.items()
         }
         values = self.regression.losses(output.regression, batch.voxels)
-        answers = self.image_level.losses(output, batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
+        answers = self.image_level.losses(
+            output, batch, conditioned=conditioned, epoch=epoch, per_question=self._each_task
+        )
         weights = self.course.term_weights(epoch)
         return {term: loss * weights.get(term, 1.0) for term, loss in {**segmentation, **values, **answers}.items()}
 
@@ -108,7 +110,7 @@ class LossTerms:
             term: self._segments and bool((batch.annotated & regions).any()) for term, regions in self._regions.items()
         }
         values = self.regression.present(batch.voxels)
-        answers = self.image_level.present(batch, conditioned=conditioned, epoch=epoch, each=self._each_task)
+        answers = self.image_level.present(batch, conditioned=conditioned, epoch=epoch, per_question=self._each_task)
         taught = {**segmentation, **values, **answers}
         weights = self.course.term_weights(epoch)
         return {term: is_taught and weights.get(term, 1.0) > 0 for term, is_taught in taught.items()}

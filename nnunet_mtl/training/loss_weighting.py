@@ -28,8 +28,8 @@ def build_weighting(settings: Settings, terms: Sequence[str], *, distributed: bo
     """Return the weighting that the settings name.
 
     Args:
-        settings: Of the run.
-        terms: Names of the terms of its loss.
+        settings: Settings of the run.
+        terms: Names of the terms of the loss.
         distributed: Whether the training is spread over processes.
 
     Raises:

@@ -25,21 +25,27 @@ class Monitor:
         weighting: Weights the terms.
         settings: Settings of the run.
         logger: nnU-Net's logger.
-        say: Prints into nnU-Net's text log.
+        print_to_log: Prints into nnU-Net's text log.
 
     Attributes:
         answers: Keeps the answers to the questions.
     """
 
     def __init__(
-        self, terms: LossTerms, weighting: LossWeighting, settings: Settings, *, logger: Any, say: Callable[..., None]
+        self,
+        terms: LossTerms,
+        weighting: LossWeighting,
+        settings: Settings,
+        *,
+        logger: Any,
+        print_to_log: Callable[..., None],
     ) -> None:
-        self.answers = AnswerMonitor(terms.image_level, settings, logger=logger, say=say)
+        self.answers = AnswerMonitor(terms.image_level, settings, logger=logger, print_to_log=print_to_log)
         self._course, self._tasks, self._terms = terms.course, terms.course.cases, terms.names
         self._weighting, self._regression = weighting, terms.regression
         # the terms whose weights are logged: none where all weights are 1
         self._weighted = () if settings.loss_weighting == "equal" else self._terms
-        self._logger, self._say = logger, say
+        self._logger, self._print_to_log = logger, print_to_log
         self._keys = [*progress.logged_keys(self._tasks, self._terms, self._weighted), *terms.course.logged_keys]
 
     def pad(self, n_epochs: int) -> None:
@@ -92,7 +98,7 @@ class Monitor:
             # nnU-Net's moving average would stay NaN for ever: this epoch leaves it where it is
             past = self._logger.get_value("ema_fg_dice", step=None)
             mean = past[-1] if past else 0.0
-            self._say("No annotated foreground in this epoch's validation patches: no pseudo Dice")
+            self._print_to_log("No annotated foreground in this epoch's validation patches: no pseudo Dice")
         self._logger.log("mean_fg_dice", mean, epoch)
         self._logger.log("dice_per_class_or_region", list(per_region), epoch)
         self._logger.log("val_losses", _mean(collated["loss"], self._teaches(collated)), epoch)
@@ -100,7 +106,7 @@ class Monitor:
             self._logger.log(progress.task_key(task), value, epoch)
         for task, value in self._regression.mean_errors(collated).items():
             self._logger.log(mae_key(task), value, epoch)
-            self._say(f"Mean absolute error of {task} in the validation patches: {value:.4g}")
+            self._print_to_log(f"Mean absolute error of {task} in the validation patches: {value:.4g}")
         if self._tasks.classification:
             self.answers.log(collated, epoch, n_epochs, score_cases)
 
@@ -110,16 +116,18 @@ class Monitor:
         for key, value in values.items():
             self._logger.log(key, value, epoch)
         if line:
-            self._say(line)
+            self._print_to_log(line)
         dice_of_task = self._task_dice(np.asarray(self._logger.get_value("dice_per_class_or_region", step=-1)))
         figures = ", ".join(f"{task} {value:.4f}" for task, value in dice_of_task.items())
         # neither truth nor prediction of an annotated region showed it
         is_missing = np.isnan(list(dice_of_task.values())).any()
         missing = " (nan: in no validation patch of the epoch)" if is_missing else ""
-        self._say(f"Pseudo dice per task: {figures}{missing}")
+        self._print_to_log(f"Pseudo dice per task: {figures}{missing}")
         weights = {term: self._logger.get_value(progress.weight_key(term), step=-1) for term in self._weighted}
         if weights:
-            self._say("Weights of the loss:", ", ".join(f"{term} {weight:.4f}" for term, weight in weights.items()))
+            self._print_to_log(
+                "Weights of the loss:", ", ".join(f"{term} {weight:.4f}" for term, weight in weights.items())
+            )
 
     def draw(self, folder: Path) -> None:
         """Draw the curves."""

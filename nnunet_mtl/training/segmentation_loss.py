@@ -69,7 +69,7 @@ class LabelCriterion(nn.Module):
     """Label maps of a data set without regions, where every case is annotated: nnU-Net's own loss, unchanged.
 
     Args:
-        loss: What nnU-Net's trainer builds.
+        loss: The loss that nnU-Net's trainer builds.
         offset: Added to it. Its Dice term is -Dice, at least -1: with 1 the sum is not negative, as terms that are
             weighted must be.
     """

@@ -112,7 +112,9 @@ class MultiTaskTrainer(ScheduledTrainer):
         )
         self.weighting = build_weighting(settings, self.terms.names, distributed=self.is_ddp).to(self.device)
         self.checkpoints = Checkpoints()
-        self.monitor = Monitor(self.terms, self.weighting, settings, logger=self.logger, say=self.print_to_log_file)
+        self.monitor = Monitor(
+            self.terms, self.weighting, settings, logger=self.logger, print_to_log=self.print_to_log_file
+        )
         self.monitor.pad(0)
 
     def prepare(self, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Any]:

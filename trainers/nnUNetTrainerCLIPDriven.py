@@ -6,7 +6,7 @@ comes with it: embeddings are random, learned, or the user's own.
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCLIPDriven(MultiTaskTrainer):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from nnunet_mtl.networks.architecture import STREAMED
 from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCTAN(MultiTaskTrainer):
@@ -37,5 +37,4 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
         """Return the widths of the masks, which pairs have one, and what is recomputed in the backward pass."""
-        options = {"width": settings.attention_width, "pairs": settings.pair_attention}
-        return {**options, "recompute": settings.recompute}
+        return {"width": settings.attention_width, "pairs": settings.pair_attention, "recompute": settings.recompute}

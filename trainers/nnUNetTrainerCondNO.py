@@ -5,7 +5,7 @@ The control that every conditioning must beat, in the comparison of TGNet (Wu, P
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCondNO(MultiTaskTrainer):

@@ -6,7 +6,7 @@ datasets, CVPR 2021.
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerDoDNet(MultiTaskTrainer):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from nnunet_mtl.networks.architecture import STREAMED
 from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training.composition import NO_EVIDENCE
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerHPS(MultiTaskTrainer):

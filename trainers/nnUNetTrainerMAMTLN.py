@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from nnunet_mtl.networks.architecture import PYRAMID
 from nnunet_mtl.tasks.settings import Settings
-from nnunet_mtl.training.composition import NO_EVIDENCE
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.composition import CLASS_HEADS, NO_EVIDENCE, switched
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMAMTLN(MultiTaskTrainer):
@@ -17,10 +17,7 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
     family: ClassVar = PYRAMID
     task_losses: ClassVar = True
     published_loss: ClassVar = "jaccard_focal"
-    class_heads: ClassVar = {
-        **MultiTaskTrainer.class_heads,
-        "own": "nnunet_mtl.networks.mamtln.aware_branches.AwareHead",
-    }
+    class_heads: ClassVar = CLASS_HEADS | {"own": "nnunet_mtl.networks.mamtln.aware_branches.AwareHead"}
     # as in the released code, which weighs no class, drops nothing, and has this L2 penalty
     defaults: ClassVar = NO_EVIDENCE | {
         "class_head": "own",
@@ -29,13 +26,12 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
         "class_weight_decay": 2e-5,
         "loss_weighting": "liebel_koerner",
     }
-    published_parts: ClassVar = {
-        "visual_attention": "nnunet_mtl.networks.mamtln.visual_attention.VisualAttention",
-        "adaptive_attention": "nnunet_mtl.networks.mamtln.adaptive_attention.AdaptiveAttention",
-        "segmentation_aware": "nnunet_mtl.networks.mamtln.aware_branches.SegmentationAwareBranch",
-        "classification_aware": "nnunet_mtl.networks.mamtln.aware_branches.ClassificationAwareBranch",
-    }
-    variants: ClassVar = {point: {True: {point: part}, False: {}} for point, part in published_parts.items()}
+    variants: ClassVar = switched(
+        visual_attention="nnunet_mtl.networks.mamtln.visual_attention.VisualAttention",
+        adaptive_attention="nnunet_mtl.networks.mamtln.adaptive_attention.AdaptiveAttention",
+        segmentation_aware="nnunet_mtl.networks.mamtln.aware_branches.SegmentationAwareBranch",
+        classification_aware="nnunet_mtl.networks.mamtln.aware_branches.ClassificationAwareBranch",
+    )
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:

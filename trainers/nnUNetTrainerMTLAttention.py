@@ -6,7 +6,7 @@ with one output channel per region and gates that start at the identity.
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMTLAttention(MultiTaskTrainer):

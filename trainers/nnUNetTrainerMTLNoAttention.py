@@ -1,6 +1,6 @@
 """The ablation of `nnUNetTrainerMTLAttention`: the same head and loss, gates off."""
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMTLNoAttention(MultiTaskTrainer):

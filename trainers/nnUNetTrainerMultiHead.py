@@ -5,7 +5,7 @@ In the comparison of TGNet (Wu, Pang, Sowmya, ISBI 2022), after Chen, Ma, Zheng,
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMultiHead(MultiTaskTrainer):

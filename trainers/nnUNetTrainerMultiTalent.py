@@ -6,7 +6,7 @@ segmentation, MICCAI 2023.
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMultiTalent(MultiTaskTrainer):

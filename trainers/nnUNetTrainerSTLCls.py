@@ -3,7 +3,7 @@
 Own control of this package. Without a segmentation there is no evidence: the head looks for itself, by attention.
 """
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerSTLCls(MultiTaskTrainer):

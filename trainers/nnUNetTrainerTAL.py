@@ -6,7 +6,7 @@ IEEE TMI 2020: target adaptive loss.
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTAL(MultiTaskTrainer):

@@ -6,7 +6,7 @@ labelled datasets, ISBI 2022.
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTGNet(MultiTaskTrainer):

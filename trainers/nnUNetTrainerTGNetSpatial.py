@@ -5,7 +5,7 @@ After TGNet (Wu, Pang, Sowmya, ISBI 2022).
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTGNetSpatial(MultiTaskTrainer):

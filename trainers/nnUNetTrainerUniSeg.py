@@ -6,7 +6,7 @@ learner, MICCAI 2023.
 
 from typing import ClassVar
 
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerUniSeg(MultiTaskTrainer):

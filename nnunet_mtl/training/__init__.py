@@ -1,1 +1,16 @@
-"""The trainer: what is overridden in nnU-Net's training, and the parts it is composed of."""
+"""How a run is trained: nnU-Net's trainer with several tasks, from partially labelled data.
+
+`trainer` is the place to begin: it reads from top to bottom in the order in which things happen, and delegates to
+objects that it builds once. What it overrides in nnU-Net is listed in `overrides`.
+
+Glossary, each word with the module it lives in:
+    experiment: Settings, task set and plans of a run, resolved once before nnU-Net's constructor (`experiment`).
+    course: Which patches teach which task, and when; all of them always, unless a method says otherwise (`course`).
+    terms: The named terms of the loss, one for all segmentation and one for all questions, or one for every task and
+        question (`loss_terms`); the weighting makes one number of them (`loss_weighting`).
+    taught, present: A sample teaches the regions that were annotated in it; a term is present in a batch that teaches
+        anything of it. What nobody annotated is neither background nor zero: it is not there.
+    monitor: The curves of a run, in nnU-Net's log and in figures (`monitor`), with the answers to the questions about
+        whole images (`answer_monitor`).
+    checkpoints: What is written so that a killed process loses nothing, and which epoch was the best (`checkpoints`).
+"""

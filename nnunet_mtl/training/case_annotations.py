@@ -16,9 +16,9 @@ class CaseAnnotations:
 
     Args:
         tasks: The task set with its case table; kept as the attribute `tasks`.
-        seed: Of the task drawing; differs between ranks.
-        label_share: Of a case in which something is annotated, the share of samples that are drawn for a class label
-            about a task that is not: such a sample teaches no segmentation.
+        seed: Seed of the drawing of tasks, other on every rank; None for a new one.
+        label_share: Share of the samples of a case in which something is annotated that are drawn for a class label
+            about a task that is not annotated: such a sample teaches no segmentation.
     """
 
     def __init__(self, tasks: TaskSet, seed: int | None = None, *, label_share: float = 0.1) -> None:

@@ -43,6 +43,11 @@ class CaseLabels:
         self._tasks.require_cases(cases)
         return {question.name: self._targets(question, cases) for question in self.questions}
 
+    def labelled(self, cases: Sequence[str]) -> list[str]:
+        """Return the cases that have an answer to any question."""
+        targets = self.targets(cases)
+        return [case for i, case in enumerate(cases) if any(bool(target.known[i]) for target in targets.values())]
+
     def class_weights(self, cases: Sequence[str], balance: str) -> dict[str, Tensor]:
         """Compute the weight of each class in the loss.
 

@@ -1,8 +1,9 @@
-"""Checkpoints that a killed process cannot lose, the best of them chosen by a score that subclasses define."""
+"""Checkpoints that a killed process cannot lose, the best of them chosen by a score."""
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,72 +12,74 @@ import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
 from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.inference.checkpoint_content import add_to_checkpoint
 from nnunet_mtl.inference.model_folder import OUR_CONTENT
-from nnunet_mtl.training.scheduled_trainer import ScheduledTrainer
 
 
-class CheckpointingTrainer(ScheduledTrainer):
-    """Writes checkpoints aside and renames them; `checkpoint_best.pth` has the highest `selection_score`.
+class Checkpoints:
+    """The checkpoints of a run, as far as nnU-Net does not look after them.
 
     Attributes:
-        checkpoint_file: The one last written or loaded, whose weights the final validation looks at; None before, and
-            where none is written.
+        best_score: The highest score of any epoch; None before the first one.
+        file: The checkpoint that holds the network's weights as they are, last written or loaded; None before, and
+            where no checkpoint is written.
     """
 
-    _best_ema: float | None
-    _best_score: float | None = None
-    checkpoint_file: Path | None = None
+    def __init__(self) -> None:
+        self.best_score: float | None = None
+        self.file: Path | None = None
 
-    def selection_score(self) -> float:
-        """Return what the best checkpoint has most of: nnU-Net's moving average of the pseudo Dice."""
-        return float(self.logger.get_value("ema_fg_dice", step=-1))
+    def judged(self, score: float) -> float:
+        """Keep the score of an epoch if it is the best one.
 
-    def on_epoch_end(self) -> None:
-        """Finish the epoch as nnU-Net does, with the best checkpoint chosen by `selection_score`."""
-        score = self.selection_score()
-        improved = self._best_score is None or score > self._best_score
+        Returns:
+            What nnU-Net has to compare its moving average of the pseudo Dice with, so that it writes
+            `checkpoint_best.pth` exactly if the score is the best one.
+        """
+        improved = self.best_score is None or score > self.best_score
         if improved:
-            self._best_score = score
-        # nnU-Net compares its moving average with this attribute to decide about `checkpoint_best.pth`.
-        self._best_ema = -math.inf if improved else math.inf
-        super().on_epoch_end()
-        self._best_ema = self._best_score
+            self.best_score = score
+        return -math.inf if improved else math.inf
 
-    def our_content(self) -> dict[str, Any]:
-        """Return what this package keeps inside every checkpoint; subclasses add to it."""
-        return {}
+    @contextmanager
+    def written(self, filename: str, content: Mapping[str, Any], *, rank: int, disabled: bool) -> Iterator[str]:
+        """Let nnU-Net write a checkpoint aside, and rename it: a process killed meanwhile leaves the old one.
 
-    def save_checkpoint(self, filename: str) -> None:
-        """Write the checkpoint with our content aside and rename it: a process killed meanwhile leaves the old one."""
+        Args:
+            filename: Path of the checkpoint.
+            content: What this package keeps inside the checkpoint, by name.
+            rank: Rank of the process; rank 0 alone writes.
+            disabled: Whether nnU-Net was told to write none.
+
+        Yields:
+            The path nnU-Net is to write to.
+        """
         aside = f"{filename}.writing"
-        self._best_ema = self._best_score
-        content = self.our_content()
 
         def save(checkpoint: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            torch_save({**checkpoint, OUR_CONTENT: content}, *args, **kwargs)
+            torch_save({**checkpoint, OUR_CONTENT: dict(content)}, *args, **kwargs)
 
         with swapped(TrainerModule.torch, "save", save) as torch_save:
-            super().save_checkpoint(aside)
-        if self.local_rank == 0 and os.path.isfile(aside):
+            yield aside
+        if rank == 0 and os.path.isfile(aside):
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(aside, filename)
-        self.checkpoint_file = None if self.disable_checkpointing else Path(filename)
+        self.file = None if disabled else Path(filename)
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Load a checkpoint as nnU-Net does."""
-        super().load_checkpoint(filename_or_checkpoint)
-        self._best_score = self._best_ema
-        self.checkpoint_file = Path(filename_or_checkpoint) if isinstance(filename_or_checkpoint, str) else None
+    def loaded(self, checkpoint: dict[str, Any] | str, best_score: float | None) -> None:
+        """Go on from a checkpoint that nnU-Net has loaded, with the best score that it holds."""
+        self.best_score = best_score
+        self.file = Path(checkpoint) if isinstance(checkpoint, str) else None
 
-    def add_to_checkpoint(self, content: Mapping[str, Any]) -> bool:
-        """Add content to the checkpoint that holds the network's weights as they are; under DDP rank 0 does.
+    def add(self, content: Mapping[str, Any], *, rank: int) -> bool:
+        """Add content to the checkpoint `file`.
 
         Args:
-            content: As of the function of this name in `nnunet_mtl.inference.checkpoint_content`.
+            content: By name, see `nnunet_mtl.inference.checkpoint_content`.
+            rank: Rank of the process; rank 0 alone writes.
 
         Returns:
             Whether there is such a checkpoint; none is written with `--disable_checkpointing`.
         """
-        if self.checkpoint_file is not None and self.local_rank == 0:
-            add_to_checkpoint(self.checkpoint_file, content)
-        return self.checkpoint_file is not None
+        if self.file is not None and rank == 0:
+            add_to_checkpoint(self.file, content)
+        return self.file is not None

@@ -3,132 +3,103 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from nnunetv2.paths import nnUNet_results
-from torch import nn
 
 from nnunet_mtl.datasets.region_postprocessing import fitted_on_restricted_maps
-from nnunet_mtl.networks.architecture import GUIDED, Family, multitask_architecture
+from nnunet_mtl.networks.architecture import multitask_architecture
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings, SettingsError
 from nnunet_mtl.training.image_level import questions_of
-from nnunet_mtl.training.monitoring import MonitoredTrainer
 from nnunet_mtl.training.region_embedding import read_region_embedding
 
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 # Defaults of trainers whose own classification head reads no evidence: none is hidden from it, for the same patch would
 # weigh now by the annotation, now by the network's own; and questions are terms like others from the first epoch.
 NO_EVIDENCE = {"class_weight": 1.0, "class_gradient": 1.0, "class_warmup": 0.0, "own_evidence": 0.0}
-_HEADS = {
+HEADS = {
     "regions": "nnunet_mtl.networks.heads.RegionHead",
     "slots": "nnunet_mtl.networks.heads.SlotHead",
 }
+CLASS_HEADS = {
+    "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
+    "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
+}
 
 
-class ComposedTrainer(MonitoredTrainer):
-    """A trainer whose network is composed of named parts.
+def switched(**parts: str) -> dict[str, dict[bool, dict[str, str]]]:
+    """Return variants of parts that settings switch on and off.
 
-    Attributes:
-        parts: Dotted paths of what stands at the points where the task enters, see
-            `nnunet_mtl.networks.insertion_points`; leaves name theirs.
-        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
-        variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
-        class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.
-        family: Which networks it trains.
+    Args:
+        **parts: By the name of a setting, which is that of the insertion point too, the dotted path of the part.
     """
-
-    parts: ClassVar[Mapping[str, str]] = {}
-    heads: ClassVar[Mapping[str, str]] = _HEADS
-    variants: ClassVar[Mapping[str, Mapping[Any, Mapping[str, str]]]] = {}
-    class_heads: ClassVar[Mapping[str, str]] = {
-        "evidence": "nnunet_mtl.networks.classification.EvidenceHead",
-        "bottleneck": "nnunet_mtl.networks.classification.BottleneckHead",
-    }
-    family: ClassVar[Family] = GUIDED
-
-    @classmethod
-    def architecture(
-        cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
-    ) -> dict[str, Any]:
-        """Return the plans' architecture block of this trainer's network, from the stock one; a hook for leaves."""
-        parts = {"segmentation_head": cls._head(settings, tasks), **cls.parts}
-        for setting, of_value in cls.variants.items():
-            parts |= of_value[getattr(settings, setting)]
-        return multitask_architecture(
-            stock,
-            layout=Layout.from_tasks(tasks),
-            patch_size=patch_size,
-            head=parts.pop("segmentation_head"),
-            parts=parts,
-            family=cls.family,
-            method_options=cls.method_options(settings),
-            regressions=[task.name for task in tasks.regressions if cls.family.regresses],
-            head_options=_head_options(settings, tasks),
-            gates=settings.gates,
-            questions=questions_of(tasks, with_evidence=cls.segments),
-            classification=cls._class_head(settings) if tasks.classification else NO_CLASSIFICATION,
-            class_dropout=settings.class_dropout,
-            class_gradient=settings.class_gradient if cls.segments else 1.0,
-        )
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """Build the network as nnU-Net does.
-
-        Without deep supervision nnU-Net is about to predict. Of the folder it predicts from it says nothing here; what
-        is looked at is the folder of this trainer and these plans in `nnUNet_results`.
-
-        Args:
-            plans_manager: nnU-Net's.
-            configuration_manager: nnU-Net's.
-            num_input_channels: Of the image.
-            num_output_channels: Of the network.
-            enable_deep_supervision: Whether the network gives several scales.
-        """
-        if not enable_deep_supervision:
-            _warn_of_postprocessing(plans_manager.plans, cls.__name__)
-        network: nn.Module = super().build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-        return network
-
-    @classmethod
-    def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return the numbers of the method's parts, JSON-able; a hook for leaves."""
-        return {}
-
-    @classmethod
-    def _class_head(cls, settings: Settings) -> str:
-        if settings.class_head not in cls.class_heads:
-            raise SettingsError(
-                f"plans: nnunet_mtl.settings: class_head={settings.class_head!r} is not a classification head of "
-                f"{cls.__name__}, which offers {', '.join(cls.class_heads)}: "
-                f"nnunet_mtl plan --set class_head={next(iter(cls.class_heads))}"
-            )
-        return cls.class_heads[settings.class_head]
-
-    @classmethod
-    def _head(cls, settings: Settings, tasks: TaskSet) -> str:
-        if settings.head not in cls.heads:
-            raise SettingsError(
-                f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {cls.__name__}, which offers "
-                f"{', '.join(cls.heads)}: nnunet_mtl plan --set head={next(iter(cls.heads))}"
-            )
-        # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
-        name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
-        return {**_HEADS, **cls.heads}[name]
+    return {point: {True: {point: part}, False: {}} for point, part in parts.items()}
 
 
-def _warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
+def composed_architecture(
+    trainer: Any, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
+) -> dict[str, Any]:
+    """Return the plans' architecture block of a trainer's network.
+
+    Args:
+        trainer: A subclass of `MultiTaskTrainer`, whose class attributes name the parts.
+        stock: nnU-Net's architecture block of the configuration.
+        patch_size: In voxels.
+        tasks: The tasks of `dataset.json`.
+        settings: Settings of the run.
+
+    Raises:
+        SettingsError: If the trainer does not offer the head or the classification head that the settings name.
+        ArchitectureError: If the stock network has no counterpart.
+    """
+    parts = {"segmentation_head": _head(trainer, settings, tasks), **trainer.parts}
+    for setting, parts_of_value in trainer.variants.items():
+        parts |= parts_of_value[getattr(settings, setting)]
+    return multitask_architecture(
+        stock,
+        layout=Layout.from_tasks(tasks),
+        patch_size=patch_size,
+        head=parts.pop("segmentation_head"),
+        parts=parts,
+        family=trainer.family,
+        method_options=trainer.method_options(settings),
+        regressions=[task.name for task in tasks.regressions if trainer.family.regresses],
+        head_options=_head_options(settings, tasks),
+        gates=settings.gates,
+        questions=questions_of(tasks, with_evidence=trainer.segments),
+        classification=_class_head(trainer, settings) if tasks.classification else NO_CLASSIFICATION,
+        class_dropout=settings.class_dropout,
+        class_gradient=settings.class_gradient if trainer.segments else 1.0,
+    )
+
+
+def load_region_embeddings(network: Any, settings: Settings, tasks: TaskSet) -> None:
+    """Copy the embeddings of a file into the head of a network, if the settings say so.
+
+    Args:
+        network: Without the wrappers of DistributedDataParallel and torch.compile.
+        settings: Settings of the run.
+        tasks: Names the regions.
+
+    Raises:
+        EmbeddingError: If the file does not hold an embedding of every region.
+    """
+    if settings.head == "embeddings" and settings.region_embedding == "file":
+        network.segmentation_head.load_embedding(read_region_embedding(settings.region_embedding_file, tasks.regions))
+
+
+def warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
+    """Warn of every `postprocessing.pkl` that nnU-Net has fitted on maps that hold only what is annotated.
+
+    Of the folder nnU-Net predicts from it says nothing at this point; the folder of this trainer and these plans in
+    `nnUNet_results` is what is looked at.
+
+    Args:
+        plans: Content of the model's plans.
+        trainer: Name of the trainer.
+    """
     if not nnUNet_results.is_set() or len(plans.get("nnunet_mtl", {}).get("tasks", ())) < 2:
         return
     model = f"{trainer}__{plans['plans_name']}__*"
@@ -140,8 +111,29 @@ def _warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
         )
 
 
+def _class_head(trainer: Any, settings: Settings) -> str:
+    if settings.class_head not in trainer.class_heads:
+        raise SettingsError(
+            f"plans: nnunet_mtl.settings: class_head={settings.class_head!r} is not a classification head of "
+            f"{trainer.__name__}, which offers {', '.join(trainer.class_heads)}: "
+            f"nnunet_mtl plan --set class_head={next(iter(trainer.class_heads))}"
+        )
+    return str(trainer.class_heads[settings.class_head])
+
+
+def _head(trainer: Any, settings: Settings, tasks: TaskSet) -> str:
+    if settings.head not in trainer.heads:
+        raise SettingsError(
+            f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {trainer.__name__}, which offers "
+            f"{', '.join(trainer.heads)}: nnunet_mtl plan --set head={next(iter(trainer.heads))}"
+        )
+    # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
+    name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
+    return str({**HEADS, **trainer.heads}[name])
+
+
 def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
-    """Return the head's own arguments, JSON-able."""
+    """Return the arguments of the segmentation head, JSON-able."""
     if settings.head != "embeddings":
         return {}
     kind = settings.region_embedding

@@ -1,7 +1,7 @@
 """The image-level questions in training: their loss, and what is logged of their answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,28 +14,12 @@ from nnunet_mtl.networks.classification import KnownEvidence, Question
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training.batch_annotation import BatchAnnotation
 from nnunet_mtl.training.case_labels import CaseLabels
-from nnunet_mtl.training.regression import VoxelTargets
 
 FloatArray = NDArray[np.float64]
 LOSS_TERM = "classification"
 PROBABILITIES, TARGETS = "class/probabilities", "class/targets"
-
-
-class BatchAnnotation(NamedTuple):
-    """What is known of the samples of a batch.
-
-    Attributes:
-        keys: Case identifiers, B of them.
-        annotated: Regions the loss may read, (B, R) bool, on the CPU.
-        task: Task each sample was drawn for, (B,) long, on the CPU.
-        voxels: Targets of the regression tasks; None without any.
-    """
-
-    keys: Sequence[str]
-    annotated: Tensor
-    task: Tensor
-    voxels: VoxelTargets | None = None
 
 
 def questions_of(tasks: TaskSet, *, with_evidence: bool = True) -> list[Question]:
@@ -62,7 +46,7 @@ class ImageLevelTraining:
 
     Args:
         tasks: The task set with its case table.
-        settings: Of the run.
+        settings: Settings of the run.
         with_evidence: As in `questions_of`.
     """
 
@@ -78,9 +62,9 @@ class ImageLevelTraining:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[question['name'] for question in self.questions]})"
 
-    def loss_terms(self, *, each: bool = False) -> tuple[str, ...]:
+    def loss_terms(self, *, per_question: bool = False) -> tuple[str, ...]:
         """Return the names of the terms `losses` returns: one of all questions, or of each."""
-        if each:
+        if per_question:
             return tuple(f"{LOSS_TERM}/{question['name']}" for question in self.questions)
         return (LOSS_TERM,) if self.questions else ()
 
@@ -118,16 +102,22 @@ class ImageLevelTraining:
         return KnownEvidence(target[:, columns.to(target.device)], known.to(target.device, non_blocking=True))
 
     def losses(
-        self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool, epoch: int, each: bool = False
+        self,
+        output: MultiTaskOutput,
+        batch: BatchAnnotation,
+        *,
+        conditioned: bool,
+        epoch: int,
+        per_question: bool = False,
     ) -> dict[str, Tensor]:
         """Return the weighted loss of the answers, scalars by the names of `loss_terms`; nothing without questions.
 
         Args:
-            output: Of the network, for the drawn tasks.
+            output: Output of the network, for the drawn tasks.
             batch: What is known of the samples.
             conditioned: Whether a question can be answered only in the pass of its evidence's task.
             epoch: Counted from 0.
-            each: Whether every question has a term of its own.
+            per_question: Whether every question has its term.
         """
         if self._loss is None:
             return {}
@@ -137,22 +127,27 @@ class ImageLevelTraining:
         targets = self.labels.targets(batch.keys)
         return {
             term: weight * self._loss(output.classification, targets, output.evidence, usable & columns)
-            for term, columns in self._questions_of_term(each).items()
+            for term, columns in self._questions_of_term(per_question).items()
         }
 
-    def present(self, batch: BatchAnnotation, *, conditioned: bool, epoch: int, each: bool = False) -> dict[str, bool]:
+    def present(
+        self, batch: BatchAnnotation, *, conditioned: bool, epoch: int, per_question: bool = False
+    ) -> dict[str, bool]:
         """Return which of these terms anything in a batch teaches; arguments as of `losses`."""
         targets = self.labels.targets(batch.keys)
         if not self.questions:
             return {}
         usable = self._usable(batch, conditioned=conditioned, own_evidence=epoch >= self._warmup_epochs)
         known = torch.stack([targets[question["name"]].known for question in self.questions], dim=1)
-        return {term: bool((usable & known & columns).any()) for term, columns in self._questions_of_term(each).items()}
+        return {
+            term: bool((usable & known & columns).any())
+            for term, columns in self._questions_of_term(per_question).items()
+        }
 
-    def _questions_of_term(self, each: bool) -> dict[str, Tensor]:
+    def _questions_of_term(self, per_question: bool) -> dict[str, Tensor]:
         """Return the questions, (Q,) bool, each term is about."""
-        columns = torch.eye(len(self.questions), dtype=torch.bool) if each else [torch.tensor(True)]
-        return dict(zip(self.loss_terms(each=each), columns, strict=False))
+        columns = torch.eye(len(self.questions), dtype=torch.bool) if per_question else [torch.tensor(True)]
+        return dict(zip(self.loss_terms(per_question=per_question), columns, strict=False))
 
     def numbers(self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool) -> dict[str, FloatArray]:
         """Return what the patches of a batch answer, in arrays of fixed shape, NaN where there is nothing to say.
@@ -189,9 +184,9 @@ class ImageLevelTraining:
         results = {}
         for question in self.labels.questions:
             known = targets[question.name].known.numpy()
-            of_cases = np.reshape([of_case[question.name] for of_case in answers.values()], (-1, len(question.classes)))
+            answered = np.reshape([case[question.name] for case in answers.values()], (-1, len(question.classes)))
             results[question.name] = scores(
-                of_cases[known], targets[question.name].target.numpy()[known], question.kind
+                answered[known], targets[question.name].target.numpy()[known], question.kind
             )
         return results
 

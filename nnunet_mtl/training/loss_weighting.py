@@ -15,7 +15,7 @@ from nnunet_mtl.losses.weighting import (
     fixed_factors,
 )
 from nnunet_mtl.tasks.settings import Settings
-from nnunet_mtl.training.gradient_aggregation import METHODS, GradientAggregation
+from nnunet_mtl.training.gradient_aggregation import METHODS, GradientAggregation, refuse_processes
 
 STATE = "nnunet_mtl_loss_weighting"
 BODY, HEAD, WEIGHTS = "body", "classification head", "loss weights"
@@ -24,18 +24,22 @@ BODY, HEAD, WEIGHTS = "body", "classification head", "loss weights"
 CLIP_GRADIENT_NORM = {BODY: 12.0, HEAD: 1.0, WEIGHTS: 1.0}
 
 
-def build_weighting(settings: Settings, terms: Sequence[str]) -> LossWeighting:
+def build_weighting(settings: Settings, terms: Sequence[str], *, distributed: bool = False) -> LossWeighting:
     """Return the weighting that the settings name.
 
     Args:
-        settings: Of the run.
-        terms: Names of the terms of its loss.
+        settings: Settings of the run.
+        terms: Names of the terms of the loss.
+        distributed: Whether the training is spread over processes.
 
     Raises:
         LossWeightingError: If fixed weights are not those of the terms.
-        GradientAggregationError: If a package that aggregates gradients is not installed.
+        GradientAggregationError: If a package that aggregates gradients is not installed, or the training is spread
+            over processes.
     """
     if settings.loss_weighting in METHODS:
+        if distributed:
+            refuse_processes(settings.loss_weighting)
         return GradientAggregation(terms, settings.loss_weighting)
     if settings.loss_weighting == "fixed":
         return FixedWeights(terms, fixed_factors(settings.loss_weights, terms))
@@ -48,20 +52,36 @@ def build_weighting(settings: Settings, terms: Sequence[str]) -> LossWeighting:
     return EqualWeights(terms)
 
 
-def optimise_weights(optimizer: Any, schedule: Any, weighting: LossWeighting, lr_factor: float) -> Any:
+def group_parameters(
+    optimizer: Any, schedule: Any, head: Sequence[nn.Parameter], weighting: LossWeighting, settings: Settings
+) -> Any:
+    """Part nnU-Net's one group of parameters: the classification head and the loss weights have groups of their own.
+
+    Args:
+        optimizer: nnU-Net's; changed in place.
+        schedule: nnU-Net's learning rate schedule, which sets the same learning rate for every group.
+        head: Parameters of the classification head; none where the data set asks no question.
+        weighting: Weights the terms of the loss.
+        settings: Settings of the run.
+
+    Returns:
+        The schedule, which respects the learning rate of the weights.
+    """
+    (group,) = optimizer.param_groups
+    group["name"] = BODY
+    if head:
+        group["params"] = [value for value in group["params"] if all(value is not other for other in head)]
+        options = {name: value for name, value in group.items() if name != "params"}
+        changes = {"name": HEAD, "weight_decay": settings.class_weight_decay}
+        optimizer.add_param_group({**options, **changes, "params": list(head)})
+    return _optimise_weights(optimizer, schedule, weighting, settings.loss_weight_lr)
+
+
+def _optimise_weights(optimizer: Any, schedule: Any, weighting: LossWeighting, lr_factor: float) -> Any:
     """Add the weights to the optimiser as a group of their own, and let their state travel in its state.
 
     The group has no weight decay, which would pull the weights towards 1, and no momentum: with nnU-Net's 0.99 a weight
-    swings about its optimum for hundreds of steps.
-
-    Args:
-        optimizer: nnU-Net's, whose first group is the network.
-        schedule: nnU-Net's learning rate schedule, which sets the same learning rate for every group.
-        weighting: What is to be learned, and what is to be kept.
-        lr_factor: Learning rate of the weights in that of the network.
-
-    Returns:
-        The schedule, which now respects the factor.
+    swings about its optimum for hundreds of steps. Its learning rate is `lr_factor` times that of the network.
     """
     _keep_with(optimizer, weighting)
     learned = list(weighting.parameters())

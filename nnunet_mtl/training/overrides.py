@@ -70,7 +70,7 @@ OVERRIDES = (
     Override.of(
         "on_train_epoch_start",
         "extended",
-        "nested tasks: the pools of those that begin are opened",
+        "the course of what is taught begins its epoch: of nested tasks the pools of those that begin are opened",
         v2_8_1="49f31d4c1608",
     ),
     Override.of(

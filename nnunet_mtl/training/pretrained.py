@@ -33,7 +33,7 @@ def await_pretrained_weights(trainer: Any) -> UntilCalled:
     """Let what nnU-Net calls to load pretrained weights take over what fits, if the weights are for this trainer.
 
     Args:
-        trainer: Of this package, initialised; not kept alive by this.
+        trainer: A `MultiTaskTrainer`, initialised; this keeps no reference that would keep it alive.
 
     Returns:
         What stands for nnU-Net's function until the function is called or put back.
@@ -70,12 +70,13 @@ def load_what_fits(network: nn.Module, path: Path) -> str:
     weights = read_weights(path)
     for prefix in _WRAPPERS:
         consume_prefix_in_state_dict_if_present(weights, prefix)
-    own = {name: tensor for name, tensor in network.state_dict().items() if _is_shared(name)}
-    there = {name: weights[source] for name in own if (source := _OTHER_DECODER.sub("decoder.", name)) in weights}
-    fitting = {name: tensor for name, tensor in there.items() if tensor.shape == own[name].shape}
+    parts = {name: tensor for name, tensor in network.state_dict().items() if _is_shared(name)}
+    offered = {name: weights[source] for name in parts if (source := _OTHER_DECODER.sub("decoder.", name)) in weights}
+    fitting = {name: tensor for name, tensor in offered.items() if tensor.shape == parts[name].shape}
     if not any(name.startswith("encoder.") for name in fitting):
+        difference = _first_difference(parts, offered)
         raise PretrainedWeightsError(
-            f"{path}: nothing of its encoder fits this network by name and shape ({_first_difference(own, there)}); "
+            f"{path}: nothing of its encoder fits this network by name and shape ({difference}); "
             "train with plans of the checkpoint's network (nnUNetv2_move_plans_between_datasets), or without "
             "-pretrained_weights"
         )
@@ -87,11 +88,11 @@ def _is_shared(name: str) -> bool:
     return _SEGMENTATION_LAYERS not in name and bool(name.startswith(_SHARED) or _OTHER_DECODER.match(name))
 
 
-def _first_difference(own: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:
-    name = next((name for name in own if name.startswith("encoder.")), "encoder")
-    if name not in there:
+def _first_difference(parts: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> str:
+    name = next((name for name in parts if name.startswith("encoder.")), "encoder")
+    if name not in offered:
         return f"it has no {name}"
-    return f"{name} has the shape {tuple(there[name].shape)} there and {tuple(own[name].shape)} here"
+    return f"{name} has the shape {tuple(offered[name].shape)} there and {tuple(parts[name].shape)} here"
 
 
 def _account(network: nn.Module, loaded: Mapping[str, Tensor]) -> str:
@@ -99,13 +100,13 @@ def _account(network: nn.Module, loaded: Mapping[str, Tensor]) -> str:
     names: dict[int, list[str]] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
-    there: Counter[str] = Counter()
-    came: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    loaded_of: Counter[str] = Counter()
     for first, *others in names.values():
-        there[_part(first)] += 1
-        came[_part(first)] += any(name in loaded for name in (first, *others))
-    taken = [f"{part} {came[part]} of {count}" for part, count in there.items() if came[part]]
-    fresh = [f"{part} {count - came[part]}" for part, count in there.items() if count > came[part]]
+        total[_part(first)] += 1
+        loaded_of[_part(first)] += any(name in loaded for name in (first, *others))
+    taken = [f"{part} {loaded_of[part]} of {count}" for part, count in total.items() if loaded_of[part]]
+    fresh = [f"{part} {count - loaded_of[part]}" for part, count in total.items() if count > loaded_of[part]]
     return f"taken {', '.join(taken)} tensors; fresh {', '.join(fresh) or 'nothing'}"
 
 

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_mtl.tasks import TaskSet
+
 FloatArray = NDArray[np.float64]
 
 
@@ -53,6 +55,22 @@ def label_counts(logits: Tensor, target: Tensor, ignore_label: int | None) -> tu
     annotated = torch.ones(logits.shape[:2], dtype=torch.bool)
     annotated[:, 0] = False
     return region_counts(one_hot, regions, annotated)
+
+
+def pseudo_dice_counts(logits: Tensor, target: Tensor, annotated: Tensor, tasks: TaskSet) -> dict[str, FloatArray]:
+    """Return what nnU-Net counts in a validation step, by its names, over annotated regions only.
+
+    Args:
+        logits: (B, R, *spatial).
+        target: Region targets, or the label map of a data set without regions.
+        annotated: (B, R) bool; not read without regions.
+        tasks: Knows whether there are regions, and the ignore label.
+    """
+    if tasks.has_regions:
+        counts = region_counts(logits, target, annotated)
+    else:
+        counts = label_counts(logits, target, tasks.ignore_label)
+    return dict(zip(("tp_hard", "fp_hard", "fn_hard"), counts, strict=True))
 
 
 def dice(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:

@@ -52,7 +52,7 @@ class VoxelTargets(NamedTuple):
 
     def to(self, device: torch.device) -> "VoxelTargets":
         """Move what the loss reads to the device."""
-        target, inside = (each.to(device, non_blocking=True) for each in self[:2])
+        target, inside = (tensor.to(device, non_blocking=True) for tensor in self[:2])
         return VoxelTargets(target, inside, *self[2:])
 
 
@@ -187,8 +187,8 @@ class RegressionTraining:
         columns = [
             torch.stack(
                 [
-                    there if region is None or not known[region] else there & sample[region]
-                    for there, sample, known in zip(counted, target, annotated, strict=True)
+                    voxels if region is None or not known[region] else voxels & sample[region]
+                    for voxels, sample, known in zip(counted, target, annotated, strict=True)
                 ]
             )
             for region in self._inside
@@ -201,7 +201,7 @@ class RegressionTraining:
         """Return the loss of each task, scalars by the names of `loss_terms`.
 
         Args:
-            values: What the network says by task, in units of the scale, (B, 1, *spatial) each.
+            values: Output of the network by task, in units of the scale, (B, 1, *spatial).
             batch: What is taught; on the device of the values.
         """
         return {term_of(name): masked_l1_loss(*arguments) for name, arguments in self._pairs(values, batch)}

@@ -25,16 +25,16 @@ def refuse_other_experiment(
 
     Args:
         folder: `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`; need not exist.
-        plans: Of the run, with all that its trainer puts into them.
-        configuration: Of the run.
-        dataset_json: Of the run; its labels and channels must be the folder's.
+        plans: The plans of the run, with all that its trainer puts into them.
+        configuration: Name of the configuration.
+        dataset_json: What nnU-Net saves of the run; its labels and channels must be the folder's.
 
     Raises:
         RunFolderError: Naming the differences, if there is one, or a file that cannot be read.
     """
     if (folder / "plans.json").is_file():
-        there = _read(folder / "plans.json")
-        _refuse(folder / "plans.json", plan_differences(there, plans, configuration, training=True))
+        saved = _read(folder / "plans.json")
+        _refuse(folder / "plans.json", plan_differences(saved, plans, configuration, training=True))
     if (folder / "dataset.json").is_file():
         _refuse(folder / "dataset.json", label_differences(_read(folder / "dataset.json"), dataset_json))
 
@@ -48,9 +48,9 @@ def refuse_other_checkpoint(
         RunFolderError: Naming the differences, if there is one.
         ModelFolderError: If the checkpoint cannot be read.
     """
-    there = read_checkpoint(path)["init_args"]
-    _refuse(path, plan_differences(there.get("plans", {}), plans, configuration, training=True))
-    _refuse(path, label_differences(there.get("dataset_json", {}), dataset_json))
+    saved = read_checkpoint(path)["init_args"]
+    _refuse(path, plan_differences(saved.get("plans", {}), plans, configuration, training=True))
+    _refuse(path, label_differences(saved.get("dataset_json", {}), dataset_json))
 
 
 def _read(path: Path) -> dict[str, Any]:

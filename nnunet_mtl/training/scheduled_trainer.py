@@ -23,7 +23,9 @@ class ScheduledTrainer(nnUNetTrainer):
     The signature is nnU-Net's: the base class looks its arguments up by name.
 
     Attributes:
-        defaults: Settings of this trainer where the plans name none, other than those of every trainer.
+        defaults: Defaults of this trainer for settings that the plans do not name, where they differ from those of
+            every trainer; a leaf may name them.
+        settings: Settings of the run.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -37,7 +39,7 @@ class ScheduledTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
         self.settings = settings_in(plans, self.defaults)
-        super().__init__(plans, configuration, fold, without_cases(dataset_json), device)
+        super().__init__(plans, configuration, fold, self.prepare(plans, configuration, dataset_json), device)
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations
         self.num_val_iterations_per_epoch = self.settings.val_iterations
@@ -49,6 +51,16 @@ class ScheduledTrainer(nnUNetTrainer):
         if self.output_folder_base is not None:
             # here: when training begins nnU-Net replaces the plans of the folder
             refuse_other_experiment(Path(self.output_folder_base), plans, configuration, self.dataset_json)
+
+    def prepare(self, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Any]:
+        """Return what nnU-Net may save of `dataset.json`; called once, with the settings known.
+
+        Args:
+            plans: The plans, which may be changed in place: nnU-Net saves them with the model.
+            configuration: Name of the configuration that is trained.
+            dataset_json: The data set's whole `dataset.json`.
+        """
+        return without_cases(dataset_json)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint as nnU-Net does.

@@ -1,15 +1,21 @@
 """The segmentation loss as the trainer calls it, with deep supervision or not."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
 from nnunet_mtl.losses.channel import ChannelDiceBCELoss
 from nnunet_mtl.losses.partial import MaskedDiceBCELoss
+from nnunet_mtl.networks.architecture import SupervisedOutput
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.mamtln.jaccard_focal import JaccardFocalLoss
 from nnunet_mtl.networks.multitalent.summed import SummedDiceBCELoss
 from nnunet_mtl.networks.tal.marginal import MarginalDiceCELoss
+from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
 
 LossMode = Literal["masked", "channel", "pair", "summed", "marginal", "jaccard_focal"]
 
@@ -63,7 +69,7 @@ class LabelCriterion(nn.Module):
     """Label maps of a data set without regions, where every case is annotated: nnU-Net's own loss, unchanged.
 
     Args:
-        loss: What nnU-Net's trainer builds.
+        loss: The loss that nnU-Net's trainer builds.
         offset: Added to it. Its Dice term is -Dice, at least -1: with 1 the sum is not negative, as terms that are
             weighted must be.
     """
@@ -76,3 +82,49 @@ class LabelCriterion(nn.Module):
     def forward(self, segmentation: Tensor | list[Tensor], target: Tensor | list[Tensor], annotated: Tensor) -> Tensor:
         """Loss of logits and label maps: a scalar; the mask is not read."""
         return cast(Tensor, self.loss(segmentation, target) + self.offset)
+
+
+def build_criterion(
+    stock: Any,
+    mode: LossMode,
+    tasks: TaskSet,
+    settings: Settings,
+    *,
+    batch_dice: bool,
+    outputs: Sequence[SupervisedOutput] | None,
+) -> RegionCriterion | LabelCriterion:
+    """Return what computes the segmentation loss of a run.
+
+    Args:
+        stock: nnU-Net's loss, under deep supervision a `DeepSupervisionWrapper`; takes the weights of `outputs`.
+        mode: What the loss of region targets is computed on, see `segmentation_loss`.
+        tasks: The tasks that are trained.
+        settings: Settings of the run.
+        batch_dice: Whether the Dice is of the batch, as the plans say.
+        outputs: What deep supervision is of, none for nnU-Net's stages and weights; None without deep supervision.
+    """
+    if outputs:
+        stock.weight_factors = tuple(output.weight for output in outputs)
+    if not tasks.has_regions:
+        least_dice = 1.0 if outputs is None else sum(stock.weight_factors)
+        return LabelCriterion(stock, offset=least_dice if settings.loss_weighting != "equal" else 0.0)
+    loss = segmentation_loss(
+        mode,
+        Layout.from_tasks(tasks),
+        batch_dice=batch_dice,
+        use_ignore_label=tasks.ignore_label is not None,
+        dice_weight=settings.dice_weight,
+        bce_weight=settings.bce_weight,
+    )
+    return RegionCriterion(loss if outputs is None else DeepSupervisionWrapper(loss, stock.weight_factors))
+
+
+def supervised_scales(outputs: Sequence[SupervisedOutput], strides: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the size of every supervised output relative to the patch, (outputs, axes).
+
+    Args:
+        outputs: What deep supervision is of.
+        strides: Strides of the encoder's stages, (stages, axes).
+    """
+    size_of_stage = 1 / np.cumprod(np.vstack(strides), axis=0)
+    return [size_of_stage[output.stage].tolist() for output in outputs]

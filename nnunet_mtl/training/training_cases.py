@@ -1,13 +1,30 @@
 """Labels that should not be there, found before the first step."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_mtl.tasks import TaskSet, TaskSetError
+
+
+def refuse_unknown_cases(tasks: TaskSet, datasets: Sequence[Any], *, rank: int) -> None:
+    """Refuse cases that are not in the case table, and on rank 0 those with foreground nobody was to annotate.
+
+    Args:
+        tasks: The task set with its case table.
+        datasets: nnU-Net's data sets.
+        rank: Rank of the process.
+
+    Raises:
+        TaskSetError: Naming the cases.
+    """
+    for dataset in datasets:
+        tasks.require_cases(dataset.identifiers)
+    if rank == 0:
+        refuse_unknown_foreground(tasks, datasets)
 
 
 def refuse_unknown_foreground(tasks: TaskSet, datasets: Iterable[Any]) -> None:

@@ -129,7 +129,7 @@ def test_that_a_step_teaches_the_dose(started):
     network = started.bare_network
     before = copy.deepcopy(network.state_dict())
     numbers = started.train_step(batch)
-    assert started.loss_terms == ("segmentation/body", "segmentation/organs", "segmentation/target", "regression/dose")
+    assert started.terms.names == ("segmentation/body", "segmentation/organs", "segmentation/target", "regression/dose")
     assert numbers["present/regression/dose"] == 1
     assert 0 < numbers["loss/regression/dose"] < 20
     assert any(not torch.equal(before[name], value) for name, value in network.state_dict().items())

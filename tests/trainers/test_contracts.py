@@ -6,6 +6,7 @@ Each is found through nnU-Net's own finder and meets real small plans: 2D and 3D
 import ast
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_mtl.discovery import look_up
 from nnunet_mtl.tasks import TaskSetError
 from nnunet_mtl.training.case_annotations import CaseAnnotations
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 pytestmark = pytest.mark.slow
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = sorted(path.stem for path in TRAINERS.glob("nnUNetTrainer*.py"))
 NETWORKS = [("tiny", "2d"), ("tiny", "3d_fullres"), ("tiny_resenc", "2d"), ("tiny_resenc", "3d_fullres")]
-HOOKS = {"architecture", "compute_losses", "configure_optimizers", "method_options"}
+LISTED = inspect.getdoc(MultiTaskTrainer).partition("Hooks:")[2].partition("Attributes:")[0]
+HOOKS = set(re.findall(r"^ {4}(\w+): ", LISTED, re.MULTILINE))
 N_REGIONS = 5
 
 
@@ -79,8 +81,21 @@ def test_a_leaf_is_composition_only() -> None:
         (leaf,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
         assert leaf.name == path.stem
         assert not [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-        assert {node.name for node in leaf.body if isinstance(node, ast.FunctionDef)} <= HOOKS
+        functions = {node.name for node in leaf.body if isinstance(node, ast.FunctionDef)}
+        targets = [t for node in leaf.body if isinstance(node, ast.Assign) for t in node.targets]
+        targets += [node.target for node in leaf.body if isinstance(node, ast.AnnAssign)]
+        assert functions | {ast.unparse(target) for target in targets} <= HOOKS
         assert len(path.read_text().splitlines()) <= 40
+
+
+def test_the_docstring_lists_hooks_that_are_there() -> None:
+    assert {"parts", "heads", "course_class", "architecture", "compute_losses"} <= HOOKS
+    assert [hook for hook in HOOKS if not hasattr(MultiTaskTrainer, hook)] == []
+
+
+def test_two_storeys_stand_between_a_leaf_and_the_host(trainer_class: Any) -> None:
+    ours = trainer_class.__mro__[1 : trainer_class.__mro__.index(nnUNetTrainer)]
+    assert len(ours) <= 2
 
 
 def test_the_constructor_is_the_hosts(trainer_class: Any) -> None:
@@ -255,7 +270,8 @@ def test_every_parameter_gets_a_gradient(
     """DDP without `find_unused_parameters` hangs otherwise."""
     trainer = build(trainer_class, prepared, deep_supervision=deep_supervision)
     # what rests loses its gradient when DDP has seen it
-    monkeypatch.setattr(trainer, "resting_parameters", lambda: (), raising=False)
+    if isinstance(trainer, MultiTaskTrainer):
+        monkeypatch.setattr(trainer.course, "resting_parameters", lambda *_: ())
     # nnU-Net gives the lowest resolution no weight, except under DDP; without deep supervision it uses one layer alone
     coarse = ".seg_layers.0." if deep_supervision or issubclass(trainer_class, MultiTaskTrainer) else ".seg_layers."
     unused = {name for name, _ in trainer.network.named_parameters() if coarse in name}

@@ -100,7 +100,7 @@ def test_how_many_stages_have_attention_is_a_setting(build: Build) -> None:
 def test_every_task_and_question_is_a_term_with_a_learned_weight(build: Build) -> None:
     trainer = build()
     tasks = [f"segmentation/{task.name}" for task in trainer.tasks.tasks]
-    assert list(trainer.loss_terms) == [*tasks, "classification/malignancy"]
+    assert list(trainer.terms.names) == [*tasks, "classification/malignancy"]
     assert trainer.settings.loss_weighting == "liebel_koerner"
     before = trainer.weighting.log_variance.detach().clone()
     values = trainer.train_step(batch_of(trainer))
@@ -128,8 +128,8 @@ def test_without_a_question_it_segments(build: Build) -> None:
 def test_any_number_of_tasks_is_learnt(build: Build, n_tasks: int) -> None:
     trainer = build(n_tasks=n_tasks)
     numbers = trainer.train_step(batch_of(trainer))
-    assert len(trainer.loss_terms) == n_tasks + 1
-    for term in trainer.loss_terms:
+    assert len(trainer.terms.names) == n_tasks + 1
+    for term in trainer.terms.names:
         assert numbers[f"present/{term}"] == 1
         assert 0 < numbers[f"loss/{term}"] < np.inf
     assert np.isfinite(numbers["loss"])

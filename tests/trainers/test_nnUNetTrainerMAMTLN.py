@@ -18,7 +18,7 @@ from nnunet_mtl.training.loss_weighting import HEAD
 pytestmark = pytest.mark.slow
 
 QUESTION = {"nodes": {"kind": "nominal", "classes": ["negative", "positive"]}}
-PARTS = nnUNetTrainerMAMTLN.published_parts
+PARTS = {point: parts[True][point] for point, parts in nnUNetTrainerMAMTLN.variants.items()}
 Build = Callable[..., Any]
 
 
@@ -76,11 +76,11 @@ def test_the_uncertainties_are_trained_and_come_back_with_the_checkpoint(build: 
     trainer = build()
     organs = {f"segmentation/{organ}" for organ in ("liver", "kidney", "spleen")}
     assert set(trainer.weighting.weights()) == organs | {"classification/nodes"}
-    assert sigma(trainer) == pytest.approx(dict.fromkeys(trainer.loss_terms, 1.0))
+    assert sigma(trainer) == pytest.approx(dict.fromkeys(trainer.terms.names, 1.0))
     trainer.train_step(batch_of(trainer))
     after = sigma(trainer)
     taught = {term for term, value in after.items() if abs(value - 1) > 1e-6}
-    assert taught == set(trainer.loss_terms) - {"segmentation/spleen"}  # which nobody annotated in this batch
+    assert taught == set(trainer.terms.names) - {"segmentation/spleen"}  # which nobody annotated in this batch
     trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     other = build()
     assert sigma(other) != pytest.approx(after)
@@ -92,7 +92,7 @@ def test_equal_weights_are_a_setting(build: Build) -> None:
     trainer = build(loss_weighting="equal")
     assert not list(trainer.weighting.parameters())
     numbers = trainer.train_step(batch_of(trainer))
-    terms = [float(numbers[f"loss/{term}"]) for term in trainer.loss_terms]
+    terms = [float(numbers[f"loss/{term}"]) for term in trainer.terms.names]
     assert float(numbers["loss"]) == pytest.approx(sum(terms), rel=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_the_published_loss_is_a_setting(build: Build) -> None:
     assert kind(published) is JaccardFocalLoss
     assert kind(build()) is MaskedDiceBCELoss
     numbers = published.train_step(batch_of(published))
-    assert all(float(numbers[f"loss/{term}"]) >= 0 for term in published.loss_terms)
+    assert all(float(numbers[f"loss/{term}"]) >= 0 for term in published.terms.names)
 
 
 @pytest.mark.parametrize("loss", ["nnunet", "published"])
@@ -190,7 +190,7 @@ def test_a_data_set_without_our_block_trains_with_nnunets_softmax_too(build: Bui
     assert trainer.loss.loss.weight_factors == (1.0, 0.9, 0.8)
     assert trainer.loss.offset == pytest.approx(2.7)
     numbers = trainer.train_step(batch_of(trainer))
-    (term,) = trainer.loss_terms
+    (term,) = trainer.terms.names
     assert float(numbers[f"loss/{term}"]) >= 0
     assert not [name for name, value in trainer.network.named_parameters() if value.grad is None]
     assert build(question=False, block=False, softmax=True, loss_weighting="equal").loss.offset == 0

@@ -77,7 +77,7 @@ def test_one_batch_is_learnt_by_heart(
     trainer = built(prepared, kind, **settings)
     batch = batch_of(trainer)
     numbers = [trainer.train_step(batch) for _ in range(STEPS)]
-    learnt = {term for term in trainer.loss_terms if numbers[0][f"present/{term}"]}
+    learnt = {term for term in trainer.terms.names if numbers[0][f"present/{term}"]}
     assert learnt >= {"segmentation/liver", "segmentation/kidney", "classification/nodes"}
     for term in learnt:
         first, last = (float(step[f"loss/{term}"]) for step in (numbers[0], numbers[-1]))

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_mtl.training.checkpoints import CheckpointingTrainer
+from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
 
 
-class Scored(CheckpointingTrainer):
+class Scored(nnUNetTrainerMTLNoAttention):
     """The best checkpoint has the highest of the scores given."""
 
     scores: list[float]
@@ -32,7 +32,7 @@ def end_epoch(trainer: Any, dice: float) -> bool:
     trainer.on_epoch_start()
     for key, value in (("train_losses", 0.0), ("val_losses", 0.0), ("mean_fg_dice", dice)):
         trainer.logger.log(key, value, trainer.current_epoch)
-    trainer.logger.log("dice_per_class_or_region", [dice], trainer.current_epoch)
+    trainer.logger.log("dice_per_class_or_region", [dice] * 5, trainer.current_epoch)
     trainer.on_epoch_end()
     return best.is_file()
 
@@ -48,7 +48,7 @@ def test_the_best_score_survives_a_restart(trainer: Scored, tmp_path: Path) -> N
     end_epoch(trainer, 0.1)  # the score that is stored is the best one, and nothing that marks an epoch that was not
     path = str(tmp_path / "checkpoint.pth")
     trainer.save_checkpoint(path)
-    trainer._best_score = None
+    trainer.checkpoints.best_score = None
     trainer.load_checkpoint(path)
     trainer.current_epoch = 2
     assert trainer._best_ema == 0.5
@@ -66,16 +66,20 @@ def test_the_log_is_finite_whatever_was_compared(trainer: Scored, tmp_path: Path
 
 def test_the_file_of_the_weights_that_are_validated(trainer: Scored, tmp_path: Path) -> None:
     trainer.scores = [0.5]
-    assert trainer.checkpoint_file is None
-    assert not trainer.add_to_checkpoint({"answer": 42})
+    assert trainer.checkpoints.file is None
+    assert not trainer.checkpoints.add({"answer": 42}, rank=0)
     final, best = (tmp_path / f"checkpoint_{name}.pth" for name in ("final", "best"))
     trainer.save_checkpoint(str(final))
     trainer.save_checkpoint(str(best))
-    assert trainer.checkpoint_file == best
+    assert trainer.checkpoints.file == best
     trainer.load_checkpoint(str(final))
-    assert trainer.checkpoint_file == final
-    assert trainer.add_to_checkpoint({"answer": 42})
-    assert [torch.load(path, weights_only=False)["nnunet_mtl"] for path in (final, best)] == [{"answer": 42}, {}]
+    assert trainer.checkpoints.file == final
+    assert trainer.checkpoints.add({"answer": 42}, rank=0)
+    taught = {"taught": ["malignancy", "severity"]}
+    assert [torch.load(path, weights_only=False)["nnunet_mtl"] for path in (final, best)] == [
+        {**taught, "answer": 42},
+        taught,
+    ]
 
 
 def test_a_checkpoint_with_more_content_continues_the_training(trainer: Scored, tmp_path: Path) -> None:
@@ -84,12 +88,12 @@ def test_a_checkpoint_with_more_content_continues_the_training(trainer: Scored, 
     path = tmp_path / "checkpoint.pth"
     trainer.save_checkpoint(str(path))
     weights = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    trainer.add_to_checkpoint({"answer": 42})
+    trainer.checkpoints.add({"answer": 42}, rank=0)
     for parameter in trainer.network.parameters():
         parameter.data.zero_()
-    trainer.current_epoch, trainer._best_score = 0, None
+    trainer.current_epoch, trainer.checkpoints.best_score = 0, None
     trainer.load_checkpoint(str(path))
-    assert (trainer.current_epoch, trainer._best_score) == (2, 0.5)
+    assert (trainer.current_epoch, trainer.checkpoints.best_score) == (2, 0.5)
     assert all(torch.equal(value, weights[name]) for name, value in trainer.network.state_dict().items())
 
 

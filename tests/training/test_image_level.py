@@ -9,11 +9,11 @@ from nnunet_mtl.losses.classification import patch_weight
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training.batch_annotation import BatchAnnotation
 from nnunet_mtl.training.image_level import (
     LOSS_TERM,
     PROBABILITIES,
     TARGETS,
-    BatchAnnotation,
     ImageLevelTraining,
     questions_of,
 )
@@ -76,8 +76,8 @@ def test_what_a_network_is_told_of_the_questions() -> None:
 
 def test_without_questions_there_is_nothing_to_do() -> None:
     nothing = ImageLevelTraining(task_set(classification={}, cases={key: {"annotated": []} for key in KEYS}), SETTINGS)
-    assert nothing.loss_terms() == nothing.loss_terms(each=True) == ()
-    assert nothing.present(batch([0, 0, 0]), conditioned=True, epoch=50, each=True) == {}
+    assert nothing.loss_terms() == nothing.loss_terms(per_question=True) == ()
+    assert nothing.present(batch([0, 0, 0]), conditioned=True, epoch=50, per_question=True) == {}
     assert nothing.known_evidence(torch.zeros(3, 3, 4, 4, dtype=torch.bool), ANNOTATED, epoch=0, training=True) is None
     assert nothing.losses(output(), batch([0, 0, 0]), conditioned=True, epoch=50) == {}
     assert nothing.numbers(output(), batch([0, 0, 0]), conditioned=True) == {}
@@ -117,8 +117,10 @@ def test_a_conditioned_network_answers_only_for_the_task_of_the_evidence(trainin
 
 def test_every_question_can_have_a_term_of_its_own(training: ImageLevelTraining) -> None:
     logits = output().classification["malignant"]
-    terms = training.losses(output(), batch([0, 0, 0]), conditioned=True, epoch=50, each=True)
-    assert tuple(terms) == training.loss_terms(each=True) == ("classification/malignant", "classification/stage")
+    terms = training.losses(output(), batch([0, 0, 0]), conditioned=True, epoch=50, per_question=True)
+    assert (
+        tuple(terms) == training.loss_terms(per_question=True) == ("classification/malignant", "classification/stage")
+    )
     expected = 0.5 * (expected_malignant(logits, 0, 1) + expected_malignant(logits, 1, 0)) / 2  # class_weight is 0.5
     torch.testing.assert_close(terms["classification/malignant"], expected)
     alone = training.losses(output(), batch([1, 1, 0]), conditioned=True, epoch=50)[LOSS_TERM]
@@ -127,11 +129,11 @@ def test_every_question_can_have_a_term_of_its_own(training: ImageLevelTraining)
 
 def test_a_term_is_present_where_a_usable_answer_is_known(training: ImageLevelTraining) -> None:
     def present(task: list[int], *, each: bool) -> dict[str, bool]:
-        return training.present(batch(task), conditioned=True, epoch=50, each=each)
+        return training.present(batch(task), conditioned=True, epoch=50, per_question=each)
 
-    assert present([0, 0, 0], each=True) == {"classification/malignant": True, "classification/stage": True}
-    assert present([1, 1, 0], each=True) == {"classification/malignant": False, "classification/stage": True}
-    assert present([1, 1, 0], each=False) == {LOSS_TERM: True}
+    assert present([0, 0, 0], per_question=True) == {"classification/malignant": True, "classification/stage": True}
+    assert present([1, 1, 0], per_question=True) == {"classification/malignant": False, "classification/stage": True}
+    assert present([1, 1, 0], per_question=False) == {LOSS_TERM: True}
 
 
 def test_before_the_end_of_the_warm_up_only_annotated_evidence_counts(training: ImageLevelTraining) -> None:

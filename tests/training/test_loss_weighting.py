@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -138,7 +139,7 @@ def test_equal_weights_add_no_group_no_state_and_no_curve(prepared: Any) -> None
     assert STATE not in trainer.optimizer.state_dict()
     epoch(trainer)
     assert not [key for key in log_of(trainer) if key.startswith("weight/")]
-    assert trainer.loss_terms == ("segmentation", "classification")
+    assert trainer.terms.names == ("segmentation", "classification")
 
 
 # ---- learned weights
@@ -191,7 +192,7 @@ def test_the_epoch_means_of_what_was_taught_are_what_dynamic_weights_see(prepare
 
 def test_an_epoch_without_a_task_tells_dynamic_weights_nothing(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(prepared, "dwa")
-    monkeypatch.setattr(trainer, "present", lambda known: {term: term != TERMS[2] for term in TERMS})
+    monkeypatch.setattr(trainer.terms, "present", lambda *_, **__: {term: term != TERMS[2] for term in TERMS})
     epoch(trainer)
     assert trainer.weighting.history[1].isnan().tolist() == [False, False, True, False, False]
 
@@ -285,7 +286,7 @@ def test_values_are_logged_drawn_and_printed(prepared: Any) -> None:
     text = Path(trainer.log_file).read_text()
     assert "Weights of the loss: segmentation/liver 0." in text
     trainer.logger.local_logger.my_fantastic_logging.pop("weight/segmentation/liver")
-    trainer._pad_log(1)
+    trainer.monitor.pad(1)
     assert math.isnan(log["weight/segmentation/liver"][0])
 
 
@@ -311,6 +312,7 @@ def test_the_negative_dice_of_stock_losses_is_lifted_where_terms_are_weighted(
     trainer = make(prepared, weighting)
     monkeypatch.setattr(trainer.label_manager, "_has_regions", False)
     monkeypatch.setattr(trainer.label_manager, "_all_labels", [0, 1, 2])
+    monkeypatch.setattr(trainer, "tasks", replace(trainer.tasks, has_regions=False))
     criterion = trainer._build_loss()
     assert isinstance(criterion, LabelCriterion)
     target = [torch.zeros(1, 1, *(size,) * 3) for size in (16, 8)]

@@ -4,10 +4,10 @@ from importlib.metadata import version
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_mtl.training.nested_trainer import NestedTrainer
+from nnunet_mtl.trainers.nnUNetTrainerOMNet import nnUNetTrainerOMNet
 from nnunet_mtl.training.overrides import OVERRIDES, changed, upstream_hash
 
-OURS = [ours for ours in NestedTrainer.__mro__ if ours.__module__.startswith("nnunet_mtl.")]
+OURS = [ours for ours in nnUNetTrainerOMNet.__mro__ if ours.__module__.startswith("nnunet_mtl.")]
 
 
 def test_the_list_names_every_overridden_method_and_no_other() -> None:

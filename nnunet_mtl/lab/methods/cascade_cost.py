@@ -13,7 +13,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 from nnunet_mtl.datasets.per_task.extracted_labels import TaskLabels
 from nnunet_mtl.lab.methods.cost import NetworkCost, architecture_of, build, network_cost, stock_network
 from nnunet_mtl.lab.methods.setting import Setting
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 import nnunet_mtl.trainers
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 # An author, what follows the name, and the last year of the same sentence part with the venue before it.
 _CITATION = re.compile(

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_mtl.lab.methods.setting import Setting
 from nnunet_mtl.networks.architecture import multitask_architecture
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
 from nnunet_mtl.training.scheduled_trainer import settings_in
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 # Points at which the task can enter, in the order of a pass, by what the reader calls them.
 _POINTS = {

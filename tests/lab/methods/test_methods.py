@@ -15,7 +15,7 @@ from nnunet_mtl.lab.methods.cost import Cost, Passes
 from nnunet_mtl.lab.methods.setting import chosen_setting, default_setting
 from nnunet_mtl.lab.methods.table import MethodTable, change, method_table
 from nnunet_mtl.planning.folders import PlanningError
-from nnunet_mtl.training.multitask_trainer import MultiTaskTrainer
+from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs" / "methods"

@@ -13,7 +13,8 @@ from nnunet_mtl.inference.calibration import Calibration, read_calibrations
 from nnunet_mtl.inference.model_folder import read_checkpoint
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerSTLCls import nnUNetTrainerSTLCls
-from nnunet_mtl.training.case_level import FinalValidation, answer_cases
+from nnunet_mtl.training.case_answers import answer_cases, score_labelled_cases
+from nnunet_mtl.training.final_validation import FinalValidation
 from nnunet_mtl.training.progress import class_key
 
 CASES = ["liver_000", "liver_001", "liver_002", "kidney_000", "kidney_001"]
@@ -79,12 +80,11 @@ def test_after_answers_for_cases_every_task_is_predicted_again(trainer: Any) -> 
 
 def test_every_metric_is_logged_once_per_epoch_and_cases_when_they_are_due(trainer: Any) -> None:
     trainer.settings.__dict__["class_every"] = 2
-    trainer.num_epochs = 5
     batch = {"class/probabilities": np.full((1, 2, 2, 3), np.nan), "class/targets": np.full((1, 2, 2, 3), np.nan)}
     batch["class/probabilities"][0, :, 0, :2] = [[0.6, 0.4], [0.1, 0.9]]
     batch["class/targets"][0, :, 0, :2] = [[1, 0], [0, 1]]
-    for trainer.current_epoch in range(5):
-        trainer._log_answers(batch)
+    for epoch in range(5):
+        trainer.monitor.answers.log(batch, epoch, 5, lambda: score_labelled_cases(trainer))
     log = trainer.logger.local_logger.my_fantastic_logging
     assert log[class_key("malignancy", "patch_auc")] == [1.0] * 5
     curve = np.array(log[class_key("malignancy", "auc")])
@@ -96,19 +96,19 @@ def test_every_metric_is_logged_once_per_epoch_and_cases_when_they_are_due(train
 
 def test_a_collapse_is_reported(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
     answering(trainer, bias=100.0)
-    trainer._score_cases()
+    score_labelled_cases(trainer)
     text = capsys.readouterr().out
     assert "WARNING: the answer to malignancy has collapsed" in text
     assert "Answers to malignancy in 5 validation cases: auc" in text
     assert "class_sampling=balanced, evidence_crops, class_weight" in text
     trainer.settings.__dict__["class_sampling"] = "balanced"
-    trainer._score_cases()
+    score_labelled_cases(trainer)
     assert "Settings that help: evidence_crops, class_weight" in capsys.readouterr().out
     with torch.no_grad():
         trainer.network.classification.answers[0].perceptron.output.bias.zero_()
     answering(trainer)
     trainer.image_level.case_scores = lambda answers: {}
-    trainer._score_cases()
+    score_labelled_cases(trainer)
     assert "WARNING" not in capsys.readouterr().out
 
 
@@ -136,7 +136,7 @@ def test_a_trainer_of_the_questions_alone_is_chosen_by_them(prepared: Any, train
 
 
 def heard_validation(trainer: Any) -> FinalValidation:
-    heard = FinalValidation(trainer, CASES)
+    heard = FinalValidation(trainer, ["spleen_000"], CASES)
     logits = {"liver_000": -3.0, "liver_001": 2.0, "liver_002": 4.0, "kidney_000": 1.0, "kidney_001": 3.0}
     for case in sorted(logits):  # nnU-Net's order
         value = logits[case]
@@ -146,7 +146,7 @@ def heard_validation(trainer: Any) -> FinalValidation:
 
 
 def test_calibrations_are_fitted_on_the_answers_of_the_final_validation(trainer: Any) -> None:
-    fitted = heard_validation(trainer).calibrations(trainer.image_level.labels)
+    fitted = heard_validation(trainer).calibrations()
     # benign at -3 and 1, malignant at 2, 3 and 4: the threshold lies between 1 and 2
     temperature = fitted["malignancy"].temperature
     low, high = (1 / (1 + math.exp(-value / temperature)) for value in (1.0, 2.0))
@@ -159,14 +159,14 @@ def test_a_calibration_goes_into_the_checkpoint_that_was_validated_and_into_no_o
     for path in (best, final):
         trainer.save_checkpoint(str(path))
     before = best.read_bytes()
-    trainer._calibrate(heard_validation(trainer))
+    heard_validation(trainer).store_calibrations()
     stored = read_checkpoint(final)["nnunet_mtl"]
-    fitted = heard_validation(trainer).calibrations(trainer.image_level.labels)
+    fitted = heard_validation(trainer).calibrations()
     assert read_calibrations(stored, trainer.tasks.classification, str(final)) == fitted
     assert best.read_bytes() == before
     before = final.read_bytes()
     trainer.load_checkpoint(str(best))  # as --val_best does
-    trainer._calibrate(heard_validation(trainer))
+    heard_validation(trainer).store_calibrations()
     assert read_checkpoint(best)["nnunet_mtl"] == stored
     assert final.read_bytes() == before
     assert sorted(path.suffix for path in Path(trainer.output_folder).glob("*checkpoint*")) == [".pth", ".pth"]
@@ -175,7 +175,7 @@ def test_a_calibration_goes_into_the_checkpoint_that_was_validated_and_into_no_o
 def test_weights_that_were_trained_on_have_no_calibration_any_more(trainer: Any) -> None:
     final, latest = (Path(trainer.output_folder, f"checkpoint_{name}.pth") for name in ("final", "latest"))
     trainer.save_checkpoint(str(final))
-    trainer._calibrate(heard_validation(trainer))
+    heard_validation(trainer).store_calibrations()
     trainer.load_checkpoint(str(final))  # as --c does
     trainer.save_checkpoint(str(latest))
     assert read_checkpoint(latest)["nnunet_mtl"] == {"taught": ["malignancy", "severity"]}
@@ -191,7 +191,7 @@ def test_without_checkpoints_an_older_one_keeps_its_calibration(
     before = final.read_bytes()
     trainer.disable_checkpointing = True
     trainer.save_checkpoint(str(final))
-    trainer._calibrate(heard_validation(trainer))
+    heard_validation(trainer).store_calibrations()
     assert final.read_bytes() == before
     assert "calibrated on 5 cases, stored nowhere: there is no checkpoint" in capsys.readouterr().out
 
@@ -219,7 +219,7 @@ def test_a_fold_says_what_it_cannot_teach_or_judge(
         "fold 0: question severity: all 2 labels of validation cases are mild",
     ]
     assert all(line.endswith(remedy) for line in lines)
-    assert built.taught == ("malignancy", "severity")
+    assert built.monitor.answers.taught == ("malignancy", "severity")
 
 
 def test_an_answer_that_the_fold_never_taught_is_known_by_its_checkpoint_and_counts_nowhere(
@@ -232,14 +232,14 @@ def test_an_answer_that_the_fold_never_taught_is_known_by_its_checkpoint_and_cou
     path = Path(built.output_folder, "checkpoint_final.pth")
     built.save_checkpoint(str(path))
     assert read_checkpoint(path)["nnunet_mtl"] == {"taught": ["severity"]}
-    built._calibrate(heard_validation(built))
+    heard_validation(built).store_calibrations()
     assert list(read_checkpoint(path)["nnunet_mtl"]["calibrations"]) == ["severity"]
     log = built.logger.local_logger.my_fantastic_logging
     log["ema_fg_dice"] = [0.8]
     log[class_key("malignancy", "auc")], log[class_key("severity", "auc")] = [0.9], [0.6]
     assert math.isclose(built.selection_score(), 0.7 * 0.8 + 0.3 * 0.2)
     answering(built, bias=100.0)
-    built._score_cases()
+    score_labelled_cases(built)
     text = capsys.readouterr().out
     assert "Answers to severity" in text
     assert "malignancy" not in text
@@ -251,5 +251,5 @@ def test_a_region_without_a_score_is_named(trainer: Any, capsys: pytest.CaptureF
     folder.mkdir(parents=True)
     summary = {"mean": {key: {"Dice": value} for key, value in keys.items()}, "metric_per_case": []}
     (folder / "summary.json").write_text(json.dumps(summary))
-    trainer._explain_missing_scores()
+    FinalValidation(trainer, [], []).explain_missing_scores()
     assert "not available because of liver_tumour, kidney_tumour: annotated in no" in capsys.readouterr().out

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from nnunet_mtl.tasks import TaskSet
-from nnunet_mtl.training.nested_tasks import nested_tasks
-from nnunet_mtl.training.transfer import OUTERMOST, Transfer
+from nnunet_mtl.training.omnet.nested_tasks import nested_tasks
+from nnunet_mtl.training.omnet.transfer import OUTERMOST, Transfer
 
 LABELS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
 CHAIN = nested_tasks(TaskSet.from_dataset_json({"labels": LABELS, "regions_class_order": [1, 2, 3]}))

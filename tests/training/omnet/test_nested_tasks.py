@@ -1,7 +1,7 @@
 from typing import Any
 
 from nnunet_mtl.tasks import TaskSet
-from nnunet_mtl.training.nested_tasks import ancestors, nested_tasks, notes, parents
+from nnunet_mtl.training.omnet.nested_tasks import ancestors, nested_tasks, notes, parents
 
 BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
 

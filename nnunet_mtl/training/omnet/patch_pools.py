@@ -67,13 +67,13 @@ class PoolLoader(EvidenceCropLoader):
     ) -> tuple[list[int], list[int]]:
         """Choose a pool and then a patch of it."""
         centres = [self._centres_in(class_locations or {}, pool) for pool in range(len(self.numbers))]
-        pool = self._next([there is None or bool(there) for there in centres])
+        pool = self._next([keys is None or bool(keys) for keys in centres])
         self._of_batch.append(self.numbers[pool])
-        there = centres[pool]
-        if there is None:
+        keys = centres[pool]
+        if keys is None:
             return super().get_bbox(data_shape, force_fg, class_locations, overwrite_class, verbose)
         # the global generator, as nnU-Net: a generator of our own would be the same in every worker process
-        chosen = there[np.random.randint(len(there))]  # noqa: NPY002 - see above
+        chosen = keys[np.random.randint(len(keys))]  # noqa: NPY002 - see above
         box: tuple[list[int], list[int]] = nnUNetDataLoader.get_bbox(
             self, data_shape, True, class_locations, chosen, verbose
         )
@@ -103,7 +103,7 @@ class PoolLoader(EvidenceCropLoader):
             self._counted = self._active.clone()
             self._drawn.clear()
         active = self._counted.tolist()
-        candidates = [i for i, there in enumerate(is_open) if there and (active[i] or not self._regions[i])]
+        candidates = [i for i, opened in enumerate(is_open) if opened and (active[i] or not self._regions[i])]
         drawn = self._drawn.setdefault(tuple(candidates), np.zeros(len(is_open), np.int64))
         equal = [index for index in candidates if drawn[index] == drawn[candidates].min()]
         # a lone pool draws no random number: its patches are those of `EvidenceCropLoader` bit for bit

@@ -14,7 +14,7 @@ class Curriculum:
 
     Args:
         levels: How many tasks each task lies in; 0 for the outermost.
-        epochs: Of the run.
+        epochs: Number of epochs of the run.
         start: Share of the epochs, 0 to 1.
         end: Share of the epochs, not before `start`.
         ramp: Epochs, 0 or more.

@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader
-from nnunet_mtl.training.patch_pools import KEY, PoolLoader
+from nnunet_mtl.training.omnet.patch_pools import KEY, PoolLoader
 
 PATCHES = {"2d": (9, 9), "3d_fullres": (9, 9, 9)}
 # The liver holds leaves 1 and 2, its tumour 2; the tumour's task lies in the liver's.

@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_mtl.training.curriculum import AllAtOnce, Curriculum
+from nnunet_mtl.training.omnet.curriculum import AllAtOnce, Curriculum
 
 
 def test_tasks_begin_from_coarse_to_fine_and_rise_to_one() -> None:

@@ -8,17 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
 import numpy as np
 import torch
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from torch import Tensor
 from torch import distributed as dist
 
-from nnunet_mtl.common.swapped_names import swapped
-from nnunet_mtl.inference.calibration import Calibration, fit_calibration
+from nnunet_mtl.evaluation.classification import QuestionScores
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
-from nnunet_mtl.training.case_labels import CaseLabels
 
 Answers = dict[str, dict[str, Tensor]]
 
@@ -53,64 +50,23 @@ def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
     )
     answers: Answers = {}
     with _evaluating(trainer), _only_evidence(trainer):
-        for case, image in _images(trainer, _share(trainer, cases)):
+        for case, image in _images(trainer, cases_of_rank(trainer, cases)):
             predictor.predict_sliding_window_return_logits(image)
             answers[case] = predictor.probabilities()
-    return _from_all_ranks(trainer, answers)
+    return from_all_ranks(trainer, answers)
 
 
-class FinalValidation:
-    """Listens to nnU-Net's final validation: what its predictor answers for each case, and what is learnt from it.
+def score_labelled_cases(trainer: Any) -> dict[str, QuestionScores]:
+    """Answer the labelled validation cases of the fold, print how well into the log, and return the scores by question.
 
     Args:
         trainer: A `MultiTaskTrainer`.
-        cases: The validation cases in nnU-Net's order.
     """
-
-    def __init__(self, trainer: Any, cases: Sequence[str]) -> None:
-        self._trainer = trainer
-        self._cases = sorted(_share(trainer, cases))  # nnU-Net sorts each rank's
-        self._heard: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Let nnU-Net's validation predict with a predictor that keeps the answers."""
-        heard = self._heard
-
-        class Listener(MultiTaskPredictor):
-            def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-                logits = super().predict_sliding_window_return_logits(input_image)
-                (of_case,) = self.case_logits() or [{}]
-                heard.append((self.probabilities(), of_case))
-                return logits
-
-        with swapped(TrainerModule, "nnUNetPredictor", Listener):
-            yield
-
-    def probabilities(self) -> Answers:
-        """Return the answers of every rank by case, then question: probability of each class, (C,)."""
-        of_rank = {case: answers for case, (answers, _) in zip(self._cases, self._heard, strict=True)}
-        return _from_all_ranks(self._trainer, of_rank)
-
-    def calibrations(self, labels: CaseLabels) -> dict[str, Calibration]:
-        """Fit temperature and thresholds of every question on the labelled cases.
-
-        Args:
-            labels: Of the cases.
-
-        Returns:
-            By question, the default where the cases were too few.
-        """
-        logits = _from_all_ranks(
-            self._trainer, {case: of_case for case, (_, of_case) in zip(self._cases, self._heard, strict=True)}
-        )
-        targets = labels.targets(logits)
-        fitted = {}
-        for question in labels.questions:
-            target, known = targets[question.name]
-            stacked = torch.stack([of_case[question.name] for of_case in logits.values()])
-            fitted[question.name] = fit_calibration(question, stacked[known], target[known])
-        return fitted
+    _, cases = trainer.do_split()
+    answers = answer_cases(trainer, trainer.image_level.labels.labelled(cases))
+    scores: dict[str, QuestionScores] = trainer.image_level.case_scores(answers)
+    trainer.monitor.answers.report(scores)
+    return scores
 
 
 @contextmanager
@@ -152,14 +108,15 @@ def _images(trainer: Any, cases: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         yield case, torch.from_numpy(image)
 
 
-def _share(trainer: Any, cases: Sequence[str]) -> list[str]:
+def cases_of_rank(trainer: Any, cases: Sequence[str]) -> list[str]:
     """Return the cases nnU-Net gives to this rank."""
     return list(cases[trainer.local_rank :: dist.get_world_size()] if trainer.is_ddp else cases)
 
 
-def _from_all_ranks(trainer: Any, answers: Mapping[str, dict[str, Tensor]]) -> Answers:
+def from_all_ranks(trainer: Any, answers: Mapping[str, dict[str, Tensor]]) -> Answers:
+    """Return the answers of all ranks by case; every rank gets them."""
     if not trainer.is_ddp:
         return dict(answers)
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, dict(answers))
-    return {case: of_case for rank in everyone for case, of_case in rank.items()}
+    return {case: answered for rank in everyone for case, answered in rank.items()}

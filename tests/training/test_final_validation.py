@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-import nnunet_mtl.training.validation as validation
-from nnunet_mtl.training.validation import OFF, RestrictedExport
+import nnunet_mtl.training.final_validation as validation
+from nnunet_mtl.training.final_validation import OFF, RestrictedExport
 
 
 @pytest.fixture

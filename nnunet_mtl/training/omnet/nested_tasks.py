@@ -51,10 +51,10 @@ def parents(tasks: TaskSet) -> tuple[int, ...]:
 
 def ancestors(parent_of_task: Sequence[int], task: int) -> tuple[int, ...]:
     """Return a task's parent, its parent's and so on, the nearest first."""
-    found: list[int] = []
+    line: list[int] = []
     while (task := parent_of_task[task]) >= 0:
-        found.append(task)
-    return tuple(found)
+        line.append(task)
+    return tuple(line)
 
 
 def notes(tasks: TaskSet) -> list[str]:
@@ -131,13 +131,13 @@ def _split(task: Task, labels: Labels, taken: set[str], *, keeps_name: bool) -> 
 
 def _around(task: Task, outer: Sequence[Task], labels: Labels) -> str | None:
     """Return the name of the smallest of some tasks that holds all labels of another one, if one does."""
-    own = _union(task, labels)
-    holding = [each for each in outer if own <= _union(each, labels)]
-    return min(holding, key=lambda each: len(_union(each, labels))).name if holding else None
+    inner = _union(task, labels)
+    holding = [other for other in outer if inner <= _union(other, labels)]
+    return min(holding, key=lambda other: len(_union(other, labels))).name if holding else None
 
 
 def _qualified(tasks: TaskSet, case: str, owner: Mapping[str, str]) -> Case:
     """Name what is annotated in a case region by region, so that it does not depend on how tasks are cut."""
-    known = [region for region, there in zip(tasks.regions, tasks.annotated(case), strict=True) if there]
+    known = [region for region, is_known in zip(tasks.regions, tasks.annotated(case), strict=True) if is_known]
     regressed = [task.name for task in tasks.regressions if task.name in tasks.cases[case].annotated]
     return replace(tasks.cases[case], annotated=(*(f"{owner[region]}/{region}" for region in known), *regressed))

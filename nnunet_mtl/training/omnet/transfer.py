@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mtl.tasks import TaskSet
-from nnunet_mtl.training.nested_tasks import ancestors, parents
+from nnunet_mtl.training.omnet.nested_tasks import ancestors, parents
 
 OUTERMOST = -1
 """The pool of the tasks that lie in no other: nnU-Net's own drawing."""
@@ -52,7 +52,7 @@ class Transfer:
         self.parents = parents(tasks)
         owners = tasks.task_of_region
         n_tasks = len(self.parents)
-        self._regions_of_task = [[region for region, own in enumerate(owners) if own == t] for t in range(n_tasks)]
+        self._regions_of_task = [[region for region, owner in enumerate(owners) if owner == t] for t in range(n_tasks)]
         self._owners = torch.tensor(owners)
         lines = [ancestors(self.parents, task) for task in range(n_tasks)]
         self.levels = [len(line) for line in lines]
@@ -74,25 +74,25 @@ class Transfer:
         """Decide for a batch.
 
         Args:
-            pool: Of each sample, B of them.
+            pool: The pool each sample was drawn from, B of them.
             target: Region targets at full resolution, (B, R or more, *spatial), bool; channels of regions that are not
                 annotated are not read.
             annotated: (B, R) bool.
         """
-        own, moved = torch.zeros(2, len(pool), len(self.parents), dtype=torch.bool)
-        voxels = torch.zeros(own.shape, dtype=torch.long)
+        from_pool, moved = torch.zeros(2, len(pool), len(self.parents), dtype=torch.bool)
+        voxels = torch.zeros(moved.shape, dtype=torch.long)
         n_voxels = target[0, 0].numel()
         for sample, (number, channels) in enumerate(zip(pool, target, strict=True)):
             for task, parent in enumerate(self.parents):
-                own[sample, task] = parent == number
+                from_pool[sample, task] = parent == number
                 if parent < 0:
                     continue
                 known = [region for region in self._regions_of_task[parent] if annotated[sample, region]]
                 voxels[sample, task] = channels[known].any(0).sum()
                 enough = bool(voxels[sample, task] >= self.least(task, n_voxels))
-                there = bool(annotated[sample, self._regions_of_task[task]].any())
-                moved[sample, task] = there and enough and number in self._outer_pools[task]
-        return Taught(own | moved, moved, voxels)
+                is_annotated = bool(annotated[sample, self._regions_of_task[task]].any())
+                moved[sample, task] = is_annotated and enough and number in self._outer_pools[task]
+        return Taught(from_pool | moved, moved, voxels)
 
     def regions(self, taught: Tensor) -> Tensor:
         """Return which regions samples teach, (B, R) bool, of the tasks, (B, K) bool."""

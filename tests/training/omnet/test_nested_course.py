@@ -14,7 +14,7 @@ import torch
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.trainers.nnUNetTrainerOMNet import nnUNetTrainerOMNet
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader
-from nnunet_mtl.training.patch_pools import KEY, PoolLoader
+from nnunet_mtl.training.omnet.patch_pools import KEY, PoolLoader
 
 CPU = torch.device("cpu")
 NAMES = ["liver", "liver_tumour", "kidney", "kidney_tumour", "spleen"]
@@ -58,8 +58,9 @@ def batch_of(keys: list[str], pool: list[int] | None = None, filled: float = 0.5
 
 def taught(trainer: Any, batch: dict[str, Any]) -> list[list[bool]]:
     annotated = trainer.cases.annotated(batch["keys"])
-    task = torch.zeros(len(batch["keys"]), dtype=torch.long)
-    read: list[list[bool]] = trainer.teaching(annotated, task, batch["target"][0], batch).tolist()
+    read: list[list[bool]] = trainer.course.teaching(
+        annotated, batch["target"][0], batch, trainer.current_epoch
+    ).tolist()
     return read
 
 
@@ -78,7 +79,7 @@ def test_the_network_and_the_plans_know_the_tasks_of_the_data_set_and_the_head_t
         "guidance": "cga",
     }
     assert [task.name for task in trainer.tasks.tasks] == NAMES
-    assert trainer.loss_terms == tuple(f"segmentation/{name}" for name in NAMES)
+    assert trainer.terms.names == tuple(f"segmentation/{name}" for name in NAMES)
     json.dumps(plans)
 
 
@@ -259,7 +260,9 @@ def test_a_task_that_has_not_begun_is_not_there(prepared: Any) -> None:
 def test_the_ramp_multiplies_the_loss(prepared: Any) -> None:
     trainer = built(prepared, epochs=10, curriculum_start=0.2, curriculum_end=0.4, curriculum_ramp=4)
     trainer.current_epoch = 3
-    assert trainer.term_weights() == {f"segmentation/{name}": 0.5 if name.endswith("tumour") else 1.0 for name in NAMES}
+    assert trainer.course.term_weights(3) == {
+        f"segmentation/{name}": 0.5 if name.endswith("tumour") else 1.0 for name in NAMES
+    }
 
 
 def test_the_best_checkpoint_is_one_of_the_epochs_in_which_every_task_counts(prepared: Any) -> None:
@@ -340,7 +343,7 @@ def test_a_run_goes_on_where_it_was(prepared: Any, results: Path) -> None:
     other.load_checkpoint(path)
     assert other.current_epoch == 2  # nnU-Net's counter, one ahead when it is saved between epochs
     other.on_train_start()
-    assert other._open.tolist() == [1, 1, 1]
+    assert other.course._open.tolist() == [1, 1, 1]
     assert {-1} < set(np.concatenate([next(other.dataloader_train)[KEY] for _ in range(4)]).tolist())
 
 

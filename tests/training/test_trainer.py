@@ -19,7 +19,8 @@ from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
 from nnunet_mtl.trainers.nnUNetTrainerMTLNoAttention import nnUNetTrainerMTLNoAttention
 from nnunet_mtl.trainers.nnUNetTrainerStockSchedule import nnUNetTrainerStockSchedule
-from nnunet_mtl.training.image_level import BatchAnnotation
+from nnunet_mtl.training.batch_annotation import BatchAnnotation
+from nnunet_mtl.training.course import Course
 from nnunet_mtl.training.run_folder import RunFolderError
 
 SECRET = "secretpatient"
@@ -129,8 +130,8 @@ def test_without_a_weight_the_questions_are_not_asked(prepared: Any) -> None:
     trainer = make(prepared, plans="silent")
     trainer.on_train_start()
     epoch(trainer)
-    assert trainer.loss_terms == ("segmentation",)
-    assert not list(trainer.head_parameters())
+    assert trainer.terms.names == ("segmentation",)
+    assert not list(trainer.bare_network.classification.parameters())
     assert not [key for key in trainer.logger.local_logger.my_fantastic_logging if key.startswith("class/")]
     # every sample is drawn for what is annotated in it
     target = torch.ones(20, 5, 2, 2, 2, dtype=torch.bool)
@@ -385,7 +386,7 @@ def test_every_task_can_be_a_term_of_the_loss(prepared: Any) -> None:
         trainer.initialize()
     apart.network.load_state_dict(together.network.state_dict())
     names = ("segmentation/liver", "segmentation/kidney", "segmentation/spleen")
-    assert apart.loss_terms[:3] == names
+    assert apart.terms.names[:3] == names
     patch = apart.configuration_manager.patch_size
     target = [
         torch.rand(2, 5, *[round(edge * scale) for edge, scale in zip(patch, scales, strict=True)]) > 0.7
@@ -402,17 +403,20 @@ def test_every_task_can_be_a_term_of_the_loss(prepared: Any) -> None:
         expected = together.compute_losses(output, target, batch._replace(annotated=alone))["segmentation"]
         torch.testing.assert_close(losses[name], expected)
     assert losses["segmentation/spleen"] == 0
-    present = apart.present(batch)
+    present = apart.terms.present(batch, conditioned=apart.bare_network.conditioned, epoch=0)
     assert [present[name] for name in names] == [True, True, False]
-    assert list(present) == list(apart.loss_terms)
+    assert list(present) == list(apart.terms.names)
 
 
 def test_a_term_that_weighs_nothing_is_not_there(prepared: Any) -> None:
-    class OnlyLiver(EachTask):
-        def term_weights(self) -> dict[str, float]:
+    class OnlyLiver(Course):
+        def term_weights(self, epoch: int) -> dict[str, float]:
             return {"segmentation/liver": 2.0, "segmentation/kidney": 0.0}
 
-    trainer = make(prepared, OnlyLiver)
+    class Trainer(EachTask):
+        course_class = OnlyLiver
+
+    trainer = make(prepared, Trainer)
     trainer.on_train_start()
     step = trainer.train_step(next(trainer.dataloader_train) | {"keys": ["liver_000", "kidney_001"]})
     assert step["loss/segmentation/liver"] > 0 == step["loss/segmentation/kidney"]

@@ -1,0 +1,398 @@
+"""The trainer that learns several tasks from partially labelled data, through nnU-Net's own commands.
+
+What it overrides in nnU-Net, and why, is listed in `nnunet_mtl.training.overrides`. A published method is a leaf in
+`trainers/` that names its parts; numbers come from the plans.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
+import torch
+from nnunetv2.utilities.helpers import dummy_context
+from torch import Tensor, autocast, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_mtl.common.swapped_names import swapped
+from nnunet_mtl.inference.calibration import TAUGHT
+from nnunet_mtl.inference.case_files import number_of_channels
+from nnunet_mtl.networks.architecture import GUIDED, Family
+from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.planning.fold_coverage import taught_questions
+from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training import composition
+from nnunet_mtl.training.batch_annotation import BatchAnnotation
+from nnunet_mtl.training.case_annotations import CaseAnnotations
+from nnunet_mtl.training.case_answers import score_labelled_cases
+from nnunet_mtl.training.checkpoints import Checkpoints
+from nnunet_mtl.training.course import Course
+from nnunet_mtl.training.experiment import Experiment, without_case_table
+from nnunet_mtl.training.final_validation import FinalValidation
+from nnunet_mtl.training.gradient_aggregation import GradientAggregation
+from nnunet_mtl.training.image_level import ImageLevelTraining
+from nnunet_mtl.training.loss_terms import LossTerms
+from nnunet_mtl.training.loss_weighting import build_weighting, clip_gradients, group_parameters
+from nnunet_mtl.training.monitor import Monitor
+from nnunet_mtl.training.patch_loaders import fold_warnings, patch_loader
+from nnunet_mtl.training.pretrained import await_pretrained_weights
+from nnunet_mtl.training.pseudo_dice import pseudo_dice_counts
+from nnunet_mtl.training.regression import RegressionTraining
+from nnunet_mtl.training.scheduled_trainer import ScheduledTrainer
+from nnunet_mtl.training.segmentation_loss import LossMode, build_criterion, supervised_scales
+from nnunet_mtl.training.step_numbers import gathered, step_numbers
+from nnunet_mtl.training.training_cases import refuse_unknown_cases
+
+
+class MultiTaskTrainer(ScheduledTrainer):
+    """Base of every trainer of this package that learns from the block of `dataset.json`.
+
+    A leaf may define these attributes and override these methods, and nothing else.
+
+    Hooks:
+        defaults: Defaults of the settings, where they differ from those of every trainer.
+        parts: Dotted paths of what stands at the points where the task enters, see
+            `nnunet_mtl.networks.insertion_points`.
+        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
+        variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
+        class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.
+        family: Which networks it trains.
+        segments: Whether segmentation is learnt; if not, the questions alone.
+        loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.segmentation_loss`.
+        published_loss: The same where the setting `loss` is "published".
+        task_losses: Whether every task is a term of the loss, and the loss their sum; else all annotated regions are
+            averaged, and all answers. Where terms are weighted they are always those of tasks.
+        course_class: Class of what decides which patches teach which task, and when.
+        architecture: Returns the plans' architecture block of the network, from the stock one.
+        method_options: Returns the numbers of the method's parts.
+        compute_losses: Returns the terms of the loss.
+        configure_optimizers: Returns nnU-Net's optimiser and learning rate schedule.
+
+    Attributes:
+        experiment: Settings and task set of the run, as `dataset.json` and the plans have them.
+        tasks: The tasks that are trained, without the case table (which nothing that is saved may hold).
+        cases: Looks annotations up by case identifier.
+    """
+
+    parts: ClassVar[Mapping[str, str]] = {}
+    heads: ClassVar[Mapping[str, str]] = composition.HEADS
+    variants: ClassVar[Mapping[str, Mapping[Any, Mapping[str, str]]]] = {}
+    class_heads: ClassVar[Mapping[str, str]] = composition.CLASS_HEADS
+    family: ClassVar[Family] = GUIDED
+    segments: ClassVar[bool] = True
+    loss_mode: ClassVar[LossMode] = "masked"
+    published_loss: ClassVar[LossMode] = "channel"
+    task_losses: ClassVar[bool] = False
+    course_class: ClassVar[type[Course]] = Course
+
+    dataset_class: Any
+    _best_ema: float | None
+
+    # ---- constructed
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)  # calls `prepare` before nnU-Net's own
+        experiment, settings = self.experiment, self.settings
+        self.course = self.course_class(experiment.cases, settings)
+        self.tasks = without_case_table(self.course.cases)
+        self.cases = CaseAnnotations(self.course.cases, label_share=settings.class_draws)
+        self.image_level = ImageLevelTraining(experiment.cases, settings, with_evidence=self.segments)
+        self.regression = RegressionTraining(experiment.cases, experiment.stored)
+        self.terms = LossTerms(
+            self.course, self.image_level, self.regression, settings, each_task=self.task_losses, segments=self.segments
+        )
+        self.weighting = build_weighting(settings, self.terms.names, distributed=self.is_ddp).to(self.device)
+        self.checkpoints = Checkpoints()
+        self.monitor = Monitor(
+            self.terms, self.weighting, settings, logger=self.logger, print_to_log=self.print_to_log_file
+        )
+        self.monitor.pad(0)
+
+    def prepare(self, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Any]:
+        """Resolve the experiment, put it into the plans, and return what nnU-Net may save of `dataset.json`.
+
+        Raises:
+            TaskSetError: If the block is not as it must be, or nothing is left that this trainer learns.
+            SettingsError: If this trainer does not offer what the settings name.
+        """
+        self.experiment = Experiment.resolve(plans, dataset_json, self.settings, type(self))
+        self.experiment.write_into(plans, configuration, self.architecture)
+        return self.experiment.dataset_json
+
+    @classmethod
+    def architecture(
+        cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
+    ) -> dict[str, Any]:
+        """Return the plans' architecture block of this trainer's network, from the stock one."""
+        return composition.composed_architecture(cls, stock, patch_size, tasks, settings)
+
+    @classmethod
+    def method_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the numbers of the method's parts, JSON-able."""
+        return {}
+
+    @classmethod
+    def chosen_loss(cls, settings: Settings) -> LossMode:
+        """Return what the segmentation loss of a run with these settings is computed on."""
+        published = cls.loss_mode == "masked" and settings.loss == "published"
+        return cls.published_loss if published else cls.loss_mode
+
+    # ---- initialised
+
+    def initialize(self) -> None:
+        """Build network, optimiser and loss as nnU-Net does, and say what is trained."""
+        super().initialize()
+        composition.load_region_embeddings(self.bare_network, self.settings, self.tasks)
+        self.dataset_class = self.regression.dataset_class(self.dataset_class, number_of_channels(self.dataset_json))
+        for line in self.terms.describe(type(self).__name__):
+            self.print_to_log_file(f"nnunet_mtl: {line}")
+        # what nnU-Net does next where it was given -pretrained_weights
+        self._pretrained_weights = await_pretrained_weights(self)
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the network as nnU-Net does; for prediction, without deep supervision, warn of its postprocessing."""
+        if not enable_deep_supervision:
+            composition.warn_of_postprocessing(plans_manager.plans, cls.__name__)
+        network: nn.Module = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        return network
+
+    def _do_i_compile(self) -> bool:
+        """Return whether nnU-Net would compile, unless a compiled backward pass would have to run once a term."""
+        return not isinstance(self.weighting, GradientAggregation) and bool(super()._do_i_compile())
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """Return nnU-Net's optimiser and schedule; classification head and loss weights are groups of their own."""
+        optimizer, schedule = super().configure_optimizers()
+        head = list(self.bare_network.classification.parameters())
+        return optimizer, group_parameters(optimizer, schedule, head, self.weighting, self.settings)
+
+    def _build_loss(self) -> nn.Module:
+        """Return the segmentation loss, which reads only what is annotated; its scales are weighted as nnU-Net's."""
+        return build_criterion(
+            super()._build_loss(),
+            self.chosen_loss(self.settings),
+            self.tasks,
+            self.settings,
+            batch_dice=self.configuration_manager.batch_dice,
+            outputs=self.family.outputs if self.enable_deep_supervision else None,
+        )
+
+    def _get_deep_supervision_scales(self) -> Any:
+        """Return the size of every supervised output relative to the patch, (outputs, axes); None for one output."""
+        if not (self.family.outputs and self.enable_deep_supervision):
+            return super()._get_deep_supervision_scales()
+        return supervised_scales(self.family.outputs, self.configuration_manager.pool_op_kernel_sizes)
+
+    # ---- data
+
+    def on_train_start(self) -> None:
+        """Start as nnU-Net does; from then on no pretrained weights are waited for."""
+        self._wait_for_no_pretrained_weights()
+        super().on_train_start()
+
+    def _wait_for_no_pretrained_weights(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        self._pretrained_weights.put_back()
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Return nnU-Net's data sets, after checking that what is annotated is known for every case.
+
+        Raises:
+            TaskSetError: Naming cases that are not in the case table, or hold labels nobody was to annotate.
+        """
+        datasets: tuple[Any, Any] = super().get_tr_and_val_datasets()
+        tasks = self.cases.tasks
+        refuse_unknown_cases(tasks, datasets, rank=self.local_rank)
+        train, validation = (list(dataset.identifiers) for dataset in datasets)
+        self._trained_on = datasets[0]
+        self.image_level.use_training_cases(train)
+        self.monitor.answers.taught = taught_questions(tasks, train)
+        for line in fold_warnings(tasks, train, validation, self.plans_manager.dataset_name):
+            self.print_to_log_file(f"WARNING: fold {self.fold}: {line}")
+        return datasets
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders, drawing cases and patches as settings and course say."""
+        self.course.begin_epoch(self.current_epoch)
+        # nnU-Net asks for the data sets inside its own method
+        loader = patch_loader(self.course, self.regression, self.settings, lambda dataset: dataset is self._trained_on)
+        with swapped(TrainerModule, "nnUNetDataLoader", loader):
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+        return loaders
+
+    # ---- an epoch
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch as nnU-Net does, and the course's."""
+        super().on_train_epoch_start()
+        self.course.begin_epoch(self.current_epoch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Log the training steps; batches that taught nothing are counted, not averaged in."""
+        self.monitor.log_training(gathered(train_outputs), self.current_epoch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log the validation steps, and from time to time answers for whole validation cases."""
+        self.monitor.log_validation(
+            gathered(val_outputs), self.current_epoch, self.num_epochs, lambda: score_labelled_cases(self)
+        )
+
+    def on_epoch_end(self) -> None:
+        """Finish the epoch as nnU-Net does, with the best checkpoint chosen by `selection_score`."""
+        self.monitor.end_epoch(self.current_epoch)
+        self._best_ema = self.checkpoints.judged(self.selection_score())
+        super().on_epoch_end()
+        self._best_ema = self.checkpoints.best_score
+        if self.local_rank == 0:
+            self.monitor.draw(Path(self.output_folder))
+
+    def selection_score(self) -> float:
+        """Return what the best checkpoint has most of: nnU-Net's moving average of the pseudo Dice, mixed with answers.
+
+        Both are between 0 and 1; an epoch in which not every task had its full weight loses to every one in which
+        all had.
+        """
+        dice = float(self.logger.get_value("ema_fg_dice", step=-1))
+        score = self.monitor.answers.mixed_into(dice, share=self.settings.best_class_share if self.segments else 1.0)
+        return score - float(not self.course.is_complete(self.current_epoch))
+
+    # ---- a step
+
+    @property
+    def bare_network(self) -> Any:
+        """The network itself, without the wrappers of DDP and torch.compile."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Do one optimiser step; return the loss terms, and which of them the batch taught."""
+        self.optimizer.zero_grad(set_to_none=True)
+        _, _, known, losses = self._forward(batch, training=True)
+        present = self._present(known)
+        # without a scaler one that is switched off, which scales by 1 and steps as the optimiser does
+        scaler = self.grad_scaler or torch.amp.GradScaler("cpu", enabled=False)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        total = self.weighting.backward(losses, present, parameters, scaler.scale)
+        for parameter in self.course.resting_parameters(self.bare_network, self.current_epoch):
+            parameter.grad = None  # only now: DistributedDataParallel has to see a gradient of every parameter
+        scaler.unscale_(self.optimizer)
+        clip_gradients(self.optimizer)
+        scaler.step(self.optimizer)
+        scaler.update()
+        return step_numbers(total, losses, present)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return loss terms and, over annotated regions only, the counts of the pseudo Dice."""
+        output, target, known, losses = self._forward(batch, training=False)
+        logits = output.segmentation
+        if isinstance(logits, list):
+            logits, target = logits[0], target[0]
+        logits = self.bare_network.segmentation_head.regions(logits)
+        present = self._present(known)
+        return {
+            **step_numbers(self.weighting(losses, present), losses, present),
+            **self.regression.numbers(output.regression, known.voxels),
+            **pseudo_dice_counts(logits, target, known.annotated, self.tasks),
+            **self.image_level.numbers(output, known, conditioned=self.bare_network.conditioned),
+        }
+
+    def _forward(
+        self, batch: dict[str, Any], *, training: bool
+    ) -> tuple[MultiTaskOutput, Any, BatchAnnotation, dict[str, Tensor]]:
+        """Run the network on a batch: output, targets on the device, what is known of the samples, and loss terms."""
+        keys = [str(key) for key in batch["keys"]]
+        scales = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        data, voxels = self.regression.split(keys, batch["data"], scales[0])
+        data = data.to(self.device, non_blocking=True)
+        annotated = self.cases.annotated(keys)
+        task = self.cases.draw_tasks(keys, scales[0])
+        if self.bare_network.one_task_per_sample:
+            annotated = self.cases.restrict(annotated, task)
+        annotated = self.course.teaching(annotated, scales[0], batch, self.current_epoch)
+        scales = [scale.to(self.device, non_blocking=True) for scale in scales]
+        target = scales if isinstance(batch["target"], list) else scales[0]
+        known = BatchAnnotation(keys, annotated, task, None if voxels is None else voxels.to(self.device))
+        # as in nnU-Net: autocast on cuda only
+        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+            output = self.network(
+                data,
+                task=task.to(self.device, non_blocking=True),
+                full_output=True,
+                evidence=self.image_level.known_evidence(
+                    scales[0], annotated, epoch=self.current_epoch, training=training
+                ),
+            )
+            losses = self.compute_losses(output, target, known)
+        return output, target, known, losses
+
+    def compute_losses(
+        self, output: MultiTaskOutput, target: Tensor | list[Tensor], batch: BatchAnnotation
+    ) -> dict[str, Tensor]:
+        """Return the named terms of the loss, one scalar each.
+
+        Args:
+            output: Output of the network, for the drawn tasks.
+            target: nnU-Net's targets, one per scale of deep supervision, full resolution first.
+            batch: What the loss may read; on the CPU: to look there costs no wait for the device.
+        """
+        return self.terms.losses(
+            self.loss, output, target, batch, conditioned=self.bare_network.conditioned, epoch=self.current_epoch
+        )
+
+    def _present(self, batch: BatchAnnotation) -> dict[str, bool]:
+        """Return which terms of the loss anything in a batch teaches."""
+        return self.terms.present(batch, conditioned=self.bare_network.conditioned, epoch=self.current_epoch)
+
+    # ---- validated
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predict and score the validation cases; each exported map holds only what is annotated in its case.
+
+        The answers of the same pass are scored and, if no case was trained on, calibrate the model's answers.
+        """
+        train, cases = self.do_split()
+        self.monitor.answers.taught = taught_questions(self.cases.tasks, train)
+        final = FinalValidation(self, train, cases)
+        with final.running():
+            super().perform_actual_validation(save_probabilities)
+        final.report()
+
+    # ---- saved
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write the checkpoint as nnU-Net does, aside first, with the questions that were taught."""
+        self._best_ema = self.checkpoints.best_score
+        content = {TAUGHT: list(self.monitor.answers.taught)}
+        written = self.checkpoints.written(filename, content, rank=self.local_rank, disabled=self.disable_checkpointing)
+        with written as aside:
+            super().save_checkpoint(aside)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint as nnU-Net does; from then on no pretrained weights are waited for.
+
+        Epochs that lack our curves are filled with NaN.
+        """
+        self._wait_for_no_pretrained_weights()
+        super().load_checkpoint(filename_or_checkpoint)
+        self.checkpoints.loaded(filename_or_checkpoint, self._best_ema)
+        self.monitor.pad(self.current_epoch)

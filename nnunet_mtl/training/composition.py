@@ -15,14 +15,14 @@ from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings, SettingsError
 from nnunet_mtl.training.image_level import questions_of
 from nnunet_mtl.training.monitoring import MonitoredTrainer
-from nnunet_mtl.training.region_embedding import read_region_embedding
 
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 # Defaults of trainers whose own classification head reads no evidence: none is hidden from it, for the same patch would
 # weigh now by the annotation, now by the network's own; and questions are terms like others from the first epoch.
 NO_EVIDENCE = {"class_weight": 1.0, "class_gradient": 1.0, "class_warmup": 0.0, "own_evidence": 0.0}
+REGION_HEAD = "nnunet_mtl.networks.heads.RegionHead"
 _HEADS = {
-    "regions": "nnunet_mtl.networks.heads.RegionHead",
+    "regions": REGION_HEAD,
     "slots": "nnunet_mtl.networks.heads.SlotHead",
 }
 
@@ -33,9 +33,11 @@ class ComposedTrainer(MonitoredTrainer):
     Attributes:
         parts: Dotted paths of what stands at the points where the task enters, see
             `nnunet_mtl.networks.insertion_points`; leaves name theirs.
-        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
+        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`. In every trainer
+            "regions" is `RegionHead` and "slots" is `SlotHead`; the head that a method brings is "own".
         variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
-        class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.
+        class_heads: Dotted paths of the classification heads a trainer offers, by the value of the setting `class_head`.
+            In every trainer "evidence" is `EvidenceHead` and "bottleneck" is `BottleneckHead`; that of a method is "own".
         family: Which networks it trains.
     """
 
@@ -53,7 +55,7 @@ class ComposedTrainer(MonitoredTrainer):
         cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
     ) -> dict[str, Any]:
         """Return the plans' architecture block of this trainer's network, from the stock one; a hook for leaves."""
-        parts = {"segmentation_head": cls._head(settings, tasks), **cls.parts}
+        parts = {"segmentation_head": cls.segmentation_head(settings, tasks), **cls.parts}
         for setting, of_value in cls.variants.items():
             parts |= of_value[getattr(settings, setting)]
         return multitask_architecture(
@@ -65,7 +67,7 @@ class ComposedTrainer(MonitoredTrainer):
             family=cls.family,
             method_options=cls.method_options(settings),
             regressions=[task.name for task in tasks.regressions if cls.family.regresses],
-            head_options=_head_options(settings, tasks),
+            head_options=cls.head_options(settings, tasks),
             gates=settings.gates,
             questions=questions_of(tasks, with_evidence=cls.segments),
             classification=cls._class_head(settings) if tasks.classification else NO_CLASSIFICATION,
@@ -107,6 +109,11 @@ class ComposedTrainer(MonitoredTrainer):
         return {}
 
     @classmethod
+    def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
+        """Return the arguments of the head beside layout and channels, JSON-able; a hook for leaves."""
+        return {}
+
+    @classmethod
     def _class_head(cls, settings: Settings) -> str:
         if settings.class_head not in cls.class_heads:
             raise SettingsError(
@@ -117,15 +124,18 @@ class ComposedTrainer(MonitoredTrainer):
         return cls.class_heads[settings.class_head]
 
     @classmethod
-    def _head(cls, settings: Settings, tasks: TaskSet) -> str:
+    def segmentation_head(cls, settings: Settings, tasks: TaskSet) -> str:
+        """Return the dotted path of the head that the setting `head` names; a hook for leaves.
+
+        Raises:
+            SettingsError: If the trainer does not offer it.
+        """
         if settings.head not in cls.heads:
             raise SettingsError(
                 f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {cls.__name__}, which offers "
                 f"{', '.join(cls.heads)}: nnunet_mtl plan --set head={next(iter(cls.heads))}"
             )
-        # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
-        name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
-        return {**_HEADS, **cls.heads}[name]
+        return cls.heads[settings.head]
 
 
 def _warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
@@ -138,14 +148,3 @@ def _warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
             f"predictions; nnunet_mtl find-best {plans['dataset_name']} fits another",
             stacklevel=2,
         )
-
-
-def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
-    """Return the head's own arguments, JSON-able."""
-    if settings.head != "embeddings":
-        return {}
-    kind = settings.region_embedding
-    size = settings.region_embedding_size
-    if kind == "file":
-        size = read_region_embedding(settings.region_embedding_file, tasks.regions).shape[1]
-    return {"embedding": kind, "embedding_size": size}

@@ -14,12 +14,12 @@ import torch
 from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, autocast, nn
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.inference.case_files import number_of_channels
+from nnunet_mtl.networks.clip_driven.region_embedding_head import RegionEmbeddingHead
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.networks.unwrapped import unwrapped
 from nnunet_mtl.planning.fold_coverage import dataset_faults, fold_faults, taught_questions
 from nnunet_mtl.tasks import TaskSet, TaskSetError, without_cases
 from nnunet_mtl.training.annotated_foreground import AnnotatedForeground
@@ -113,9 +113,9 @@ class MultiTaskTrainer(LossTermsTrainer):
     def initialize(self) -> None:
         """Build network, optimiser and loss as nnU-Net does, and say what is trained."""
         super().initialize()
-        if self.settings.head == "embeddings" and self.settings.region_embedding == "file":
-            rows = read_region_embedding(self.settings.region_embedding_file, self.tasks.regions)
-            self.bare_network.segmentation_head.load_embedding(rows)
+        head = self.bare_network.segmentation_head
+        if isinstance(head, RegionEmbeddingHead) and self.settings.region_embedding == "file":
+            head.load_embedding(read_region_embedding(self.settings.region_embedding_file, self.tasks.regions))
         self.dataset_class = self.regression.dataset_class(self.dataset_class, number_of_channels(self.dataset_json))
         self.print_to_log_file(f"nnunet_mtl: {len(self.tasks.tasks)} tasks, settings {self.settings}")
         if not self.label_manager.has_regions:
@@ -198,8 +198,7 @@ class MultiTaskTrainer(LossTermsTrainer):
     @property
     def bare_network(self) -> Any:
         """The network itself, without the wrappers of DDP and torch.compile."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        return unwrapped(self.network)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the classification head; none where the data set asks no question."""

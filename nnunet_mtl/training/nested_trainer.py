@@ -30,7 +30,8 @@ class NestedTrainer(MultiTaskTrainer):
     regions count in them.
     """
 
-    heads: ClassVar = {"regions": "nnunet_mtl.networks.omnet.nested_head.NestedHead"}
+    defaults: ClassVar = {"head": "own"}
+    heads: ClassVar = {"own": "nnunet_mtl.networks.omnet.nested_head.NestedHead"}
     task_losses = True
 
     def _prepare_plans(self, plans: dict[str, Any], configuration: str) -> None:
@@ -48,18 +49,14 @@ class NestedTrainer(MultiTaskTrainer):
         self._counts = self._no_counts()
 
     @classmethod
-    def architecture(
-        cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
-    ) -> dict[str, Any]:
-        """Return the architecture block, whose head knows the nested tasks."""
-        block = super().architecture(stock, patch_size, tasks, settings)
+    def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
+        """Return the nested tasks and how the head of a task inside another one is guided."""
         nested = nested_tasks(tasks)
-        block["arch_kwargs"]["head_options"] = {
+        return {
             "task_of_region": list(nested.task_of_region),
             "parent_of_task": list(parents(nested)),
             "guidance": settings.nested_head,
         }
-        return block
 
     def initialize(self) -> None:
         """Build what nnU-Net builds, and say what is nested and when each task begins."""

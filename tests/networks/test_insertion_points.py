@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_mtl.networks.attention import NoTaskAttention
 from nnunet_mtl.networks.heads import SlotHead
-from nnunet_mtl.networks.insertion_points import NoConditioning, TaskCode, widen
+from nnunet_mtl.networks.off_parts import NoConditioning, NoTaskAttention
+from nnunet_mtl.networks.task_code import TaskCode
+from nnunet_mtl.networks.task_guided import widen
 
 Build = Callable[..., Any]
 OFF = {"task_attention": NoTaskAttention, "segmentation_head": SlotHead, "slot_of_region": [0, 1, 0, 0, 1]}

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 TRAINERS = Path(__file__).parents[2] / "trainers"
 NAMES = sorted(path.stem for path in TRAINERS.glob("nnUNetTrainer*.py"))
 NETWORKS = [("tiny", "2d"), ("tiny", "3d_fullres"), ("tiny_resenc", "2d"), ("tiny_resenc", "3d_fullres")]
-HOOKS = {"architecture", "compute_losses", "configure_optimizers", "method_options"}
+HOOKS = {"compute_losses", "configure_optimizers", "head_options", "method_options", "segmentation_head"}
 N_REGIONS = 5
 
 

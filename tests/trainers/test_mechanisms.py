@@ -358,9 +358,7 @@ def test_multi_head_with_heads_alone_is_one_pass_in_which_a_region_owns_a_channe
 
 
 def test_a_head_that_a_trainer_does_not_offer_is_refused() -> None:
-    with pytest.raises(
-        SettingsError, match=r"head='regions' is not a head of nnUNetTrainerDoDNet, which offers dynamic"
-    ):
+    with pytest.raises(SettingsError, match=r"head='regions' is not a head of nnUNetTrainerDoDNet, which offers own"):
         trainer("DoDNet").architecture(stock("Plain"), [16, 16], TASKS, Settings(head="regions"))
 
 

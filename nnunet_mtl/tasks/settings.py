@@ -42,8 +42,8 @@ class Settings:
         head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), or the head that
             the trainer's method brings ("own"). A trainer offers some of the three and has its own default.
         multi_head: What each task of `nnUNetTrainerMultiHead` has of its own: a decoder or only a head.
-        region_embedding: What the head of `nnUNetTrainerCLIPDriven` knows of a region: fixed random vectors, learned ones, or those of
-            a file ("file"), such as encoded names.
+        region_embedding: What the head of `nnUNetTrainerCLIPDriven` knows of a region: fixed random vectors, learned
+            ones, or those of a file ("file"), such as encoded names.
         region_embedding_size: Length of the vectors that are not from a file.
         region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
         loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its

@@ -31,13 +31,13 @@ class ComposedTrainer(MonitoredTrainer):
     """A trainer whose network is composed of named parts.
 
     Attributes:
-        parts: Dotted paths of what stands at the points where the task enters, see
-            `nnunet_mtl.networks.insertion_points`; leaves name theirs.
+        parts: Dotted paths of a method's parts by insertion point, see `nnunet_mtl.networks.insertion_points`.
         heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`. In every trainer
             "regions" is `RegionHead` and "slots" is `SlotHead`; the head that a method brings is "own".
         variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
-        class_heads: Dotted paths of the classification heads a trainer offers, by the value of the setting `class_head`.
-            In every trainer "evidence" is `EvidenceHead` and "bottleneck" is `BottleneckHead`; that of a method is "own".
+        class_heads: Dotted paths of the classification heads a trainer offers, by the value of the setting
+            `class_head`. In every trainer "evidence" is `EvidenceHead` and "bottleneck" is `BottleneckHead`; the one
+            that a method brings is "own".
         family: Which networks it trains.
     """
 
@@ -54,7 +54,7 @@ class ComposedTrainer(MonitoredTrainer):
     def architecture(
         cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
     ) -> dict[str, Any]:
-        """Return the plans' architecture block of this trainer's network, from the stock one; a hook for leaves."""
+        """Return the plans' architecture block of this trainer's network, from the stock one."""
         parts = {"segmentation_head": cls.segmentation_head(settings, tasks), **cls.parts}
         for setting, of_value in cls.variants.items():
             parts |= of_value[getattr(settings, setting)]

@@ -35,9 +35,9 @@ class RegionEmbeddingHead(RegionHead):
     """One dynamic head for every region; all of them run in the one pass that serves all tasks.
 
     From the decoder's features GroupNorm (16 groups), ReLU and 1x1 convolutions (the decoder's own segmentation layers)
-    make 8 channels at every scale. v is a linear layer, C -> 256, of the deepest stage's descriptor; w_r is ReLU of one,
-    E -> 256, of region r's row. A linear layer computes theta_r = A [v || w_r] + a: the 153 numbers of three 1x1 layers
-    8-8-1 that make the region's logit, before a sigmoid, of the 8 channels.
+    make 8 channels at every scale. v is a linear layer, C -> 256, of the descriptor of the deepest stage; w_r is ReLU
+    of one, E -> 256, of region r's row. A linear layer computes theta_r = A [v || w_r] + a: the 153 numbers of three
+    1x1 layers 8-8-1 that make the region's logit, before a sigmoid, of the 8 channels.
 
     It has 2 C + 256 (C + 1) + 256 (E + 1) + 153 * 513 parameters (292,633 for C = 320 and E = 512), 2 C' more at a
     scale of C' features, and R E more where the embedding is learned. In training it keeps 16 R float32 numbers per

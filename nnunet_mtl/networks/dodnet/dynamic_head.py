@@ -102,8 +102,8 @@ class DynamicHead(SlotHead):
 
     From the decoder's features 1x1 convolutions (the decoder's own segmentation layers) make W channels at every scale.
     From v, the descriptor of the deepest stage, and e_t, the task's one-hot code, a linear layer computes theta =
-    A [v || e_t] + a: the weights of three 1x1 layers W-W-S, which make one logit per slot of the W channels. Nothing else depends on
-    the task: all tasks cost one pass of the network and K of this head.
+    A [v || e_t] + a: the weights of three 1x1 layers W-W-S, which make one logit per slot of the W channels. Nothing
+    else depends on the task: all tasks cost one pass of the network and K of this head.
 
     It has (C + K + 1) T + 2 C parameters, T = 2 W^2 + W S + 2 W + S: 53,776 for C = 320, K = 7 and S = 2. In the
     published network (C = 256) these are 43,280, and the layer before, GroupNorm-ReLU-convolution at the one scale

@@ -17,10 +17,10 @@ What every network shares lies in this folder. Start with the table of places:
 A folder holds what one paper adds:
 
 - `acsnet`: ACSNet (He et al., 2024). `clip_driven`: CLIP-driven universal model (Liu et al., ICCV 2023).
-- `dodnet`: DoDNet, its network and its dynamic head (Zhang et al., CVPR 2021). `mamtln`: MA-MTLN (Zhang et al., IEEE TMI
-  2021), its loss too. `multitalent`: the loss of MultiTalent (Ulrich et al., MICCAI 2023).
-- `omnet`: OM-Net (Zhou et al., IEEE TIP 2020). `streams`: hard parameter sharing (Caruana, 1997), MTAN (Liu et al., CVPR
-  2019) and CTAN (Kim et al., 2023).
-- `tal`: target adaptive loss (Fang and Yan, IEEE TMI 2020), its head and its loss. `tgnet`: TGNet (Wu et al., ISBI
+- `dodnet`: DoDNet, its network and its dynamic head (Zhang et al., CVPR 2021). `multitalent`: the loss of MultiTalent
+  (Ulrich et al., MICCAI 2023). `mamtln`: MA-MTLN, its loss too (Zhang et al., IEEE TMI 2021).
+- `omnet`: OM-Net (Zhou et al., IEEE TIP 2020). `streams`: hard parameter sharing (Caruana, 1997), MTAN (Liu et al.,
+  CVPR 2019) and CTAN (Kim et al., 2023).
+- `tal`: target adaptive loss, its head and its loss (Fang and Yan, IEEE TMI 2020). `tgnet`: TGNet (Wu et al., ISBI
   2022). `uniseg`: UniSeg (Ye et al., MICCAI 2023).
 """

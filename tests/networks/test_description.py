@@ -43,9 +43,9 @@ def test_what_is_given_is_taken_out_of_the_arguments_of_the_backbone() -> None:
 
 
 def test_it_is_checked_however_it_is_made_and_never_changes() -> None:
-    with pytest.raises(ArchitectureError, match="arch_kwargs.gates"):
+    with pytest.raises(ArchitectureError, match=r"arch_kwargs\.gates"):
         NetworkDescription(LAYOUT, GuidedParts(), gates="open")  # type: ignore[arg-type]
-    with pytest.raises(ArchitectureError, match="arch_kwargs.decoders names no class"):
+    with pytest.raises(ArchitectureError, match=r"arch_kwargs\.decoders names no class"):
         NetworkDescription(LAYOUT, GuidedParts(decoders=None))  # type: ignore[arg-type]
     with pytest.raises(FrozenInstanceError):
         NetworkDescription(LAYOUT, GuidedParts()).gates = "faithful"  # type: ignore[misc]
@@ -56,10 +56,9 @@ def test_plans_say_everything_that_is_in_a_description_and_the_defaults_are_the_
     name = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
     stock = {"network_class_name": name, "arch_kwargs": {"strides": [1, 2]}, "_kw_requires_import": []}
     block = multitask_architecture(stock, layout=LAYOUT, patch_size=[8, 8], parts={}, family=family)
-    kwargs = {**block["arch_kwargs"]}
-    read = read_description(
-        {key: kwargs[key] for key in kwargs if key not in block["_kw_requires_import"]}, 3, family.parts_class
-    )[0]
+    kwargs = block["arch_kwargs"]
+    numbers = {key: kwargs[key] for key in kwargs if key not in block["_kw_requires_import"]}
+    read, _ = read_description(numbers, 3, family.parts_class)
     described = {one.name for one in fields(NetworkDescription)} - {"layout", "parts"}
     regions = {"task_of_region", "slot_of_region", "labels_of_region", "strides"}
     assert set(kwargs) == described | set(family.points) | regions

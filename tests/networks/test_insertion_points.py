@@ -13,7 +13,6 @@ from nnunet_mtl.networks.insertion_points import GuidedParts, PyramidParts, Stre
 from nnunet_mtl.networks.mamtln.pyramid_unet import PyramidPlainConvUNet, PyramidResidualEncoderUNet
 from nnunet_mtl.networks.streams.ctan_bottleneck import CrossTaskBottleneck
 from nnunet_mtl.networks.streams.ctan_encoder import CrossAttentionStreams
-from nnunet_mtl.networks.streams.mtan_decoder import AttentionDecoders
 from nnunet_mtl.networks.streams.streamed_unet import StreamedPlainConvUNet, StreamedResidualEncoderUNet
 from nnunet_mtl.networks.task_code import TaskCode
 from nnunet_mtl.networks.tgnet.residual_gates import TaskGuidedResidual
@@ -81,7 +80,3 @@ def test_plans_and_networks_have_the_points_of_the_table_and_its_defaults(family
 def test_a_point_has_one_name_in_all_networks_and_another_points_name_in_none() -> None:
     every = [point for _, point in POINTS]
     assert len(set(every)) == len(every)
-
-
-def test_a_decoder_of_streams_is_built_as_the_table_says() -> None:
-    assert issubclass(AttentionDecoders, StreamedParts.stream_decoders)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torchvision  # noqa: F401  its deformable convolution is an operator only after the import
@@ -231,9 +231,10 @@ def _first_convolution(module: nn.Module) -> nn.Module:
 
 
 def _conditioned(network: nn.Module, point: str) -> bool:
-    """Return whether a part at a point is told the task; only networks in which it can be name parts as points."""
-    part = cast(Any, getattr(network, point, ()))
-    return any(one.conditioned for one in ([part] if hasattr(part, "conditioned") else part))
+    """Return whether a part at a point is told the task; parts of networks that know no task index say nothing."""
+    part = getattr(network, point, None)
+    parts = part if isinstance(part, nn.ModuleList) else [part]
+    return any(getattr(one, "conditioned", False) for one in parts)
 
 
 def _head_parameters(network: nn.Module) -> int:

@@ -4,14 +4,22 @@ After Liu et al., CLIP-driven universal model for organ segmentation and tumor d
 comes with it: embeddings are random, learned, or the user's own.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training.region_embedding import embedding_options
 from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCLIPDriven(MultiTaskTrainer):
     """One pass for all tasks, a small head for every region."""
 
-    defaults: ClassVar = {"head": "embeddings", "loss": "published"}
+    defaults: ClassVar = {"head": "own", "loss": "published"}
     published_loss = "pair"
-    heads: ClassVar = {"embeddings": "nnunet_mtl.networks.clip_driven.region_embedding_head.RegionEmbeddingHead"}
+    heads: ClassVar = {"own": "nnunet_mtl.networks.clip_driven.region_embedding_head.RegionEmbeddingHead"}
+
+    @classmethod
+    def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
+        """Return what the head knows of a region: the kind of embedding and its length."""
+        return embedding_options(settings, tasks.regions)

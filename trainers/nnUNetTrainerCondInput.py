@@ -13,4 +13,4 @@ class nnUNetTrainerCondInput(MultiTaskTrainer):
 
     defaults: ClassVar = {"head": "slots"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}
-    parts: ClassVar = {"input_conditioning": "nnunet_mtl.networks.insertion_points.TaskCode"}
+    parts: ClassVar = {"input_conditioning": "nnunet_mtl.networks.task_code.TaskCode"}

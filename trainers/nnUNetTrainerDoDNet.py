@@ -12,5 +12,5 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 class nnUNetTrainerDoDNet(MultiTaskTrainer):
     """One pass of encoder and decoder for all tasks, a small head for each."""
 
-    defaults: ClassVar = {"head": "dynamic"}
-    heads: ClassVar = {"dynamic": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead"}
+    defaults: ClassVar = {"head": "own"}
+    heads: ClassVar = {"own": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead"}

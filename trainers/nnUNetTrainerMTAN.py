@@ -26,7 +26,7 @@ class nnUNetTrainerMTAN(MultiTaskTrainer):
         "mtan_form": {
             "segnet": {
                 "streams": "nnunet_mtl.networks.streams.mtan_encoder.AttentionStreams",
-                "decoders": "nnunet_mtl.networks.streams.mtan_decoder.AttentionDecoders",
+                "stream_decoders": "nnunet_mtl.networks.streams.mtan_decoder.AttentionDecoders",
             },
             "resnet": {"streams": "nnunet_mtl.networks.streams.mtan_encoder.ResidualAttentionStreams"},
         }

@@ -4,7 +4,6 @@ After Zhou, Ding, Wang, Lu, Tao, One-pass multi-task networks with cross-task gu
 segmentation, IEEE TIP 2020.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from nnunet_mtl.tasks import TaskSet
@@ -16,15 +15,12 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 class nnUNetTrainerOMNet(MultiTaskTrainer):
     """One pass for all tasks; a pool of patches for each, and a curriculum from coarse to fine."""
 
-    heads: ClassVar = {"regions": "nnunet_mtl.networks.omnet.nested_head.NestedHead"}
+    defaults: ClassVar = {"head": "own"}
+    heads: ClassVar = {"own": "nnunet_mtl.networks.omnet.nested_head.NestedHead"}
     task_losses: ClassVar = True
     course_class: ClassVar = NestedCourse
 
     @classmethod
-    def architecture(
-        cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
-    ) -> dict[str, Any]:
-        """Return the architecture block, whose head knows the nested tasks."""
-        block = super().architecture(stock, patch_size, tasks, settings)
-        block["arch_kwargs"]["head_options"] = nested_head_options(tasks, settings)
-        return block
+    def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
+        """Return the nested tasks, and how the head of a task inside another one is guided."""
+        return nested_head_options(tasks, settings)

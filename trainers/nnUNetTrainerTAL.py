@@ -6,12 +6,21 @@ IEEE TMI 2020: target adaptive loss.
 
 from typing import ClassVar
 
+from nnunet_mtl.tasks import TaskSet
+from nnunet_mtl.tasks.settings import Settings
+from nnunet_mtl.training.composition import REGION_HEAD
 from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTAL(MultiTaskTrainer):
     """One pass for all tasks; regions are sums of probabilities of label values."""
 
-    defaults: ClassVar = {"head": "leaves"}
-    heads: ClassVar = {"leaves": "nnunet_mtl.networks.tal.leaf_head.LeafHead"}
+    defaults: ClassVar = {"head": "own"}
+    heads: ClassVar = {"own": "nnunet_mtl.networks.tal.leaf_head.LeafHead"}
     loss_mode = "marginal"
+
+    @classmethod
+    def segmentation_head(cls, settings: Settings, tasks: TaskSet) -> str:
+        """Return the head of label values; without regions nnU-Net's own channels are a softmax over them already."""
+        head = super().segmentation_head(settings, tasks)
+        return head if tasks.has_regions else REGION_HEAD

@@ -12,9 +12,9 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 class nnUNetTrainerTGNet(MultiTaskTrainer):
     """Task-guided residual blocks and task-guided attention: a whole pass for every task."""
 
-    defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
+    defaults: ClassVar = {"head": "own", "gates": "faithful"}
     heads: ClassVar = {
-        "dynamic": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead",
+        "own": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead",
         "slots": "nnunet_mtl.networks.heads.SlotHead",
     }
     parts: ClassVar = {

@@ -11,9 +11,9 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 class nnUNetTrainerTGNetA(MultiTaskTrainer):
     """Channels of the skips scaled by image and task."""
 
-    defaults: ClassVar = {"head": "dynamic", "gates": "faithful"}
+    defaults: ClassVar = {"head": "own", "gates": "faithful"}
     heads: ClassVar = {
-        "dynamic": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead",
+        "own": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead",
         "slots": "nnunet_mtl.networks.heads.SlotHead",
     }
     parts: ClassVar = {"task_attention": "nnunet_mtl.networks.tgnet.skip_gates.ChannelGate"}

@@ -14,8 +14,6 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.common.messages import did_you_mean, listed, shown
@@ -24,6 +22,7 @@ from nnunet_mtl.inference.model_folder import Fold, build_network, read_model
 from nnunet_mtl.inference.patch_answers import Combination, PatchAnswers, combine
 from nnunet_mtl.inference.voxel_values import ValueWindow, beside_logits, regressions_of
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.networks.unwrapped import unwrapped
 from nnunet_mtl.tasks import ClassificationTask, RegressionTask, TaskSet
 from nnunet_mtl.tasks.settings import Settings
 
@@ -140,7 +139,7 @@ class MultiTaskPredictor(nnUNetPredictor):
                 raise PredictionError(f"tasks: unknown task {shown(name)}{similar}; the model has {listed(known)}")
         if not names:
             raise PredictionError(f"tasks: none is chosen; the model has {listed(known)}")
-        _bare(self.network).select_tasks(sorted({known.index(name) for name in names}))
+        unwrapped(self.network).select_tasks(sorted({known.index(name) for name in names}))
 
     def case_logits(self) -> list[dict[str, Tensor]]:
         """Return for every fold the logits of the last case, (outputs,), by question that was answered."""
@@ -278,9 +277,3 @@ class MultiTaskPredictor(nnUNetPredictor):
         n_logits = logits.shape[1] - len(self.regressions)
         self._value_window.add(logits[0, n_logits:])  # nnU-Net predicts one patch at a time
         return logits[:, :n_logits]
-
-
-def _bare(network: Any) -> Any:
-    """Return the network itself, without the wrappers of DDP and torch.compile."""
-    network = network.module if isinstance(network, DistributedDataParallel) else network
-    return network._orig_mod if isinstance(network, OptimizedModule) else network

@@ -5,31 +5,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from nnunet_mtl.common.errors import UserError
+from nnunet_mtl.networks.description import ArchitectureError
+from nnunet_mtl.networks.insertion_points import GuidedParts, PyramidParts, StreamedParts, table_of
 from nnunet_mtl.networks.layout import Layout
 
 PUBLISHED_NETWORK = "nnunet_mtl.networks.dodnet.residual_unet.PublishedUNet"
 """DoDNet's and TGNet's own network, named by plans of `nnunet_mtl.planning.published`; task-guided as it is."""
 
 _STOCK_PACKAGE = "dynamic_network_architectures.architectures."
-
-
-class ArchitectureError(UserError):
-    """The network a plans file describes cannot be built, or has no task-guided form."""
-
-
-_OFF_STAGE = "nnunet_mtl.networks.stage_attention.NoStageAttention"
-# What stands at each point where the task can enter, if nothing does; see `nnunet_mtl.networks.insertion_points`.
-OFF_PARTS = {
-    "input_conditioning": "nnunet_mtl.networks.insertion_points.NoConditioning",
-    "encoder_conditioning": "nnunet_mtl.networks.insertion_points.NoEncoderConditioning",
-    "bottleneck_conditioning": "nnunet_mtl.networks.insertion_points.NoBottleneckConditioning",
-    "task_attention": "nnunet_mtl.networks.attention.NoTaskAttention",
-    "decoder_conditioning": "nnunet_mtl.networks.insertion_points.NoConditioning",
-    "decoders": "nnunet_mtl.networks.decoders.SharedDecoder",
-    "encoder_attention": _OFF_STAGE,
-    "decoder_attention": _OFF_STAGE,
-}
 
 
 class SupervisedOutput(NamedTuple):
@@ -45,47 +28,40 @@ class SupervisedOutput(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Networks that have the same points, one for each network nnU-Net plans.
+    """Networks that have the same insertion points, one for each network nnU-Net plans.
 
     Attributes:
         networks: Dotted path of the counterpart of each stock class, by its name.
-        points: Dotted path of what stands at each point where a trainer names nothing.
+        parts_class: Their insertion points and what stands there if a trainer names nothing.
         regresses: Whether they predict values per voxel too.
         outputs: What deep supervision is of, full resolution first; by default nnU-Net's stages and weights.
     """
 
     networks: Mapping[str, str]
-    points: Mapping[str, str]
+    parts_class: type[Any]
     regresses: bool = False
     outputs: tuple[SupervisedOutput, ...] = ()
+
+    @property
+    def points(self) -> dict[str, str]:
+        """Dotted path of what stands at each point if a trainer names nothing, by the point's name."""
+        off = {one: getattr(self.parts_class, one) for one in table_of(self.parts_class)}
+        return {one: f"{part.__module__}.{part.__qualname__}" for one, part in off.items()}
 
 
 def _counterparts(module: str, prefix: str) -> dict[str, str]:
     return {name: f"nnunet_mtl.networks.{module}.{prefix}{name}" for name in ("PlainConvUNet", "ResidualEncoderUNet")}
 
 
-GUIDED = Family(_counterparts("unet", "TaskGuided"), OFF_PARTS)
-"""nnU-Net's U-Nets with places at which the task can enter."""
+GUIDED = Family(_counterparts("unet", "TaskGuided"), GuidedParts)
+"""nnU-Net's U-Nets with points at which the task can enter."""
 
-STREAMED = Family(
-    _counterparts("streams.streamed_unet", "Streamed"),
-    {
-        "streams": "nnunet_mtl.networks.streams.task_streams.SharedStreams",
-        "stream_bottleneck": "nnunet_mtl.networks.streams.task_streams.NoStreamBottleneck",
-        "decoders": "nnunet_mtl.networks.streams.stream_decoders.OwnDecoders",
-    },
-    regresses=True,
-)
-"""One encoder of which every task sees its own, a decoder for each."""
+STREAMED = Family(_counterparts("streams.streamed_unet", "Streamed"), StreamedParts, regresses=True)
+"""One encoder, of which every task sees a stream, and a decoder for each task."""
 
 PYRAMID = Family(
     _counterparts("mamtln.pyramid_unet", "Pyramid"),
-    {
-        "visual_attention": "nnunet_mtl.networks.mamtln.visual_attention.NoVisualAttention",
-        "adaptive_attention": "nnunet_mtl.networks.mamtln.adaptive_attention.NoAdaptiveAttention",
-        "segmentation_aware": "nnunet_mtl.networks.mamtln.aware_branches.NoSegmentationAwareness",
-        "classification_aware": "nnunet_mtl.networks.mamtln.aware_branches.NoClassificationAwareness",
-    },
+    PyramidParts,
     outputs=(SupervisedOutput(0, 1.0), SupervisedOutput(0, 0.9), SupervisedOutput(0, 0.8)),
 )
 """nnU-Net's encoders with the pyramid of MA-MTLN in place of the decoder."""
@@ -153,7 +129,7 @@ def multitask_architecture(
         method_options=dict(method_options),
         regressions=list(regressions),
         gates=gates,
-        prompt_size=_bottleneck_size(patch_size, architecture["arch_kwargs"]["strides"]),
+        bottleneck_size=_bottleneck_size(patch_size, architecture["arch_kwargs"]["strides"]),
         questions=[dict(question) for question in questions],
         class_dropout=class_dropout,
         class_gradient=class_gradient,

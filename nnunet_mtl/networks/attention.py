@@ -18,26 +18,6 @@ from nnunet_mtl.networks.standardisation import RunningStandardiser
 Gates = Literal["identity", "faithful"]
 
 
-class NoTaskAttention(nn.Module):
-    """The skip as it is: how a network is told to have no attention (a misspelt dotted path gives None, refused).
-
-    Args:
-        skip_channels: Not used, like the others; here so that attentions are built alike.
-        feature_channels: Not used.
-        num_tasks: Not used.
-        gates: Not used.
-    """
-
-    conditioned: ClassVar[bool] = False
-
-    def __init__(self, skip_channels: int, feature_channels: int, num_tasks: int, gates: Gates) -> None:
-        super().__init__()
-
-    def forward(self, skip: Tensor, feature: Tensor, upsampled: Tensor) -> Tensor:
-        """Return `skip`."""
-        return skip
-
-
 class TaskGuidedAttention(nn.Module):
     """Scales every channel of a skip by a factor computed from the coarser decoder feature and from the task.
 

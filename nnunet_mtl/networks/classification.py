@@ -169,7 +169,7 @@ class EvidenceHead(ClassificationHead):
 
 
 class BottleneckHead(ClassificationHead):
-    """The usual head, a control: reads the mean of the bottleneck over the patch, and no evidence."""
+    """The usual head, a control: reads the mean of the deepest stage before its normalisation, and no evidence."""
 
     def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
         """As of the base."""
@@ -177,10 +177,10 @@ class BottleneckHead(ClassificationHead):
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
         """As of the base; `evidence` is not read."""
-        logits: Tensor = self.answers[index](mean_over_patch(self.bottleneck(index, features)))
+        logits: Tensor = self.answers[index](mean_over_patch(self.deepest(index, features)))
         return logits
 
-    def bottleneck(self, index: int, features: Features) -> Tensor:
+    def deepest(self, index: int, features: Features) -> Tensor:
         """Return what a question is answered from, (B, C, *spatial)."""
         return features.encoder[-1]
 

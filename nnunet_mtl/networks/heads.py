@@ -1,7 +1,7 @@
 """Segmentation heads: how the channels of the decoder's 1x1 convolutions become one logit per region."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,24 +9,43 @@ from torch import Tensor, nn
 from nnunet_mtl.networks.layout import Layout
 
 
+class DeepestStage(NamedTuple):
+    """What a head may read of the encoder's deepest stage.
+
+    The decoder starts from another tensor, the bottleneck: the stage's output, normalised and activated, behind the
+    parts at `encoder_attention` and `bottleneck_conditioning`. DoDNet's network has one tensor for both.
+
+    Attributes:
+        before_norm: What the stage's last normalisation reads, (B, C, *spatial), as no part but that at
+            `encoder_conditioning` has changed it; in DoDNet's network the output of the fusion. None unless the head
+            has `reads_deepest`.
+        tokens: Tokens (B, T, D) that the part at `bottleneck_conditioning` hands on; None if it does not.
+    """
+
+    before_norm: Tensor | None = None
+    tokens: Tensor | None = None
+
+
 class RegionHead(nn.Module):
     """Every region owns an output channel: the layout of nnU-Net's own head, and what other heads derive from.
 
     Attributes:
         conditioned: Whether the task enters here.
-        reads_bottleneck: Whether `context` reads the bottleneck.
+        reads_deepest: Whether `context` reads `DeepestStage.before_norm`.
+        reads_tokens: Whether `context` reads `DeepestStage.tokens`; refused in a network whose parts give none.
         shared: Whether tasks share output channels, so that a sample's loss may only be about one task.
 
     Args:
         layout: The regions.
-        bottleneck_channels: Channels of the encoder's last stage.
+        deepest_channels: C, channels of `DeepestStage.before_norm`.
     """
 
     conditioned: ClassVar[bool] = False
-    reads_bottleneck: ClassVar[bool] = False
+    reads_deepest: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
     shared: ClassVar[bool] = False
 
-    def __init__(self, layout: Layout, bottleneck_channels: int) -> None:
+    def __init__(self, layout: Layout, deepest_channels: int) -> None:
         super().__init__()
 
     @staticmethod
@@ -43,11 +62,11 @@ class RegionHead(nn.Module):
         """
         return convolution
 
-    def context(self, bottleneck: Tensor | None, *task: Tensor) -> Any:
+    def context(self, deepest: DeepestStage, *task: Tensor) -> Any:
         """Return what every scale needs, computed once for a pass; here nothing.
 
         Args:
-            bottleneck: The encoder's last stage before its normalisation, (B, C, *spatial); None if it is not read.
+            deepest: What the head may read of the deepest stage.
             task: (B,) long, if the head is conditioned.
         """
         return None
@@ -69,14 +88,14 @@ class SlotHead(RegionHead):
 
     Args:
         layout: The regions, of which each reads its slot.
-        bottleneck_channels: Not used.
+        deepest_channels: Not read here.
     """
 
     shared: ClassVar[bool] = True
     slot_of_region: Tensor
 
-    def __init__(self, layout: Layout, bottleneck_channels: int) -> None:
-        super().__init__(layout, bottleneck_channels)
+    def __init__(self, layout: Layout, deepest_channels: int) -> None:
+        super().__init__(layout, deepest_channels)
         slots = torch.tensor(layout.slot_of_region, dtype=torch.long, device="cpu")
         self.register_buffer("slot_of_region", slots, persistent=False)
 

@@ -1,134 +1,245 @@
-"""Where the task enters a network: the points, what stands at each, and what stands there when nothing does.
+"""The table of insertion points: every place in a network at which a method can put a part of its own.
 
-A part says whether it is conditioned. If so it is called with the task index of every sample after its other arguments,
-else without. The points are the image (`input_conditioning`), the stages of the encoder (`encoder_conditioning`), its
-last feature (`bottleneck_conditioning`), the skips (`task_attention`), the merged features of the decoder
-(`decoder_conditioning`), the decoder as a whole (`decoders`) and the head (`segmentation_head`). Nothing at all is
-always an object: a misspelt dotted path gives None, which is refused.
+The fields of the three classes below are the points, in the order of a pass through the network, and their defaults
+are what stands there if a trainer names nothing. A trainer names its part by dotted path in `parts` or `variants`. A
+part whose class attribute `conditioned` is true is called with the task index of every sample, (B,) long, after its
+other arguments. Parts are called with tensors of floating dtype, (B, C, *spatial) if no other shape is given.
+
+A method can bring two heads too: a segmentation head (`nnunet_mtl.networks.heads`), which may read tokens that the
+part at the bottleneck hands on, and a classification head (`nnunet_mtl.networks.classification`).
 """
 
-from collections.abc import Sequence
-from typing import ClassVar, cast
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-import torch
-from torch import Tensor, cat, nn
+from nnunet_mtl.networks.decoders import SharedDecoder
+from nnunet_mtl.networks.mamtln.adaptive_attention import NoAdaptiveAttention
+from nnunet_mtl.networks.mamtln.aware_branches import NoClassificationAwareness, NoSegmentationAwareness
+from nnunet_mtl.networks.mamtln.visual_attention import NoVisualAttention
+from nnunet_mtl.networks.off_parts import (
+    NoBottleneckConditioning,
+    NoConditioning,
+    NoEncoderConditioning,
+    NoStageAttention,
+    NoTaskAttention,
+)
+from nnunet_mtl.networks.streams.stream_decoders import OwnDecoders
+from nnunet_mtl.networks.streams.task_streams import NoStreamBottleneck, SharedStreams
 
-from nnunet_mtl.networks.pre_norm import run_stage
+PartClass = type[Any]
 
 
-class NoConditioning(nn.Module):
-    """The image, or merged decoder features, as they are.
+@dataclass(frozen=True)
+class InsertionPoint:
+    """A row of the table.
 
-    Args:
-        num_tasks: Not used; here so that parts are built alike.
+    Attributes:
+        place: Where in the network the point lies, in one word or two, as tables of methods show the place.
+        built_with: Arguments of the constructor, by name.
+        called_with: Arguments of the call, by name, without the task.
+        tensors: Their shapes, whether they were normalised, and what the part returns.
+        hands_on: What the part may hand to other parts beside what it returns to its own place.
     """
 
-    conditioned: ClassVar[bool] = False
-
-    def __init__(self, num_tasks: int) -> None:
-        super().__init__()
-
-    @staticmethod
-    def extra_channels(num_tasks: int) -> int:
-        """Return how many channels are appended."""
-        return 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x`."""
-        return x
+    place: str
+    built_with: str
+    called_with: str
+    tensors: str
+    hands_on: str = "nothing"
 
 
-class NoEncoderConditioning(nn.Module):
-    """A stage of the encoder runs as it is.
-
-    Args:
-        stage: Not used; here so that parts are built alike.
-        num_tasks: Not used.
-    """
-
-    conditioned: ClassVar[bool] = False
-
-    def __init__(self, stage: nn.Module, num_tasks: int) -> None:
-        super().__init__()
-
-    def run(self, stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the stage's output and what its last normalisation read, both (B, C, *spatial)."""
-        return run_stage(stage, x)
+def row(place: str, **columns: str) -> dict[str, InsertionPoint]:
+    """Return the metadata of a point's field; arguments as in `InsertionPoint`."""
+    return {"point": InsertionPoint(place, **columns)}
 
 
-class NoBottleneckConditioning(nn.Module):
-    """The encoder's last feature as it is.
-
-    Args:
-        channels: Not used; here so that parts are built alike.
-        num_tasks: Not used.
-        prompt_size: Not used.
-    """
-
-    conditioned: ClassVar[bool] = False
-
-    def __init__(self, channels: int, num_tasks: int, prompt_size: Sequence[int]) -> None:
-        super().__init__()
-
-    @staticmethod
-    def extra_channels() -> int:
-        """Return how many channels are appended."""
-        return 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x`."""
-        return x
+def table_of(parts_class: type[Any]) -> dict[str, InsertionPoint]:
+    """Return the rows of a class of parts, by the names of its points."""
+    return {one.name: one.metadata["point"] for one in fields(parts_class)}
 
 
-class TaskCode(NoConditioning):
-    """Appends the task's one-hot code as K constant channels.
+@dataclass(frozen=True)
+class GuidedParts:
+    """Points of nnU-Net's U-Nets (`nnunet_mtl.networks.unet`) and of DoDNet's network (`dodnet.residual_unet`)."""
 
-    At the image this is Cond-Input, which TGNet's comparison takes from Chen, Xu, Koltun, Fast image processing with
-    fully-convolutional networks, ICCV 2017; at the merged features of every decoder stage it is Cond-Dec, after
-    Dmitriev and Kaufman, Learning multi-class segmentations from single-class datasets, CVPR 2019. Nothing else
-    changes: with zero weights for these channels both are the network without a task.
+    input_conditioning: PartClass = field(
+        default=NoConditioning,
+        metadata=row(
+            "input",
+            built_with="num_tasks",
+            called_with="x",
+            tensors="x: the patch as the data loader gives it. Returns it with `extra_channels(num_tasks)` "
+            "more channels.",
+        ),
+    )
+    encoder_conditioning: PartClass = field(
+        default=NoEncoderConditioning,
+        metadata=row(
+            "encoder",
+            built_with="stage, num_tasks",
+            called_with="stage, x",
+            tensors="Built once per stage of the encoder; its method `run` is called. x: what the stage "
+            "reads, normalised but in the first stage, and never in DoDNet's network. Returns the "
+            "stage's output and the input of the stage's last normalisation.",
+            hands_on="the second tensor it returns, of every stage, to the heads",
+        ),
+    )
+    encoder_attention: PartClass = field(
+        default=NoStageAttention,
+        metadata=row(
+            "encoder",
+            built_with="channels, level, dimensions, **options",
+            called_with="x",
+            tensors="Built once per output of the encoder, deepest first (level 0). x: that output, "
+            "normalised; in DoDNet's network not normalised, the deepest behind the fusion. Returns "
+            "the same shape to the decoder alone: the next stage of the encoder and the heads read "
+            "what the part has not changed.",
+        ),
+    )
+    bottleneck_conditioning: PartClass = field(
+        default=NoBottleneckConditioning,
+        metadata=row(
+            "bottleneck",
+            built_with="channels, num_tasks, bottleneck_size",
+            called_with="x",
+            tensors="x: the bottleneck, which the decoder starts from, normalised and activated; in DoDNet's "
+            "network what the convolution of the fusion reads. bottleneck_size is its spatial size at"
+            " the planned patch size. Returns it with `extra_channels()` more channels, or with "
+            "`gives_tokens` a `FeatureWithTokens`.",
+            hands_on="tokens (B, T, D) to the segmentation head, in `DeepestStage.tokens`",
+        ),
+    )
+    task_attention: PartClass = field(
+        default=NoTaskAttention,
+        metadata=row(
+            "skips",
+            built_with="skip_channels, feature_channels, num_tasks, gates",
+            called_with="skip, feature, upsampled",
+            tensors="Built once per skip, coarsest first. skip: the encoder's output (B, C, *spatial). "
+            "feature: the coarser decoder feature (B, C', *coarser spatial) before its normalisation,"
+            " at the coarsest skip the encoder's last output. upsampled: what the skip is merged "
+            "with, (B, C, *spatial), from a normalised feature; in DoDNet's network nothing is "
+            "normalised. Returns the skip's shape.",
+        ),
+    )
+    decoder_conditioning: PartClass = field(
+        default=NoConditioning,
+        metadata=row(
+            "decoder",
+            built_with="num_tasks",
+            called_with="x",
+            tensors="Built once, called for every stage of the decoder. x: upsampled feature and skip, "
+            "concatenated; in DoDNet's network their sum, normalised and activated. Returns it with "
+            "`extra_channels(num_tasks)` more.",
+        ),
+    )
+    decoders: PartClass = field(
+        default=SharedDecoder,
+        metadata=row(
+            "decoder",
+            built_with="decoder, num_tasks",
+            called_with="run, decoder, tensors",
+            tensors="Called only if conditioned, and then in place of decoder and segmentation head: "
+            "run(decoder, tensors, task) is one pass of both. tensors: what the encoder made, in "
+            "tuples and lists. Returns what `run` returns.",
+        ),
+    )
+    decoder_attention: PartClass = field(
+        default=NoStageAttention,
+        metadata=row(
+            "decoder",
+            built_with="channels, level, dimensions, **options",
+            called_with="x",
+            tensors="Built once per stage of the decoder, coarsest first (level 0). x: the stage's output, "
+            "normalised; in DoDNet's network not. Returns the same shape to the next stage and to the"
+            " head.",
+            hands_on="what it returns at level 0 to the classification head, in `Features.attended`; not in "
+            "DoDNet's network",
+        ),
+    )
 
-    Args:
-        num_tasks: K.
-    """
 
-    conditioned: ClassVar[bool] = True
-    task_indices: Tensor
+@dataclass(frozen=True)
+class StreamedParts:
+    """Points of the U-Nets with a decoder for every task (`streams.streamed_unet`); nothing here knows a task index."""
 
-    def __init__(self, num_tasks: int) -> None:
-        super().__init__(num_tasks)
-        self.register_buffer("task_indices", torch.arange(num_tasks), persistent=False)
+    streams: PartClass = field(
+        default=SharedStreams,
+        metadata=row(
+            "encoder",
+            built_with="plan, tasks, **options",
+            called_with="stages",
+            tensors="stages: `StageFeatures` of every stage of the encoder, full resolution first. What is "
+            "returned is given to the part's `of_task`, which returns what a task sees of every "
+            "stage.",
+            hands_on="what a question sees of the deepest stage to the classification head, in `Features.streams`",
+        ),
+    )
+    stream_bottleneck: PartClass = field(
+        default=NoStreamBottleneck,
+        metadata=row(
+            "bottleneck",
+            built_with="channels, tasks, **options",
+            called_with="streams",
+            tensors="streams: what each task sees of the deepest stage, normalised; a question before "
+            "normalisation. Returns as many tensors of the same shapes.",
+        ),
+    )
+    stream_decoders: PartClass = field(
+        default=OwnDecoders,
+        metadata=row(
+            "decoder",
+            built_with="decoder, plan, outputs, regressions, recompute, **options",
+            called_with="decoder, skips",
+            tensors="skips: the shared output of every stage, normalised, full resolution first. What is "
+            "returned is given to the part's `of_task`, which returns a task's decoder features.",
+        ),
+    )
 
-    @staticmethod
-    def extra_channels(num_tasks: int) -> int:
-        """Return K."""
-        return num_tasks
 
-    def forward(self, x: Tensor, task: Tensor) -> Tensor:  # type: ignore[override]
-        """Return (B, C + K, *spatial) of (B, C, *spatial) and task indices (B,)."""
-        code = (task[:, None] == self.task_indices).to(x.dtype)
-        return cat((x, code.reshape(*code.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])), dim=1)
+@dataclass(frozen=True)
+class PyramidParts:
+    """Points of MA-MTLN's networks (`mamtln.pyramid_unet`), which have a pyramid of L levels for a decoder."""
 
-
-def call(part: nn.Module, *arguments: Tensor, task: tuple[Tensor, ...]) -> Tensor:
-    """Call a part with the task if it is conditioned; `task` is empty before the task enters."""
-    return cast(Tensor, part(*arguments, *(task if part.conditioned else ())))
-
-
-def widen(convolution: nn.Module, extra: int) -> None:
-    """Let a convolution read `extra` more channels, appended to those it reads; it is then initialised anew.
-
-    Args:
-        convolution: A convolution or transposed convolution of one group, changed in place, so that its name and its
-            keys in the state dict stay.
-        extra: At least 0.
-    """
-    if not extra:
-        return
-    module = cast(nn.Conv3d, convolution)
-    axis = 0 if module.transposed else 1
-    shape = list(module.weight.shape)
-    shape[axis] += extra
-    module.in_channels += extra
-    module.weight = nn.Parameter(module.weight.new_empty(shape))
-    module.reset_parameters()
+    visual_attention: PartClass = field(
+        default=NoVisualAttention,
+        metadata=row(
+            "decoder",
+            built_with="shape, level",
+            called_with="x",
+            tensors="Built once per level, finest first (level 0). x: the level's feature (B, W, *spatial), "
+            "normalised by GroupNorm. Returns the same shape.",
+        ),
+    )
+    adaptive_attention: PartClass = field(
+        default=NoAdaptiveAttention,
+        metadata=row(
+            "decoder",
+            built_with="shape, level, output",
+            called_with="feature, fused",
+            tensors="Built once per level. feature: the level's, (B, W, *spatial). fused: the fusion of all "
+            "levels (B, W, *finest spatial), None if no part has `reads_fused`. Returns the shape of "
+            "`feature`.",
+        ),
+    )
+    segmentation_aware: PartClass = field(
+        default=NoSegmentationAwareness,
+        metadata=row(
+            "decoder",
+            built_with="shape",
+            called_with="levels, fused",
+            tensors="levels: the shared features, finest first. fused: their fusion, None if the part does "
+            "not read it. Returns what is segmented, (B, W, *finest spatial).",
+        ),
+    )
+    classification_aware: PartClass = field(
+        default=NoClassificationAwareness,
+        metadata=row(
+            "decoder",
+            built_with="shape",
+            called_with="levels",
+            tensors="levels: the shared features, finest first. Returns the descriptor of the patch, (B, 2 "
+            "W), float32.",
+            hands_on="the descriptor to the classification head, in `Features.attended`",
+        ),
+    )

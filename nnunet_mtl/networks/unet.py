@@ -11,52 +11,39 @@ from typing import Any, NamedTuple, cast
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, cat
 
-from nnunet_mtl.networks.attention import TaskGuidedAttention
 from nnunet_mtl.networks.classification import Features
+from nnunet_mtl.networks.description import NetworkDescription
 from nnunet_mtl.networks.gradient import scale_gradient
-from nnunet_mtl.networks.insertion_points import (
-    call,
-    widen,
-)
+from nnunet_mtl.networks.heads import DeepestStage
+from nnunet_mtl.networks.insertion_points import GuidedParts
 from nnunet_mtl.networks.pre_norm import run_stage
-from nnunet_mtl.networks.task_guided import Decoded, TaskGuidedNetwork
+from nnunet_mtl.networks.task_guided import Decoded, GuidedChannels, TaskGuidedNetwork, call, widen
 from nnunet_mtl.networks.task_passes import Step
 
 
 class _Encoded(NamedTuple):
-    skips: list[Tensor]  # full resolution first; the last one as the decoder reads it
-    before_norm: list[Tensor] | None  # every stage, where answers are to be read
-    bottleneck: Tensor | None  # before its normalisation, where the head reads it
+    outputs: list[Tensor]  # of every stage as the decoder reads them, full resolution first; the last is the bottleneck
+    before_norm: list[Tensor] | None  # of every stage; None unless answers are read
+    deepest_before_norm: Tensor | None  # None unless the segmentation head reads it
 
 
 class _TaskGuidedUNet(TaskGuidedNetwork):
-    """What the U-Nets share; comes before a stock class among the bases.
+    """What both U-Nets share; comes before a stock class among the bases.
 
-    The defaults are a network with task-guided attention and one task that owns every channel, which is what nnU-Net's
-    planner builds to estimate memory.
-
-    Args:
-        num_classes: R, the number of regions, whatever the head.
-        input_channels: Of the image.
-        others: Of `TaskGuidedNetwork`, and the stock class's own.
+    Without arguments for the insertion points it is the stock network with one task that owns every channel, which is
+    what nnU-Net's planner builds to estimate memory.
     """
 
-    def __init__(self, *, num_classes: int, input_channels: int, **others: Any) -> None:
-        layout, own, architecture = self.prepare(num_classes, others, task_attention=TaskGuidedAttention)
-        tasks = layout.num_tasks
-        super().__init__(
-            num_classes=own["segmentation_head"].channels(layout),
-            input_channels=input_channels + own["input_conditioning"].extra_channels(tasks),
-            **architecture,
-        )
+    def build(self, description: NetworkDescription[GuidedParts]) -> None:
+        """Build parts and heads, and widen the convolutions that read what parts append."""
+        parts, tasks = description.parts, description.layout.num_tasks
         channels = list(self.encoder.output_channels)
-        widen(self.decoder.transpconvs[0], own["bottleneck_conditioning"].extra_channels())
+        widen(self.decoder.transpconvs[0], parts.bottleneck_conditioning.extra_channels())
         for stage in self.decoder.stages:
-            widen(stage.convs[0].conv, own["decoder_conditioning"].extra_channels(tasks))
-        skips = ((skip, coarser) for coarser, skip in pairwise(channels[::-1]))
-        self.add_parts(layout, own, skips, channels[-1])
-        self.add_stage_attention(own, channels[::-1], channels[-2::-1], len(self.encoder.strides[0]))
-        self.add_heads(layout, channels, own)
+            widen(stage.convs[0].conv, parts.decoder_conditioning.extra_channels(tasks))
+        skips = [(skip, coarser) for coarser, skip in pairwise(channels[::-1])]
+        self.build_parts(description, channels[-1], GuidedChannels(channels[::-1], skips, channels[-2::-1]))
+        self.build_heads(description, channels, channels[-2::-1])
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
         """Return encoding, decoding and segmenting, the last two as one where every task has a decoder of its own."""
@@ -81,27 +68,27 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
         return _Encoded(
             outputs,
             before_norm if keep_features else None,
-            feature if self.segmentation_head.reads_bottleneck else None,
+            feature if self.segmentation_head.reads_deepest else None,
         )
 
     def _decode(self, decoder: Any, encoded: _Encoded, *task: Tensor) -> Decoded:
-        skips, before_norm, bottleneck = encoded
-        feature = skips[-1]
-        x = call(self.bottleneck_conditioning, feature, task=task)
+        *skips, bottleneck = encoded.outputs
+        x, tokens = self.condition_bottleneck(bottleneck, task)
+        feature = bottleneck
         stages, features = [], None
         for level, (upsample, stage) in enumerate(zip(decoder.transpconvs, decoder.stages, strict=True)):
             upsampled = upsample(x)
-            skip = call(self.task_attention[level], skips[-(level + 2)], feature, upsampled, task=task)
+            skip = call(self.task_attention[level], skips[-(level + 1)], feature, upsampled, task=task)
             merged = call(self.decoder_conditioning, cat((upsampled, skip), dim=1), task=task)
             x, feature = run_stage(stage, merged)
             x = self.decoder_attention[level](x)
             stages.append(x)
-            if level == 0 and before_norm is not None:
+            if level == 0 and encoded.before_norm is not None:
                 *shared, decoded, attended = (
-                    scale_gradient(each, self.class_gradient) for each in (*before_norm, feature, x)
+                    scale_gradient(tensor, self.class_gradient) for tensor in (*encoded.before_norm, feature, x)
                 )
                 features = Features(shared, decoded, attended)
-        return Decoded(stages, bottleneck, features)
+        return Decoded(stages, DeepestStage(encoded.deepest_before_norm, tokens), features)
 
 
 class TaskGuidedPlainConvUNet(_TaskGuidedUNet, PlainConvUNet):

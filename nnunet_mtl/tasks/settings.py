@@ -39,12 +39,11 @@ class Settings:
         sampling: A case's probability of being drawn: the same for every case ("cases"), for every task ("tasks"),
             or a case's task in proportion to the square root of its number of cases ("sqrt").
         gates: Task-guided gates that start as the identity ("identity"), or as published, near one half ("faithful").
-        head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), the same with
-            weights computed for the task ("dynamic"), one per label value ("leaves"), or weights computed for each
-            region from its embedding ("embeddings"). A trainer offers some of them and has its own default.
+        head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), or the head that
+            the trainer's method brings ("own"). A trainer offers some of the three and has its own default.
         multi_head: What each task of `nnUNetTrainerMultiHead` has of its own: a decoder or only a head.
-        region_embedding: What the head "embeddings" knows of a region: fixed random vectors, learned ones, or those of
-            a file ("file"), such as encoded names.
+        region_embedding: What the head of `nnUNetTrainerCLIPDriven` knows of a region: fixed random vectors, learned
+            ones, or those of a file ("file"), such as encoded names.
         region_embedding_size: Length of the vectors that are not from a file.
         region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
         loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its
@@ -126,7 +125,7 @@ class Settings:
     test_time_mirroring: bool = True
     sampling: Literal["cases", "tasks", "sqrt"] = "cases"
     gates: Literal["identity", "faithful"] = "identity"
-    head: Literal["regions", "slots", "dynamic", "leaves", "embeddings"] = "regions"
+    head: Literal["regions", "slots", "own"] = "regions"
     multi_head: Literal["decoder", "head"] = "decoder"
     region_embedding: Literal["random", "learned", "file"] = "random"
     region_embedding_size: int = 512

@@ -9,6 +9,7 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunet_mtl.datasets.region_postprocessing import fitted_on_restricted_maps
 from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.networks.clip_driven.region_embedding_head import RegionEmbeddingHead
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings, SettingsError
@@ -19,8 +20,9 @@ NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 # Defaults of trainers whose own classification head reads no evidence: none is hidden from it, for the same patch would
 # weigh now by the annotation, now by the network's own; and questions are terms like others from the first epoch.
 NO_EVIDENCE = {"class_weight": 1.0, "class_gradient": 1.0, "class_warmup": 0.0, "own_evidence": 0.0}
+REGION_HEAD = "nnunet_mtl.networks.heads.RegionHead"
 HEADS = {
-    "regions": "nnunet_mtl.networks.heads.RegionHead",
+    "regions": REGION_HEAD,
     "slots": "nnunet_mtl.networks.heads.SlotHead",
 }
 CLASS_HEADS = {
@@ -54,7 +56,7 @@ def composed_architecture(
         SettingsError: If the trainer does not offer the head or the classification head that the settings name.
         ArchitectureError: If the stock network has no counterpart.
     """
-    parts = {"segmentation_head": _head(trainer, settings, tasks), **trainer.parts}
+    parts = {"segmentation_head": trainer.segmentation_head(settings, tasks), **trainer.parts}
     for setting, parts_of_value in trainer.variants.items():
         parts |= parts_of_value[getattr(settings, setting)]
     return multitask_architecture(
@@ -66,7 +68,7 @@ def composed_architecture(
         family=trainer.family,
         method_options=trainer.method_options(settings),
         regressions=[task.name for task in tasks.regressions if trainer.family.regresses],
-        head_options=_head_options(settings, tasks),
+        head_options=trainer.head_options(settings, tasks),
         gates=settings.gates,
         questions=questions_of(tasks, with_evidence=trainer.segments),
         classification=_class_head(trainer, settings) if tasks.classification else NO_CLASSIFICATION,
@@ -86,8 +88,9 @@ def load_region_embeddings(network: Any, settings: Settings, tasks: TaskSet) -> 
     Raises:
         EmbeddingError: If the file does not hold an embedding of every region.
     """
-    if settings.head == "embeddings" and settings.region_embedding == "file":
-        network.segmentation_head.load_embedding(read_region_embedding(settings.region_embedding_file, tasks.regions))
+    head = network.segmentation_head
+    if isinstance(head, RegionEmbeddingHead) and settings.region_embedding == "file":
+        head.load_embedding(read_region_embedding(settings.region_embedding_file, tasks.regions))
 
 
 def warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
@@ -111,6 +114,20 @@ def warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
         )
 
 
+def offered_head(trainer: Any, settings: Settings) -> str:
+    """Return the dotted path of the segmentation head that the setting `head` names.
+
+    Raises:
+        SettingsError: If the trainer, a subclass of `MultiTaskTrainer`, does not offer the head.
+    """
+    if settings.head not in trainer.heads:
+        raise SettingsError(
+            f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {trainer.__name__}, which offers "
+            f"{', '.join(trainer.heads)}: nnunet_mtl plan --set head={next(iter(trainer.heads))}"
+        )
+    return str(trainer.heads[settings.head])
+
+
 def _class_head(trainer: Any, settings: Settings) -> str:
     if settings.class_head not in trainer.class_heads:
         raise SettingsError(
@@ -119,25 +136,3 @@ def _class_head(trainer: Any, settings: Settings) -> str:
             f"nnunet_mtl plan --set class_head={next(iter(trainer.class_heads))}"
         )
     return str(trainer.class_heads[settings.class_head])
-
-
-def _head(trainer: Any, settings: Settings, tasks: TaskSet) -> str:
-    if settings.head not in trainer.heads:
-        raise SettingsError(
-            f"plans: nnunet_mtl.settings: head={settings.head!r} is not a head of {trainer.__name__}, which offers "
-            f"{', '.join(trainer.heads)}: nnunet_mtl plan --set head={next(iter(trainer.heads))}"
-        )
-    # Of a data set without regions nnU-Net's own channels are a softmax over its labels already.
-    name = "regions" if settings.head == "leaves" and not tasks.has_regions else settings.head
-    return str({**HEADS, **trainer.heads}[name])
-
-
-def _head_options(settings: Settings, tasks: TaskSet) -> dict[str, Any]:
-    """Return the arguments of the segmentation head, JSON-able."""
-    if settings.head != "embeddings":
-        return {}
-    kind = settings.region_embedding
-    size = settings.region_embedding_size
-    if kind == "file":
-        size = read_region_embedding(settings.region_embedding_file, tasks.regions).shape[1]
-    return {"embedding": kind, "embedding_size": size}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nnunet_mtl.common.messages import listed, shown, spelt
 from nnunet_mtl.networks.clip_driven.region_embedding_head import EmbeddingError
+from nnunet_mtl.tasks.settings import Settings
 
 
 def read_region_embedding(path: str | Path, regions: Sequence[str]) -> Tensor:
@@ -43,6 +44,18 @@ def read_region_embedding(path: str | Path, regions: Sequence[str]) -> Tensor:
                 f"{len(rows[0])}; embed all regions with one model"
             )
     return torch.stack(rows)
+
+
+def embedding_options(settings: Settings, regions: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `RegionEmbeddingHead` that the settings ask for, JSON-able.
+
+    Raises:
+        EmbeddingError: If the embeddings are of a file that does not hold them.
+    """
+    kind, size = settings.region_embedding, settings.region_embedding_size
+    if kind == "file":
+        size = read_region_embedding(settings.region_embedding_file, regions).shape[1]
+    return {"embedding": kind, "embedding_size": size}
 
 
 def _read(path: Path, regions: Sequence[str]) -> Mapping[str, Any]:

@@ -12,14 +12,13 @@ import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as TrainerModule
 import torch
 from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast, nn
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.inference.calibration import TAUGHT
 from nnunet_mtl.inference.case_files import number_of_channels
 from nnunet_mtl.networks.architecture import GUIDED, Family
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.networks.unwrapped import unwrapped
 from nnunet_mtl.planning.fold_coverage import taught_questions
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings
@@ -53,20 +52,23 @@ class MultiTaskTrainer(ScheduledTrainer):
 
     Hooks:
         defaults: Defaults of the settings, where they differ from those of every trainer.
-        parts: Dotted paths of what stands at the points where the task enters, see
-            `nnunet_mtl.networks.insertion_points`.
-        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`.
+        parts: Dotted paths of a method's parts by insertion point, see `nnunet_mtl.networks.insertion_points`.
+        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`. In every trainer
+            "regions" is `RegionHead` and "slots" is `SlotHead`; the head that a method brings is "own".
         variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
-        class_heads: Dotted paths of the classification heads it offers, by the value of the setting `class_head`.
-        family: Which networks it trains.
+        class_heads: Dotted paths of the classification heads a trainer offers, by the value of the setting
+            `class_head`. In every trainer "evidence" is `EvidenceHead` and "bottleneck" is `BottleneckHead`; the head
+            that a method brings is "own".
+        family: The networks that a trainer trains.
         segments: Whether segmentation is learnt; if not, the questions alone.
         loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.segmentation_loss`.
         published_loss: The same where the setting `loss` is "published".
         task_losses: Whether every task is a term of the loss, and the loss their sum; else all annotated regions are
             averaged, and all answers. Where terms are weighted they are always those of tasks.
         course_class: Class of what decides which patches teach which task, and when.
-        architecture: Returns the plans' architecture block of the network, from the stock one.
-        method_options: Returns the numbers of the method's parts.
+        method_options: Returns the numbers of the method's parts, JSON-able.
+        segmentation_head: Returns the dotted path of the head that the setting `head` names.
+        head_options: Returns the arguments of the head beside layout and channels, JSON-able.
         compute_losses: Returns the terms of the loss.
         configure_optimizers: Returns nnU-Net's optimiser and learning rate schedule.
 
@@ -138,6 +140,20 @@ class MultiTaskTrainer(ScheduledTrainer):
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
         """Return the numbers of the method's parts, JSON-able."""
+        return {}
+
+    @classmethod
+    def segmentation_head(cls, settings: Settings, tasks: TaskSet) -> str:
+        """Return the dotted path of the head that the setting `head` names.
+
+        Raises:
+            SettingsError: If this trainer does not offer the head.
+        """
+        return composition.offered_head(cls, settings)
+
+    @classmethod
+    def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
+        """Return the arguments of the head beside layout and channels, JSON-able."""
         return {}
 
     @classmethod
@@ -281,8 +297,7 @@ class MultiTaskTrainer(ScheduledTrainer):
     @property
     def bare_network(self) -> Any:
         """The network itself, without the wrappers of DDP and torch.compile."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        return unwrapped(self.network)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Do one optimiser step; return the loss terms, and which of them the batch taught."""

@@ -7,7 +7,11 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, nn
 
+from nnunet_mtl.networks.attention import TaskGuidedAttention
+from nnunet_mtl.networks.mamtln.adaptive_attention import AdaptiveAttention
+from nnunet_mtl.networks.mamtln.aware_branches import ClassificationAwareBranch, SegmentationAwareBranch
 from nnunet_mtl.networks.mamtln.pyramid_unet import PyramidPlainConvUNet, PyramidResidualEncoderUNet
+from nnunet_mtl.networks.mamtln.visual_attention import VisualAttention
 from nnunet_mtl.networks.streams.ctan_bottleneck import CrossTaskBottleneck
 from nnunet_mtl.networks.streams.ctan_encoder import CrossAttentionStreams
 from nnunet_mtl.networks.streams.mtan_decoder import AttentionDecoders
@@ -15,12 +19,18 @@ from nnunet_mtl.networks.streams.mtan_encoder import AttentionStreams, ResidualA
 from nnunet_mtl.networks.streams.streamed_unet import StreamedPlainConvUNet, StreamedResidualEncoderUNet
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet, TaskGuidedResidualEncoderUNet
 
+MAMTLN = {
+    "visual_attention": VisualAttention,
+    "adaptive_attention": AdaptiveAttention,
+    "segmentation_aware": SegmentationAwareBranch,
+    "classification_aware": ClassificationAwareBranch,
+}
 OURS = {"plain": TaskGuidedPlainConvUNet, "residual": TaskGuidedResidualEncoderUNet}
 PYRAMIDS = {"plain": PyramidPlainConvUNet, "residual": PyramidResidualEncoderUNet}
 STREAMED = {"plain": StreamedPlainConvUNet, "residual": StreamedResidualEncoderUNet}
 STREAMS: dict[str, dict[str, Any]] = {
     "hps": {},
-    "mtan": {"streams": AttentionStreams, "decoders": AttentionDecoders},
+    "mtan": {"streams": AttentionStreams, "stream_decoders": AttentionDecoders},
     "mtan_resnet": {"streams": ResidualAttentionStreams},
     "ctan_encoder": {"streams": CrossAttentionStreams},
     "ctan_bottleneck": {"streams": AttentionStreams, "stream_bottleneck": CrossTaskBottleneck},
@@ -52,7 +62,7 @@ def architecture_kwargs(
 
 @pytest.fixture
 def build() -> Callable[..., nn.Module]:
-    """Builds a seeded tiny network as nnU-Net does: five regions of three tasks unless told otherwise."""
+    """Builds a seeded tiny network as nnU-Net does: the flagship, five regions of three tasks unless told otherwise."""
 
     def build(
         kind: str = "plain",
@@ -72,6 +82,7 @@ def build() -> Callable[..., nn.Module]:
         else:
             own.setdefault("task_of_region", [0, 0, 1, 2, 2])
             own.setdefault("num_classes", len(own["task_of_region"]))
+            own.setdefault("task_attention", TaskGuidedAttention)
         network = (STOCK if stock else OURS)[kind](**(kwargs | own))
         network.apply(network.initialize)
         return network
@@ -97,7 +108,8 @@ def build_pyramid() -> Callable[..., nn.Module]:
         own.setdefault("task_of_region", [0, 0, 1, 2, 2])
         own.setdefault("num_classes", len(own["task_of_region"]))
         own["method_options"] = {"width": 8} | (options or {})
-        network = PYRAMIDS[kind](**(architecture_kwargs(kind, dimensions, features, strides, kernels, 1) | own))
+        kwargs = architecture_kwargs(kind, dimensions, features, strides, kernels, 1)
+        network = PYRAMIDS[kind](**(kwargs | MAMTLN | own))
         network.apply(network.initialize)
         return network
 

@@ -7,7 +7,6 @@ import torch
 
 from nnunet_mtl.networks.architecture import (
     GUIDED,
-    OFF_PARTS,
     PYRAMID,
     STREAMED,
     ArchitectureError,
@@ -115,7 +114,7 @@ def test_nnunet_builds_the_head_and_its_last_layer_still_starts_at_zero() -> Non
 def test_plans_written_before_there_were_questions_give_the_network_they_gave() -> None:
     block = multitask_architecture(stock_architecture(), **CHOICES)
     later = {"questions", "classification", "class_dropout", "class_gradient", "labels_of_region", "head_options"}
-    for key in (later | {"prompt_size"} | OFF_PARTS.keys()) - {"task_attention"}:
+    for key in (later | {"bottleneck_size"} | GUIDED.points.keys()) - {"task_attention"}:
         del block["arch_kwargs"][key]
         if key in block["_kw_requires_import"]:
             block["_kw_requires_import"].remove(key)
@@ -132,7 +131,7 @@ def test_the_input_is_not_changed_and_a_second_application_only_sets_the_values(
     assert stock == untouched
     assert multitask_architecture(once, **CHOICES) == once
     off = multitask_architecture(once, **(CHOICES | {"parts": {}}))
-    assert off["arch_kwargs"]["task_attention"] == "nnunet_mtl.networks.attention.NoTaskAttention"
+    assert off["arch_kwargs"]["task_attention"] == "nnunet_mtl.networks.off_parts.NoTaskAttention"
     assert off["_kw_requires_import"] == once["_kw_requires_import"]
     asked = multitask_architecture(once, **ASKED)
     assert asked["arch_kwargs"]["questions"] == ASKED["questions"]
@@ -144,7 +143,7 @@ def test_everything_else_of_the_block_stays() -> None:
     stock = stock_architecture()
     block = multitask_architecture(stock, **CHOICES)
     own = {"task_of_region", "slot_of_region", "labels_of_region", "segmentation_head", "head_options", "gates"}
-    own |= {"prompt_size", *OFF_PARTS}
+    own |= {"bottleneck_size", *GUIDED.points}
     own |= {"questions", "classification", "class_dropout", "class_gradient", "method_options", "regressions"}
     assert {key: value for key, value in block["arch_kwargs"].items() if key not in own} == stock["arch_kwargs"]
     assert set(block) == set(stock)
@@ -152,9 +151,9 @@ def test_everything_else_of_the_block_stays() -> None:
 
 def test_the_bottlenecks_size_is_that_of_the_feature_and_an_unknown_point_is_refused() -> None:
     block = multitask_architecture(stock_architecture(), **CHOICES)
-    assert block["arch_kwargs"]["prompt_size"] == [4, 5]
+    assert block["arch_kwargs"]["bottleneck_size"] == [4, 5]
     odd = multitask_architecture(stock_architecture(), **(CHOICES | {"patch_size": [18, 21]}))
-    assert odd["arch_kwargs"]["prompt_size"] == list(build(odd).encoder(torch.zeros(1, 2, 18, 21))[-1].shape[2:])
+    assert odd["arch_kwargs"]["bottleneck_size"] == list(build(odd).encoder(torch.zeros(1, 2, 18, 21))[-1].shape[2:])
     with pytest.raises(ArchitectureError, match=r"no point 'skip'; known are input_conditioning"):
         multitask_architecture(stock_architecture(), **(CHOICES | {"parts": {"skip": "x.y"}}))
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from nnunet_mtl.networks.attention import Gates, NoTaskAttention, TaskGuidedAttention
+from nnunet_mtl.networks.attention import Gates, TaskGuidedAttention
+from nnunet_mtl.networks.off_parts import NoTaskAttention
 
 SKIP, FEATURE, TASKS = 12, 20, 3
 GATES: list[Gates] = ["identity", "faithful"]

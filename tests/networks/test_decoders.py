@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_mtl.networks.attention import NoTaskAttention
 from nnunet_mtl.networks.classification import EvidenceHead
 from nnunet_mtl.networks.decoders import TaskDecoders
 from nnunet_mtl.networks.heads import SlotHead
+from nnunet_mtl.networks.off_parts import NoTaskAttention
 
 Build = Callable[..., Any]
 OFF = {"task_attention": NoTaskAttention, "segmentation_head": SlotHead, "slot_of_region": [0, 1, 0, 0, 1]}

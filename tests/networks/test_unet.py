@@ -8,10 +8,11 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from nnunet_mtl.networks.architecture import ArchitectureError
-from nnunet_mtl.networks.attention import NoTaskAttention, TaskGuidedAttention
+from nnunet_mtl.networks.attention import TaskGuidedAttention
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.heads import SlotHead
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.networks.off_parts import NoTaskAttention
 from nnunet_mtl.networks.unet import TaskGuidedPlainConvUNet
 
 Build = Callable[..., nn.Module]

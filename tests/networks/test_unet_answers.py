@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from nnunet_mtl.networks.architecture import ArchitectureError
-from nnunet_mtl.networks.attention import NoTaskAttention
 from nnunet_mtl.networks.classification import (
     BottleneckHead,
     EvidenceHead,
@@ -18,8 +16,10 @@ from nnunet_mtl.networks.classification import (
     NoClassification,
     Question,
 )
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.heads import SlotHead
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
+from nnunet_mtl.networks.off_parts import NoTaskAttention
 from nnunet_mtl.networks.task_passes import OFF
 
 Build = Callable[..., nn.Module]
@@ -255,7 +255,7 @@ def test_network_of_x_computes_no_head_and_keeps_no_features(build: Build, calls
     encode, *_ = network.steps(raw=False, keep_features=False)
     encoded = encode.run(image())
     assert encoded.before_norm is None
-    assert encoded.bottleneck is None
+    assert encoded.deepest_before_norm is None
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -80,7 +80,7 @@ def test_plans_are_the_published_ones_whatever_the_data(tmp_path: Path, monkeypa
     assert (settings.weight_decay, settings.deep_supervision, settings.mirroring) == (0.0, False, True)
     assert (settings.loss, settings.gates, settings.sampling) == ("published", "faithful", "cases")
     assert settings.dice_weight == settings.bce_weight == 1
-    assert "head" not in plans["nnunet_mtl"]["settings"]  # trainers that offer no dynamic head read these plans too
+    assert "head" not in plans["nnunet_mtl"]["settings"]  # trainers without a head of their own read these plans too
 
 
 def test_a_configuration_has_all_that_nnunet_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,7 +284,7 @@ MECHANISMS = [
     Mechanism("ACSNet", gates_tell_on_the_logits, off=("encoder_attention",)),
     Mechanism("ACSNet", the_decoder_reads_where_offsets_say, off=("decoder_attention",)),
     Mechanism("MTAN", tasks_see_different_features, off=("streams",)),
-    Mechanism("MTAN", every_task_teaches_the_decoder, off=("decoders",)),
+    Mechanism("MTAN", every_task_teaches_the_decoder, off=("stream_decoders",)),
     Mechanism("CTAN", a_task_sees_what_another_masked, off=("streams",)),
     Mechanism("CTAN", tasks_meet_at_the_bottleneck, off=("stream_bottleneck",)),
     Mechanism("MAMTLN", levels_are_gated_on_their_way_down, off=("visual_attention",)),
@@ -358,9 +358,7 @@ def test_multi_head_with_heads_alone_is_one_pass_in_which_a_region_owns_a_channe
 
 
 def test_a_head_that_a_trainer_does_not_offer_is_refused() -> None:
-    with pytest.raises(
-        SettingsError, match=r"head='regions' is not a head of nnUNetTrainerDoDNet, which offers dynamic"
-    ):
+    with pytest.raises(SettingsError, match=r"head='regions' is not a head of nnUNetTrainerDoDNet, which offers own"):
         trainer("DoDNet").architecture(stock("Plain"), [16, 16], TASKS, Settings(head="regions"))
 
 

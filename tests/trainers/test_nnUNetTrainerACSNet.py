@@ -14,7 +14,7 @@ from nnunet_mtl.networks.acsnet.channel_attention_head import ChannelAttentionHe
 from nnunet_mtl.networks.acsnet.deformable_attention import DeformableAttention, PlainAttention
 from nnunet_mtl.networks.acsnet.gate_unit import GateAfterNorm, GateUnit
 from nnunet_mtl.networks.classification import BottleneckHead, EvidenceHead, NoClassification
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoStageAttention
 from nnunet_mtl.trainers.nnUNetTrainerACSNet import nnUNetTrainerACSNet
 
 pytestmark = pytest.mark.slow

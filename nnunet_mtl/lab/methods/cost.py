@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torchvision  # noqa: F401  its deformable convolution is an operator only after the import
@@ -22,20 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_mtl.lab.methods.setting import Setting
 from nnunet_mtl.networks.architecture import multitask_architecture
+from nnunet_mtl.networks.insertion_points import table_of
 from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.networks.multitask_network import MultiTaskNetwork
 from nnunet_mtl.training.scheduled_trainer import settings_in
 from nnunet_mtl.training.trainer import MultiTaskTrainer
 
-# Points at which the task can enter, in the order of a pass, by what the reader calls them.
-_POINTS = {
-    "input_conditioning": "input",
-    "encoder_conditioning": "encoder",
-    "bottleneck_conditioning": "bottleneck",
-    "task_attention": "skips",
-    "decoder_conditioning": "decoder",
-    "decoders": "decoder",
-    "segmentation_head": "head",
-}
 _FEW_FEATURES = 8
 
 
@@ -170,10 +162,10 @@ def multi_nets_cost(setting: Setting) -> NetworkCost:
     return NetworkCost(sum(cost.parameters for cost in costs), sum(cost.tile_flops for cost in costs))
 
 
-def enters(network: nn.Module) -> tuple[str, ...]:
-    """Return where the task enters a network: the points whose parts are conditioned."""
-    found = [name for point, name in _POINTS.items() if any(p.conditioned for p in _parts(network, point))]
-    return tuple(dict.fromkeys(found))
+def enters(network: MultiTaskNetwork) -> tuple[str, ...]:
+    """Return where the task enters a network, in the order of a pass: the places of parts that are conditioned."""
+    places = [row.place for point, row in table_of(network.parts_class).items() if _conditioned(network, point)]
+    return tuple(dict.fromkeys([*places, *(["head"] if network.segmentation_head.conditioned else [])]))
 
 
 def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
@@ -238,10 +230,11 @@ def _first_convolution(module: nn.Module) -> nn.Module:
     return next(part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Conv3d))
 
 
-def _parts(network: nn.Module, point: str) -> list[Any]:
-    """Return what stands at a point; nothing where the family of the network has no such point."""
-    part = cast(Any, getattr(network, point, nn.ModuleList()))
-    return list(part) if isinstance(part, nn.ModuleList) else [part]
+def _conditioned(network: nn.Module, point: str) -> bool:
+    """Return whether a part at a point is told the task; parts of networks that know no task index say nothing."""
+    part = getattr(network, point, None)
+    parts = part if isinstance(part, nn.ModuleList) else [part]
+    return any(getattr(one, "conditioned", False) for one in parts)
 
 
 def _head_parameters(network: nn.Module) -> int:

@@ -25,9 +25,9 @@ from nnunet_mtl.inference.patch_answers import Combination, PatchAnswers
 from nnunet_mtl.lab.probe.folds import Fold, ProbeError
 from nnunet_mtl.lab.probe.images import Images
 from nnunet_mtl.networks.classification import evidence_mask
+from nnunet_mtl.networks.multitask_network import MultiTaskNetwork
 from nnunet_mtl.networks.pre_norm import run_encoder
 from nnunet_mtl.networks.probe_head import patch_descriptor
-from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
 from nnunet_mtl.tasks import ClassificationTask, TaskSet
 
 
@@ -90,7 +90,7 @@ def open_source(model: TrainedModel, asked: TaskSet, questions: Sequence[Classif
             f"{model.folder}: its network, {type(network).__name__}, is none that a probe can read; "
             "it reads PlainConvUNet and ResidualEncoderUNet"
         )
-    ours = isinstance(network, TaskGuidedNetwork)
+    ours = isinstance(network, MultiTaskNetwork)
     named = str(model.folder / "dataset.json")
     outputs = TaskSet.from_dataset_json(model.dataset_json, named)
     segments = getattr(trainer, "segments", True)

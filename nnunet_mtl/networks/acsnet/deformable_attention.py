@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from nnunet_mtl.networks.acsnet.deformable import DeformableConvolution
 from nnunet_mtl.networks.acsnet.group_norm import group_norm
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoStageAttention
 
 
 def plain_convolution(input_channels: int, output_channels: int, dimensions: int) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.acsnet.group_norm import group_norm
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoStageAttention
 
 
 class GateUnit(NoStageAttention):

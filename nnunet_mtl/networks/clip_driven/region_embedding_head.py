@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.common.messages import shown
-from nnunet_mtl.networks.architecture import ArchitectureError
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.dodnet.dynamic_head import (
     WIDTH,
     PooledDescriptor,
@@ -18,9 +18,9 @@ from nnunet_mtl.networks.dodnet.dynamic_head import (
     initialise_controller,
     theta_size,
 )
-from nnunet_mtl.networks.heads import RegionHead
+from nnunet_mtl.networks.heads import DeepestStage, RegionHead
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.networks.tgnet.descriptor_gate import NormalisedFeature
+from nnunet_mtl.networks.normalised_feature import NormalisedFeature
 
 Embedding = Literal["random", "learned", "file"]
 _BRANCH = 256  # channels of the image's and of the region's part of what the controller reads, as published
@@ -35,9 +35,9 @@ class RegionEmbeddingHead(RegionHead):
     """One dynamic head for every region; all of them run in the one pass that serves all tasks.
 
     From the decoder's features GroupNorm (16 groups), ReLU and 1x1 convolutions (the decoder's own segmentation layers)
-    make 8 channels at every scale. v is a linear layer, C -> 256, of the bottleneck's descriptor; w_r is ReLU of one, E
-    -> 256, of region r's row. A linear layer computes theta_r = A [v || w_r] + a: the 153 numbers of three 1x1 layers
-    8-8-1 that make the region's logit, before a sigmoid, of the 8 channels.
+    make 8 channels at every scale. v is a linear layer, C -> 256, of the descriptor of the deepest stage; w_r is ReLU
+    of one, E -> 256, of region r's row. A linear layer computes theta_r = A [v || w_r] + a: the 153 numbers of three
+    1x1 layers 8-8-1 that make the region's logit, before a sigmoid, of the 8 channels.
 
     It has 2 C + 256 (C + 1) + 256 (E + 1) + 153 * 513 parameters (292,633 for C = 320 and E = 512), 2 C' more at a
     scale of C' features, and R E more where the embedding is learned. In training it keeps 16 R float32 numbers per
@@ -45,12 +45,12 @@ class RegionEmbeddingHead(RegionHead):
 
     From the paper's released code, re-implemented from equations, is all of this for embeddings from a file. Ours are
     rows of unit norm, the same branch for rows that are random or learned (there learned ones have 256 numbers and skip
-    it), one theta for all scales of deep supervision, the initialisation, and that v is read before the bottleneck's
+    it), one theta for all scales of deep supervision, the initialisation, and that v is read before that stage's
     normalisation (there behind a batch normalisation; behind an instance normalisation means hardly differ by image).
 
     Args:
         layout: The regions.
-        bottleneck_channels: C.
+        deepest_channels: C.
         embedding: "random": unit vectors that stay as they are; "learned": the same ones, as a parameter; "file": from
             `load_embedding` or a checkpoint, NaN before, and with it every logit.
         embedding_size: E.
@@ -62,18 +62,18 @@ class RegionEmbeddingHead(RegionHead):
     Source: Liu, Zhang, Chen et al., CLIP-driven universal model for organ segmentation and tumor detection, ICCV 2023.
     """
 
-    reads_bottleneck: ClassVar[bool] = True
+    reads_deepest: ClassVar[bool] = True
     embedding: Tensor
 
     def __init__(
         self,
         layout: Layout,
-        bottleneck_channels: int,
+        deepest_channels: int,
         embedding: Embedding = "random",
         embedding_size: int = 512,
         seed: int = 0,
     ) -> None:
-        super().__init__(layout, bottleneck_channels)
+        super().__init__(layout, deepest_channels)
         if embedding not in get_args(Embedding):
             raise ArchitectureError(
                 f"plans: the head's embedding={shown(embedding)} must be one of {', '.join(get_args(Embedding))}"
@@ -84,8 +84,8 @@ class RegionEmbeddingHead(RegionHead):
             self.embedding = nn.Parameter(rows)
         else:
             self.register_buffer("embedding", rows if embedding == "random" else torch.full_like(rows, torch.nan))
-        self.descriptor = PooledDescriptor(bottleneck_channels)
-        self.of_image = nn.Linear(bottleneck_channels, _BRANCH)
+        self.descriptor = PooledDescriptor(deepest_channels)
+        self.of_image = nn.Linear(deepest_channels, _BRANCH)
         self.of_region = nn.Linear(embedding_size, _BRANCH)
         self.controller = nn.Linear(2 * _BRANCH, theta_size(WIDTH, 1))
         # Image and region count the same; by default the region's part, of a row of unit norm, would hardly count.
@@ -131,15 +131,16 @@ class RegionEmbeddingHead(RegionHead):
         with torch.no_grad():
             self.embedding.copy_(rows)
 
-    def context(self, bottleneck: Tensor, *task: Tensor) -> Tensor:  # type: ignore[override]
+    def context(self, deepest: DeepestStage, *task: Tensor) -> Tensor:
         """Return theta, (B, R, 153), in float32 under autocast too.
 
         Args:
-            bottleneck: The encoder's last stage before its normalisation, (B, C, *spatial).
-            task: Nothing.
+            deepest: With `before_norm`, (B, C, *spatial).
+            *task: Not given; the head is not conditioned.
         """
-        with torch.autocast(bottleneck.device.type, enabled=False):
-            of_image = self.of_image(self.descriptor(bottleneck))
+        before_norm = cast(Tensor, deepest.before_norm)
+        with torch.autocast(before_norm.device.type, enabled=False):
+            of_image = self.of_image(self.descriptor(before_norm))
             of_region = functional.relu(self.of_region(self.embedding))
             shape = len(of_image), len(of_region), _BRANCH
             both = cat((of_image[:, None].expand(shape), of_region.expand(shape)), dim=2)

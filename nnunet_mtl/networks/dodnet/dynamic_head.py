@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.heads import SlotHead
-from nnunet_mtl.networks.insertion_points import TaskCode
+from nnunet_mtl.networks.heads import DeepestStage, SlotHead
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.networks.tgnet.descriptor_gate import GlobalMean, NormalisedFeature
+from nnunet_mtl.networks.normalised_feature import GlobalMean, NormalisedFeature
+from nnunet_mtl.networks.task_code import TaskCode
 
 WIDTH = 8
 """Channels of the published dynamic layers."""
@@ -101,9 +101,9 @@ class DynamicHead(SlotHead):
     """One shared head per slot, whose weights are computed from the image and from the task.
 
     From the decoder's features 1x1 convolutions (the decoder's own segmentation layers) make W channels at every scale.
-    From v, the bottleneck's descriptor, and e_t, the task's one-hot code, a linear layer computes theta = A [v || e_t]
-    + a: the weights of three 1x1 layers W-W-S, which make one logit per slot of the W channels. Nothing else depends on
-    the task: all tasks cost one pass of the network and K of this head.
+    From v, the descriptor of the deepest stage, and e_t, the task's one-hot code, a linear layer computes theta =
+    A [v || e_t] + a: the weights of three 1x1 layers W-W-S, which make one logit per slot of the W channels. Nothing
+    else depends on the task: all tasks cost one pass of the network and K of this head.
 
     It has (C + K + 1) T + 2 C parameters, T = 2 W^2 + W S + 2 W + S: 53,776 for C = 320, K = 7 and S = 2. In the
     published network (C = 256) these are 43,280, and the layer before, GroupNorm-ReLU-convolution at the one scale
@@ -112,7 +112,7 @@ class DynamicHead(SlotHead):
 
     Args:
         layout: The regions, of which each reads its slot.
-        bottleneck_channels: C.
+        deepest_channels: C.
         width: W.
 
     Source: Zhang, Xie, Xia, Shen, DoDNet: learning to segment multi-organ and tumors from multiple partially labeled
@@ -120,15 +120,15 @@ class DynamicHead(SlotHead):
     """
 
     conditioned: ClassVar[bool] = True
-    reads_bottleneck: ClassVar[bool] = True
+    reads_deepest: ClassVar[bool] = True
 
-    def __init__(self, layout: Layout, bottleneck_channels: int, width: int = WIDTH) -> None:
-        super().__init__(layout, bottleneck_channels)
+    def __init__(self, layout: Layout, deepest_channels: int, width: int = WIDTH) -> None:
+        super().__init__(layout, deepest_channels)
         self.num_slots = layout.num_slots
-        self.descriptor = PooledDescriptor(bottleneck_channels)
+        self.descriptor = PooledDescriptor(deepest_channels)
         self.task_code = TaskCode(layout.num_tasks)
-        self.controller = nn.Linear(bottleneck_channels + layout.num_tasks, theta_size(width, self.num_slots))
-        sources = (bottleneck_channels, PooledDescriptor.squares), (layout.num_tasks, 1.0)
+        self.controller = nn.Linear(deepest_channels + layout.num_tasks, theta_size(width, self.num_slots))
+        sources = (deepest_channels, PooledDescriptor.squares), (layout.num_tasks, 1.0)
         initialise_controller(self.controller, sources, width)
 
     @staticmethod
@@ -136,15 +136,16 @@ class DynamicHead(SlotHead):
         """Return W."""
         return width
 
-    def context(self, bottleneck: Tensor, task: Tensor) -> Tensor:  # type: ignore[override]
+    def context(self, deepest: DeepestStage, task: Tensor) -> Tensor:  # type: ignore[override]
         """Return theta, (B, T), in float32 under autocast too.
 
         Args:
-            bottleneck: The encoder's last stage before its normalisation, (B, C, *spatial).
+            deepest: With `before_norm`, (B, C, *spatial).
             task: (B,) long.
         """
-        with torch.autocast(bottleneck.device.type, enabled=False):
-            return cast(Tensor, self.controller(self.task_code(self.descriptor(bottleneck), task)))
+        before_norm = cast(Tensor, deepest.before_norm)
+        with torch.autocast(before_norm.device.type, enabled=False):
+            return cast(Tensor, self.controller(self.task_code(self.descriptor(before_norm), task)))
 
     def forward(  # type: ignore[override]
         self, features: Tensor, seg_layer: Callable[[Tensor], Tensor], context: Tensor

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nnunet_mtl.networks.normalised_feature import NormalisedFeature
 from nnunet_mtl.networks.pre_norm import GuidedBlock, unguided
-from nnunet_mtl.networks.tgnet.descriptor_gate import NormalisedFeature
 
 _EPS = 1e-12
 

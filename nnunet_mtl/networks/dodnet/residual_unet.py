@@ -23,22 +23,21 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.classification import Features
+from nnunet_mtl.networks.description import ArchitectureError, NetworkDescription
 from nnunet_mtl.networks.dodnet.pre_activation_blocks import PreActivationStage, standardised_conv
 from nnunet_mtl.networks.gradient import scale_gradient
-from nnunet_mtl.networks.insertion_points import (
-    call,
-    widen,
-)
-from nnunet_mtl.networks.task_guided import Decoded, TaskGuidedNetwork
+from nnunet_mtl.networks.heads import DeepestStage
+from nnunet_mtl.networks.insertion_points import GuidedParts
+from nnunet_mtl.networks.normalised_feature import NormalisedFeature
+from nnunet_mtl.networks.task_guided import Decoded, GuidedChannels, TaskGuidedNetwork, call, widen
 from nnunet_mtl.networks.task_passes import Step
-from nnunet_mtl.networks.tgnet.descriptor_gate import NormalisedFeature
 
 
 class _Fused(NamedTuple):
     skips: list[Tensor]  # full resolution first, without the last stage
-    bottleneck: Tensor  # behind the fusion
+    bottleneck: Tensor  # output of the fusion
+    tokens: Tensor | None  # of the part at the bottleneck
 
 
 class _Shape(NamedTuple):
@@ -48,37 +47,31 @@ class _Shape(NamedTuple):
     strides: list[list[int]]
 
 
-class PublishedUNet(TaskGuidedNetwork):
-    """DoDNet's and TGNet's network; what conditions it are siblings of encoder, fusion and decoder.
-
-    The task enters at the points of `nnunet_mtl.networks.insertion_points`. Two of these points lie between a
-    normalisation with its activation and a convolution, which reads the appended channels: `bottleneck_conditioning` in
-    the fusion, `decoder_conditioning` in the first block of a decoder stage. Blocks return features that no
-    normalisation has touched; gates, heads and answers read these features.
+class ResidualUNet(nn.Module):
+    """The network without a task: encoder, fusion, decoder.
 
     The fusion makes the channels of the stage before the last, and a decoder stage those of the next skip, so that
     skips of any widths can be added.
 
     Args:
-        num_classes: R.
-        input_channels: Of the image.
+        num_classes: Channels that the segmentation layers make.
+        input_channels: Channels of the image.
         n_stages: S, at least 2.
         features_per_stage: Channels of the stages, at least 2, full resolution first.
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
-        kernel_sizes: Of the stages; odd.
-        strides: Of the stages.
-        n_blocks_per_stage: Of the encoder.
+        kernel_sizes: Kernel of every stage; odd.
+        strides: Stride of every stage.
+        n_blocks_per_stage: Blocks of every stage of the encoder.
         n_conv_per_stage_decoder: Blocks of every decoder stage, coarsest first; the name is nnU-Net's.
         deep_supervision: Whether the loss is computed on every scale.
         full_resolution_only: Whether only the finest scale has a segmentation layer, as published; deep supervision is
             then impossible.
-        others: Of `TaskGuidedNetwork`.
+        **unknown: Refused.
 
     Raises:
         ArchitectureError: If this cannot be built.
     """
 
-    gives_attended: ClassVar[bool] = False
     key_to_encoder: ClassVar[str] = "encoder.stages"
     key_to_stem: ClassVar[str] = "encoder.stem"
     keys_to_in_proj: ClassVar[tuple[str, ...]] = ("encoder.stem",)
@@ -97,9 +90,8 @@ class PublishedUNet(TaskGuidedNetwork):
         n_conv_per_stage_decoder: Sequence[int] | int = 1,
         deep_supervision: bool = False,
         full_resolution_only: bool = False,
-        **others: Any,
+        **unknown: Any,
     ) -> None:
-        layout, own, unknown = self.prepare(num_classes, others)
         if unknown:
             raise ArchitectureError(f"plans: arch_kwargs.{next(iter(unknown))} is no argument of {type(self).__name__}")
         if deep_supervision and full_resolution_only:
@@ -120,22 +112,13 @@ class PublishedUNet(TaskGuidedNetwork):
             [_per_axis(kernel, dimensions) for kernel in _per_stage("kernel_sizes", kernel_sizes, n_stages)],
             [_per_axis(stride, dimensions) for stride in _per_stage("strides", strides, n_stages)],
         )
-        tasks = layout.num_tasks
         *channels, last = shape.features
         blocks = _per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
-        self.encoder = PublishedEncoder(input_channels + own["input_conditioning"].extra_channels(tasks), shape, blocks)
+        self.encoder = PublishedEncoder(input_channels, shape, blocks)
         self.fusion = Fusion(conv_op, last, channels[-1], dimensions)
-        widen(self.fusion.conv, own["bottleneck_conditioning"].extra_channels())
-        outputs = own["segmentation_head"].channels(layout)
         blocks = _per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
-        self.decoder = PublishedDecoder(shape, blocks, outputs, full_resolution_only=full_resolution_only)
+        self.decoder = PublishedDecoder(shape, blocks, num_classes, full_resolution_only=full_resolution_only)
         self.decoder.deep_supervision = deep_supervision
-        for stage in self.decoder.stages:
-            widen(cast(Any, stage).blocks[0].conv1, own["decoder_conditioning"].extra_channels(tasks))
-        self.add_parts(layout, own, ((skip, skip) for skip in channels[::-1]), last)
-        self.add_stage_attention(own, [channels[-1], *channels[::-1]], _made(channels), dimensions)
-        # To the heads the fusion's output is the encoder's last feature.
-        self.add_heads(layout, [*channels, channels[-1]], own)
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
@@ -161,6 +144,31 @@ class PublishedUNet(TaskGuidedNetwork):
         ]
         return sum(_channels_made(part) * voxels for part, voxels in parts)
 
+
+class PublishedUNet(TaskGuidedNetwork, ResidualUNet):
+    """DoDNet's and TGNet's network; what conditions it are siblings of encoder, fusion and decoder.
+
+    The task enters at the points of `nnunet_mtl.networks.insertion_points`. Two of these points lie between a
+    normalisation with its activation and a convolution, which reads the appended channels: `bottleneck_conditioning` in
+    the fusion, `decoder_conditioning` in the first block of a decoder stage. Blocks return features that no
+    normalisation has touched; gates, heads and answers read these features.
+    """
+
+    gives_attended: ClassVar[bool] = False
+
+    def build(self, description: NetworkDescription[GuidedParts]) -> None:
+        """Build parts and heads, and widen the convolutions that read what parts append."""
+        parts, tasks = description.parts, description.layout.num_tasks
+        *channels, last = self.encoder.output_channels
+        widen(self.fusion.conv, parts.bottleneck_conditioning.extra_channels())
+        for stage in self.decoder.stages:
+            widen(cast(Any, stage).blocks[0].conv1, parts.decoder_conditioning.extra_channels(tasks))
+        outputs = [channels[-1], *channels[::-1]]
+        skips = [(skip, skip) for skip in channels[::-1]]
+        self.build_parts(description, last, GuidedChannels(outputs, skips, _made(channels)))
+        # The heads read the output of the fusion in the place of the encoder's last feature.
+        self.build_heads(description, [*channels, channels[-1]], channels[::-1])
+
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
         """Return encoding, fusing, decoding and segmenting, the last two as one where every task has its decoder."""
         encode = Step(self._encode, any(p.conditioned for p in (self.input_conditioning, *self.encoder_conditioning)))
@@ -179,7 +187,7 @@ class PublishedUNet(TaskGuidedNetwork):
 
     def _fuse(self, stages: list[Tensor], *task: Tensor) -> _Fused:
         *skips, last = stages
-        return _Fused(skips, self.fusion(last, partial(call, self.bottleneck_conditioning, task=task)))
+        return _Fused(skips, *self.fusion(last, partial(self.condition_bottleneck, task=task)))
 
     def _decode(self, decoder: "PublishedDecoder", fused: _Fused, *task: Tensor, keep_features: bool) -> Decoded:
         encoded = (fused.bottleneck, *reversed(fused.skips))
@@ -193,11 +201,12 @@ class PublishedUNet(TaskGuidedNetwork):
             merged = upsampled + call(gate, skip, x, upsampled, task=task)
             if keep_features and not stages:
                 # What the heads are built for: of the coarsest skip's channels, and before a normalisation.
-                *shared, decoded = (scale_gradient(each, self.class_gradient) for each in (*skips[::-1], x, merged))
+                *shared, decoded = (scale_gradient(tensor, self.class_gradient) for tensor in (*skips[::-1], x, merged))
                 features = Features(shared, decoded)
             x = attend(stage(merged, partial(call, self.decoder_conditioning, task=task)))
             stages.append(x)
-        return Decoded(stages, fused.bottleneck if self.segmentation_head.reads_bottleneck else None, features)
+        before_norm = fused.bottleneck if self.segmentation_head.reads_deepest else None
+        return Decoded(stages, DeepestStage(before_norm, fused.tokens), features)
 
 
 class PublishedEncoder(nn.Module):
@@ -235,10 +244,17 @@ class Fusion(nn.Module):
         self.norm = NormalisedFeature(channels)
         self.conv = standardised_conv(conv_op, channels, output_channels, [1] * dimensions)
 
-    def forward(self, x: Tensor, condition: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return (B, C', *spatial) of (B, C, *spatial), given what is done to what the convolution reads."""
-        fused: Tensor = self.conv(condition(self.norm(x)))
-        return fused
+    def forward(
+        self, x: Tensor, condition: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the fused feature, (B, C', *spatial), of (B, C, *spatial), and the tokens of `condition`.
+
+        Args:
+            x: The encoder's last feature.
+            condition: Given what the convolution is about to read; returns what it reads, and tokens or None.
+        """
+        feature, tokens = condition(self.norm(x))
+        return self.conv(feature), tokens
 
 
 class PublishedDecoder(nn.Module):

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 from torch import Tensor, nn
 
+from nnunet_mtl.networks.insertion_points import PyramidParts
 from nnunet_mtl.networks.mamtln.pyramid import BidirectionalPyramid, LevelFusion
 from nnunet_mtl.networks.mamtln.pyramid_blocks import ConvNormAct, Shape, pointwise
 from nnunet_mtl.networks.unused_parameters import zero_of
@@ -43,19 +44,19 @@ class PyramidDecoder(nn.Module):
     encoder: ClassVar[None] = None  # nnU-Net's decoders refer to theirs
 
     def __init__(
-        self, shape: Shape, channels: Sequence[int], outputs: int, parts: dict[str, Any], adaptive_output: str
+        self, shape: Shape, channels: Sequence[int], outputs: int, parts: PyramidParts, adaptive_output: str
     ) -> None:
         super().__init__()
         self.deep_supervision = False
         conv_op, width, one = shape.conv_op, shape.width, pointwise(shape)
         self.reduce = nn.ModuleList(ConvNormAct(conv_op, count, width, one) for count in channels)
-        self.pyramid = BidirectionalPyramid(shape, parts["visual_attention"])
+        self.pyramid = BidirectionalPyramid(shape, parts.visual_attention)
         self.fuse0 = LevelFusion(shape)
         self.adaptive_attention = nn.ModuleList(
-            parts["adaptive_attention"](shape, level, adaptive_output) for level in range(len(shape.levels))
+            parts.adaptive_attention(shape, level, adaptive_output) for level in range(len(shape.levels))
         )
         self.fuse1 = LevelFusion(shape)
-        self.segmentation_aware = parts["segmentation_aware"](shape)
+        self.segmentation_aware = parts.segmentation_aware(shape)
         self.seg_layers = nn.ModuleList(cast(Any, conv_op)(width, outputs, 1) for _ in range(3))
 
     def forward(self, features: Sequence[Tensor], *, supervised: bool, attach: bool) -> Decoded:

@@ -17,20 +17,16 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import Tensor, nn
 
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.classification import Features
+from nnunet_mtl.networks.description import ArchitectureError, NetworkDescription
 from nnunet_mtl.networks.gradient import scale_gradient
-from nnunet_mtl.networks.mamtln.adaptive_attention import AdaptiveAttention
-from nnunet_mtl.networks.mamtln.aware_branches import (
-    ClassificationAwareBranch,
-    NoClassificationAwareness,
-    SegmentationAwareBranch,
-)
+from nnunet_mtl.networks.heads import DeepestStage
+from nnunet_mtl.networks.insertion_points import PyramidParts
+from nnunet_mtl.networks.mamtln.aware_branches import NoClassificationAwareness
 from nnunet_mtl.networks.mamtln.pyramid_blocks import Level, RepeatedDownsampling, Shape, resized
 from nnunet_mtl.networks.mamtln.pyramid_decoder import PyramidDecoder
-from nnunet_mtl.networks.mamtln.visual_attention import VisualAttention
+from nnunet_mtl.networks.multitask_network import MultiTaskNetwork
 from nnunet_mtl.networks.pre_norm import run_encoder
-from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
 from nnunet_mtl.networks.task_passes import PassResult, Step
 
 _OPTIONS: Mapping[str, Any] = {"width": 64, "levels": 0, "output": "product"}
@@ -50,45 +46,29 @@ class _Segmented(NamedTuple):
     features: Features | None
 
 
-class _PyramidUNet(TaskGuidedNetwork):
-    """What the two networks share; comes before a stock class among the bases.
+class _PyramidUNet(MultiTaskNetwork):
+    """What both networks share; comes before a stock class among the bases.
 
-    Args:
-        num_classes: R, the number of regions, whatever the head.
-        input_channels: Of the image.
-        visual_attention: Class of what a level passes on its way down the pyramid.
-        adaptive_attention: Class of what a level passes with the fusion of all.
-        segmentation_aware: Class of the branch that segments.
-        classification_aware: Class of the branch that describes the patch to the method's own head; without that head
-            there is none.
-        method_options: "width" and number of "levels" of the pyramid, of which 0 stands for what the module says, and
-            the "output" of the adaptive attention.
-        others: Of `TaskGuidedNetwork`, and the stock class's own.
-
-    Raises:
-        ArchitectureError: If this cannot be built.
+    `method_options` are "width" and number of "levels" of the pyramid, of which 0 stands for what the module says, and
+    the "output" of the adaptive attention. Without the method's own classification head there is no
+    `classification_aware` branch.
     """
 
-    points: ClassVar[Mapping[str, Any]] = {
-        "visual_attention": VisualAttention,
-        "adaptive_attention": AdaptiveAttention,
-        "segmentation_aware": SegmentationAwareBranch,
-        "classification_aware": ClassificationAwareBranch,
-    }
+    parts_class: ClassVar[type[PyramidParts]] = PyramidParts
 
-    def __init__(self, *, num_classes: int, input_channels: int, **others: Any) -> None:
-        layout, own, architecture = self.prepare(num_classes, others)
-        options = {**_OPTIONS, **own["method_options"]}
-        outputs = own["segmentation_head"].channels(layout)
-        super().__init__(num_classes=outputs, input_channels=input_channels, **architecture)
-        channels, shape = list(self.encoder.output_channels), _shape(self.encoder, own["prompt_size"], options)
+    def build(self, description: NetworkDescription[PyramidParts]) -> None:
+        """Build the pyramid in the place of nnU-Net's decoder, the branches and the heads."""
+        options = {**_OPTIONS, **description.method_options}
+        channels, shape = list(self.encoder.output_channels), _shape(self.encoder, description.bottleneck_size, options)
         supervised = self.decoder.deep_supervision
         self.n_levels = len(shape.levels)
-        self.decoder = PyramidDecoder(shape, channels[-self.n_levels :], outputs, own, options["output"])
+        outputs = description.segmentation_head.channels(description.layout)
+        self.decoder = PyramidDecoder(shape, channels[-self.n_levels :], outputs, description.parts, options["output"])
         self.decoder.deep_supervision = supervised
-        reads = own["classification"].reads_attended
-        self.classification_aware = (own["classification_aware"] if reads else NoClassificationAwareness)(shape)
-        self.add_heads(layout, channels, own, decoded=[shape.width] * (len(channels) - 1))
+        reads = description.classification.reads_attended
+        branch = description.parts.classification_aware if reads else NoClassificationAwareness
+        self.classification_aware = branch(shape)
+        self.build_heads(description, channels, [shape.width] * (len(channels) - 1))
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
         """Return encoding, decoding and segmenting; the task enters nowhere but in a head that knows it."""
@@ -99,7 +79,7 @@ class _PyramidUNet(TaskGuidedNetwork):
         )
 
     def _encode(self, x: Tensor, *, keep_features: bool) -> _Encoded:
-        reads = keep_features or self.segmentation_head.reads_bottleneck
+        reads = keep_features or self.segmentation_head.reads_deepest
         stages, before_norm = run_encoder(self.encoder, x) if reads else (self.encoder(x), [])
         return _Encoded(x.shape[2:], stages, before_norm)
 
@@ -123,8 +103,8 @@ class _PyramidUNet(TaskGuidedNetwork):
         """Return logits at full resolution: of the last branch, then of the supervised paths."""
         encoded, stages, zero, features = segmented
         head = self.segmentation_head
-        bottleneck = encoded.before_norm[-1] if head.reads_bottleneck else None
-        context = head.context(bottleneck, *(task if head.conditioned else ()))
+        deepest = DeepestStage(encoded.before_norm[-1] if head.reads_deepest else None)
+        context = head.context(deepest, *(task if head.conditioned else ()))
         # A 1x1 convolution and linear interpolation commute: the published order enlarges W channels, this one R.
         layers = reversed(list(self.decoder.seg_layers))
         logits = [head(x, layer, context) for x, layer in zip(reversed(stages), layers, strict=False)]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_mtl.common.messages import shown
-from nnunet_mtl.networks.architecture import ArchitectureError
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.heads import RegionHead
 from nnunet_mtl.networks.layout import Layout
 
@@ -32,7 +32,7 @@ class NestedHead(RegionHead):
 
     Args:
         layout: The regions.
-        bottleneck_channels: Not used.
+        deepest_channels: Not used.
         task_of_region: Index of the nested task of each of the R regions, 0 to K-1; by default the layout's.
         parent_of_task: Index of each task's parent, -1 for none; by default none has one.
         guidance: Heads of tasks that have a parent: `GuidedHead` ("cga"), or that of the others with
@@ -45,12 +45,12 @@ class NestedHead(RegionHead):
     def __init__(
         self,
         layout: Layout,
-        bottleneck_channels: int,
+        deepest_channels: int,
         task_of_region: Sequence[int] = (),
         parent_of_task: Sequence[int] = (),
         guidance: Guidance = "cga",
     ) -> None:
-        super().__init__(layout, bottleneck_channels)
+        super().__init__(layout, deepest_channels)
         if guidance not in get_args(Guidance):
             raise ArchitectureError(
                 f"plans: the head's guidance={shown(guidance)} must be one of {', '.join(get_args(Guidance))}"

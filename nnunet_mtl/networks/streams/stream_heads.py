@@ -16,6 +16,6 @@ class StreamHead(BottleneckHead):
 
     reads_streams: ClassVar[bool] = True
 
-    def bottleneck(self, index: int, features: Features) -> Tensor:
-        """As of the base: the question's stream."""
+    def deepest(self, index: int, features: Features) -> Tensor:
+        """Return the question's stream, (B, C, *spatial)."""
         return features.streams[index]

@@ -14,18 +14,12 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import Tensor, cat
 
 from nnunet_mtl.networks.classification import Features, KnownEvidence
+from nnunet_mtl.networks.description import NetworkDescription
 from nnunet_mtl.networks.gradient import scale_gradient
+from nnunet_mtl.networks.insertion_points import StreamedParts
+from nnunet_mtl.networks.multitask_network import MultiTaskNetwork
 from nnunet_mtl.networks.pre_norm import run_blocks, stage_blocks
-from nnunet_mtl.networks.streams.stream_decoders import OwnDecoders
-from nnunet_mtl.networks.streams.task_streams import (
-    EncoderPlan,
-    NoStreamBottleneck,
-    SharedStreams,
-    StageFeatures,
-    StreamTasks,
-    each_of,
-)
-from nnunet_mtl.networks.task_guided import TaskGuidedNetwork
+from nnunet_mtl.networks.streams.task_streams import EncoderPlan, StageFeatures, StreamTasks, each_of
 from nnunet_mtl.networks.task_passes import PassResult, Step
 from nnunet_mtl.networks.unused_parameters import zero_of
 
@@ -35,41 +29,32 @@ class _Encoded(NamedTuple):
     before_norm: list[Tensor]  # of every stage, where answers are to be read
 
 
-class _StreamedUNet(TaskGuidedNetwork):
-    """What the U-Nets share; comes before a stock class among the bases.
+class _StreamedUNet(MultiTaskNetwork):
+    """What both U-Nets share; comes before a stock class among the bases.
 
-    The defaults are hard parameter sharing with one task that owns every channel: the stock network.
-
-    Args:
-        num_classes: R, the number of regions.
-        input_channels: Of the image.
-        streams: Class of what every task sees of the encoder's features.
-        stream_bottleneck: Class of what the deepest features of all tasks pass together.
-        decoders: Class of what pixel-level tasks decode with.
-        others: Of `TaskGuidedNetwork`, and the stock class's own.
+    Without arguments for the insertion points it is hard parameter sharing, and with one task the stock network.
     """
 
+    parts_class: ClassVar[type[StreamedParts]] = StreamedParts
     gives_attended: ClassVar[bool] = False
-    points: ClassVar[Mapping[str, Any]] = {
-        "streams": SharedStreams,
-        "stream_bottleneck": NoStreamBottleneck,
-        "decoders": OwnDecoders,
-    }
-
     place_of_region: Tensor
 
-    def __init__(self, *, num_classes: int, input_channels: int, **others: Any) -> None:
-        layout, own, architecture = self.prepare(num_classes, others)
+    @staticmethod
+    def backbone_channels(description: NetworkDescription[StreamedParts], input_channels: int) -> tuple[int, int]:
+        """Return how many channels the backbone reads, and how many regions the first task has."""
+        return input_channels, description.layout.task_of_region.count(0)
+
+    def build(self, description: NetworkDescription[StreamedParts]) -> None:
+        """Build the heads, the streams, and a decoder for every task but the first, which has the backbone's."""
+        layout, parts, options = description.layout, description.parts, description.method_options
         outputs = [layout.task_of_region.count(task) for task in range(layout.num_tasks)]
-        super().__init__(num_classes=outputs[0], input_channels=input_channels, **architecture)
         plan = EncoderPlan.of(self.encoder)
-        self.add_heads(layout, plan.channels, own)
-        asked = self.classification.questions if self.classification.reads_streams else ()
-        tasks = StreamTasks(len(outputs) + len(self.regressions), len(asked))
-        options = own["method_options"]
-        self.streams: Any = own["streams"](plan, tasks, **options)
-        self.stream_bottleneck: Any = own["stream_bottleneck"](plan.channels[-1], tasks.number, **options)
-        self.decoders: Any = own["decoders"](self.decoder, plan, outputs, len(self.regressions), **options)
+        self.build_heads(description, plan.channels, plan.channels[-2::-1])
+        questions = self.classification.questions if self.classification.reads_streams else ()
+        tasks = StreamTasks(len(outputs) + len(self.regressions), len(questions))
+        self.streams: Any = parts.streams(plan, tasks, **options)
+        self.stream_bottleneck: Any = parts.stream_bottleneck(plan.channels[-1], tasks.number, **options)
+        self.decoders: Any = parts.stream_decoders(self.decoder, plan, outputs, len(self.regressions), **options)
         # where each region's channel is when the channels of all tasks are put behind each other
         place = torch.argsort(self.passes.region_order)
         self.register_buffer("place_of_region", place, persistent=False)

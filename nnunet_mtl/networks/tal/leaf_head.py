@@ -22,13 +22,13 @@ class LeafHead(RegionHead):
 
     Args:
         layout: The regions, as label values.
-        bottleneck_channels: Not used.
+        deepest_channels: Not used.
     """
 
     membership: Tensor
 
-    def __init__(self, layout: Layout, bottleneck_channels: int) -> None:
-        super().__init__(layout, bottleneck_channels)
+    def __init__(self, layout: Layout, deepest_channels: int) -> None:
+        super().__init__(layout, deepest_channels)
         membership = torch.tensor(layout.membership, dtype=torch.float32, device="cpu")
         self.register_buffer("membership", membership, persistent=False)
 

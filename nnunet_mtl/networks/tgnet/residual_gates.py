@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from nnunet_mtl.networks.normalised_feature import GlobalMean
 from nnunet_mtl.networks.pre_norm import GuidedBlock, is_residual, run_modules, run_residual_block, stage_blocks
-from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate, GlobalMean
+from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate
 
 
 class TaskGuidedResidual(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_mtl.networks.attention import Gates
-from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate, GlobalMean, NormalisedFeature
+from nnunet_mtl.networks.normalised_feature import GlobalMean, NormalisedFeature
+from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate
 
 
 class ChannelGate(nn.Module):

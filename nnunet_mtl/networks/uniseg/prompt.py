@@ -9,7 +9,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.insertion_points import NoBottleneckConditioning
+from nnunet_mtl.networks.off_parts import NoBottleneckConditioning
 
 
 class UniversalPrompt(NoBottleneckConditioning):
@@ -28,7 +28,7 @@ class UniversalPrompt(NoBottleneckConditioning):
     Args:
         channels: C.
         num_tasks: K.
-        prompt_size: Spatial size of x at the planned patch size, 2D or 3D.
+        bottleneck_size: Spatial size of x at the planned patch size, 2D or 3D.
 
     Source: Ye, Xie, Zhang, Chen, Xia, UniSeg: a prompt-driven universal segmentation model as well as a strong
     representation learner, MICCAI 2023, and its released code, re-implemented from equations.
@@ -36,11 +36,11 @@ class UniversalPrompt(NoBottleneckConditioning):
 
     conditioned: ClassVar[bool] = True
 
-    def __init__(self, channels: int, num_tasks: int, prompt_size: Sequence[int]) -> None:
-        super().__init__(channels, num_tasks, prompt_size)
-        self.prompt = nn.Parameter(torch.randn(1, num_tasks, *prompt_size))
-        self.interpolation = "bilinear" if len(prompt_size) == 2 else "trilinear"
-        conv_op = convert_dim_to_conv_op(len(prompt_size))
+    def __init__(self, channels: int, num_tasks: int, bottleneck_size: Sequence[int]) -> None:
+        super().__init__(channels, num_tasks, bottleneck_size)
+        self.prompt = nn.Parameter(torch.randn(1, num_tasks, *bottleneck_size))
+        self.interpolation = "bilinear" if len(bottleneck_size) == 2 else "trilinear"
+        conv_op = convert_dim_to_conv_op(len(bottleneck_size))
         hidden = max(1, (channels + num_tasks) // 4)
         self.fusion = StackedConvBlocks(
             3,

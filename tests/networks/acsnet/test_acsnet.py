@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from nnunet_mtl.networks.acsnet.channel_attention_head import ChannelAttentionHead
 from nnunet_mtl.networks.acsnet.deformable_attention import DeformableAttention, PlainAttention
 from nnunet_mtl.networks.acsnet.gate_unit import GateAfterNorm, GateUnit
-from nnunet_mtl.networks.attention import NoTaskAttention
 from nnunet_mtl.networks.classification import BottleneckHead, EvidenceHead, NoClassification, Question
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoStageAttention, NoTaskAttention
 
 QUESTIONS: list[Question] = [{"name": "malignancy", "outputs": 2, "evidence": 0, "task": 0}]
 ANISOTROPIC = [[1, 1, 1], [1, 2, 2], [2, 2, 1]]

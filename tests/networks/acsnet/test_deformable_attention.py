@@ -10,7 +10,7 @@ from nnunet_mtl.networks.acsnet.deformable_attention import (
     SpatialAttention,
     plain_convolution,
 )
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoStageAttention
 
 SIZES = [(6, 5), (3, 5, 4)]
 KINDS = [DeformableAttention, PlainAttention]

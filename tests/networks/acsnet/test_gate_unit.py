@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_mtl.networks.acsnet.gate_unit import GateAfterNorm, GateUnit
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoStageAttention
 
 SIZES = [(5, 4), (3, 5, 4)]
 ORDERS = [GateUnit, GateAfterNorm]

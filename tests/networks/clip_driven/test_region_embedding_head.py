@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.lab.phantoms.organs_cases import PhantomOptions, plan_cases, render
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.clip_driven.region_embedding_head import Embedding, RegionEmbeddingHead
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.dodnet.dynamic_head import PooledDescriptor, dynamic_layers
+from nnunet_mtl.networks.heads import DeepestStage
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.task_passes import PassResult, Step, TaskPasses
 
@@ -31,7 +32,7 @@ def build(embedding: Embedding = "random", **options: Any) -> RegionEmbeddingHea
     return head
 
 
-def bottleneck(batch: int) -> Tensor:
+def deepest(batch: int) -> Tensor:
     means = torch.randn(batch, CHANNELS, 1, 1, 1)
     return means + (0.5 + torch.rand(batch, CHANNELS, 1, 1, 1)) * torch.randn(batch, CHANNELS, 3, 2, 3)
 
@@ -42,8 +43,8 @@ def theta_spread(thetas: Tensor) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_theta_of_a_region_is_the_controller_of_image_and_region(kind: Embedding) -> None:
-    head, read = build(kind), bottleneck(2)
-    theta = head.context(read)
+    head, read = build(kind), deepest(2)
+    theta = head.context(DeepestStage(read))
     assert theta.shape == (2, 5, 153)
     pooled = functional.relu(head.descriptor[0].norm(read)).mean((2, 3, 4))
     for sample in range(2):
@@ -64,45 +65,45 @@ def test_a_region_runs_its_own_layers_on_what_all_regions_read() -> None:
     assert head.regions(logits) is logits
     assert not head.conditioned
     assert not head.shared
-    assert head.reads_bottleneck
+    assert head.reads_deepest
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_theta_depends_on_the_region_and_on_the_image(kind: Embedding) -> None:
-    theta = build(kind).context(bottleneck(6))
+    theta = build(kind).context(DeepestStage(deepest(6)))
     assert theta_spread(theta[0]) > 0.05
     assert theta_spread(theta[:, 0]) > 0.05
 
 
 def test_regions_of_equal_embeddings_get_equal_logits_and_exchanged_ones_exchange_them() -> None:
-    head, layer, read, features = build("file"), nn.Conv2d(4, 8, 1), bottleneck(2), torch.randn(2, 4, 3, 3)
+    head, layer, read, features = build("file"), nn.Conv2d(4, 8, 1), deepest(2), torch.randn(2, 4, 3, 3)
     rows = torch.randn(5, SIZE)
     rows[3] = rows[0]
     head.load_embedding(rows)
-    logits = head(features, layer, head.context(read))
+    logits = head(features, layer, head.context(DeepestStage(read)))
     torch.testing.assert_close(logits[:, 3], logits[:, 0])
     assert float((logits[:, 1] - logits[:, 0]).detach().abs().max()) > 1e-3
     order = [4, 2, 1, 0, 3]
     head.load_embedding(rows[order])
-    torch.testing.assert_close(head(features, layer, head.context(read)), logits[:, order])
+    torch.testing.assert_close(head(features, layer, head.context(DeepestStage(read))), logits[:, order])
 
 
 def test_all_regions_come_from_one_pass() -> None:
     head, layer, calls = build(), nn.Conv2d(4, 8, 1), []
-    features, read = torch.randn(2, 4, 3, 3), bottleneck(2)
+    features, read = torch.randn(2, 4, 3, 3), deepest(2)
 
     def segment(_: Tensor, *task: Tensor) -> PassResult:
         calls.append(task)
-        return PassResult(head(features, layer, head.context(read, *task)))
+        return PassResult(head(features, layer, head.context(DeepestStage(read), *task)))
 
     logits, _ = TaskPasses(LAYOUT.task_of_region)((Step(segment, head.conditioned),), torch.zeros(2, 1, 3, 3))
     assert calls == [()]
-    torch.testing.assert_close(logits, head(features, layer, head.context(read)))
+    torch.testing.assert_close(logits, head(features, layer, head.context(DeepestStage(read))))
 
 
 def test_a_loss_on_one_region_moves_image_region_and_encoder() -> None:
     head, layer, encoder = build("learned"), nn.Conv2d(4, 8, 1), nn.Conv3d(1, CHANNELS, 3)
-    theta = head.context(encoder(torch.randn(2, 1, 5, 5, 5)))
+    theta = head.context(DeepestStage(encoder(torch.randn(2, 1, 5, 5, 5))))
     head(torch.randn(2, 4, 3, 3), layer, theta)[:, 2].square().sum().backward()
     assert float(encoder.weight.grad.abs().sum()) > 0  # through theta alone: the features are constants
     moved = head.embedding.grad.abs().sum(1)
@@ -116,7 +117,7 @@ def test_image_and_region_start_with_the_same_say_and_logits_near_zero() -> None
     with torch.no_grad():
         of_image = head.of_image(head.descriptor(read)).square().sum(1)
         of_region = functional.relu(head.of_region(head.embedding)).square().sum(1)
-        theta = head.context(read)
+        theta = head.context(DeepestStage(read))
         logits = dynamic_layers(torch.randn(6, 8, 8, 8), theta, 1)
     assert float(of_image.mean()) == pytest.approx(16, rel=0.25)
     assert float(of_region.mean()) == pytest.approx(16, rel=0.25)
@@ -126,12 +127,12 @@ def test_image_and_region_start_with_the_same_say_and_logits_near_zero() -> None
 
 def test_it_is_in_single_precision_under_autocast() -> None:
     head, layer = build(), nn.Conv2d(4, 8, 1)
-    read = bottleneck(2).bfloat16()
+    read = deepest(2).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        theta = head.context(read)
+        theta = head.context(DeepestStage(read))
         logits = head(torch.randn(2, 4, 3, 3), layer, theta)
     assert logits.dtype == theta.dtype == torch.float32
-    assert torch.equal(theta, head.context(read.float()))
+    assert torch.equal(theta, head.context(DeepestStage(read.float())))
 
 
 @pytest.mark.parametrize(("kind", "own"), [("random", 0), ("learned", 5 * 512), ("file", 0)])
@@ -169,13 +170,13 @@ def test_an_embedding_from_a_file_comes_back_from_a_checkpoint(tmp_path: Path) -
     head.load_state_dict(torch.load(tmp_path / "checkpoint.pth"))
     expected = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True)).float()
     torch.testing.assert_close(head.embedding, expected)
-    read = bottleneck(2)
-    assert torch.equal(head.context(read), trained.context(read))
+    read = deepest(2)
+    assert torch.equal(head.context(DeepestStage(read)), trained.context(DeepestStage(read)))
 
 
 def test_without_its_file_every_logit_is_no_number() -> None:
     head = RegionEmbeddingHead(LAYOUT, CHANNELS, "file", SIZE)
-    logits = head(torch.randn(2, 4, 3, 3), nn.Conv2d(4, 8, 1), head.context(bottleneck(2)))
+    logits = head(torch.randn(2, 4, 3, 3), nn.Conv2d(4, 8, 1), head.context(DeepestStage(deepest(2))))
     assert bool(logits.isnan().all())
 
 
@@ -206,11 +207,11 @@ def test_compilation_breaks_no_graph() -> None:
     head, layer, counter = build(), nn.Conv2d(4, 8, 1), CompileCounter()
 
     def segment(features: Tensor, read: Tensor) -> Tensor:
-        return head(features, layer, head.context(read))
+        return head(features, layer, head.context(DeepestStage(read)))
 
     compiled = torch.compile(segment, backend=counter, fullgraph=True)
     for batch in (2, 2, 1, 2, 1):
-        arguments = torch.randn(batch, 4, 3, 3), bottleneck(batch)
+        arguments = torch.randn(batch, 4, 3, 3), deepest(batch)
         torch.testing.assert_close(compiled(*arguments), segment(*arguments))
     assert counter.frame_count == 2
     torch._dynamo.reset()

@@ -15,6 +15,7 @@ from nnunet_mtl.networks.dodnet.dynamic_head import (
     initialise_controller,
     theta_size,
 )
+from nnunet_mtl.networks.heads import DeepestStage
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.task_passes import PassResult, Step, TaskPasses
 
@@ -40,7 +41,7 @@ def one_head(x: Tensor, theta: Tensor, outputs: int) -> Tensor:
     return convolve(x, weights[2], biases[2])[0]
 
 
-def bottleneck(batch: int, channels: int = CHANNELS) -> Tensor:
+def deepest(batch: int, channels: int = CHANNELS) -> Tensor:
     """Features before a normalisation: their channels' means and scales are the image's own."""
     means = torch.randn(batch, channels, 1, 1, 1)
     return means + (0.5 + torch.rand(batch, channels, 1, 1, 1)) * torch.randn(batch, channels, 3, 2, 3)
@@ -119,7 +120,7 @@ def test_the_descriptor_is_the_mean_of_what_is_positive_after_the_norm() -> None
 
 def test_the_descriptor_is_pooled_in_single_precision() -> None:
     descriptor = PooledDescriptor(16)
-    image = 300 * bottleneck(2, 16)  # squares beyond the range of float16
+    image = 300 * deepest(2, 16)  # squares beyond the range of float16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         pooled = descriptor(image.half())
     assert pooled.dtype == torch.float32
@@ -148,7 +149,7 @@ def test_a_controller_starts_layers_as_he_does_with_an_equal_share_of_every_sour
 def test_layers_start_with_different_weights_for_every_task_and_keep_the_scale_of_features() -> None:
     torch.manual_seed(0)
     head = DynamicHead(Layout(tuple(range(7)), (0,) * 7, ((1,),) * 7), 64, width=32)
-    theta = head.context(torch.randn(1, 64, 6, 6, 6).expand(7, -1, -1, -1, -1), torch.arange(7)).detach()
+    theta = head.context(DeepestStage(torch.randn(1, 64, 6, 6, 6).expand(7, -1, -1, -1, -1)), torch.arange(7)).detach()
     weights = theta[:, : 2 * 32**2]
     assert float(weights.square().mean()) == pytest.approx(2 / 32, rel=0.1)
     assert float(weights.var(dim=0).mean()) == pytest.approx(1 / 32, rel=0.1)  # the task's half of it
@@ -193,28 +194,28 @@ def test_a_region_reads_the_channel_of_its_slot(head: DynamicHead) -> None:
     assert head.regions(logits) is logits
     assert head.shared
     assert head.conditioned
-    assert head.reads_bottleneck
+    assert head.reads_deepest
 
 
 def test_another_width_is_asked_of_the_segmentation_layers_too() -> None:
     head, width = DynamicHead(LAYOUT, CHANNELS, width=5), DynamicHead.channels(LAYOUT, width=5)
     assert width == 5
     assert DynamicHead.channels(LAYOUT) == WIDTH == 8
-    theta = head.context(bottleneck(2), torch.tensor([0, 2]))
+    theta = head.context(DeepestStage(deepest(2)), torch.tensor([0, 2]))
     assert head(torch.randn(2, 4, 3, 3), nn.Conv2d(4, width, 1), theta).shape == (2, 5, 3, 3)
 
 
 def test_theta_depends_on_the_task_at_a_fixed_image_and_on_the_image_at_a_fixed_task(head: DynamicHead) -> None:
     with torch.no_grad():
-        same_image = head.context(bottleneck(1).expand(3, -1, -1, -1, -1), torch.arange(3))
-        same_task = head.context(bottleneck(8), torch.ones(8, dtype=torch.long))
+        same_image = head.context(DeepestStage(deepest(1).expand(3, -1, -1, -1, -1)), torch.arange(3))
+        same_task = head.context(DeepestStage(deepest(8)), torch.ones(8, dtype=torch.long))
     assert float(same_image[:, :144].std(0).mean()) > 0.05
     assert float(same_task[:, :144].std(0).mean()) > 0.05
 
 
 def test_logits_depend_on_the_task_and_on_the_encoder(head: DynamicHead) -> None:
     encoder, features, layer = nn.Conv3d(1, CHANNELS, 3), torch.randn(2, 4, 3, 3), nn.Conv2d(4, 8, 1)
-    theta = head.context(encoder(torch.randn(2, 1, 5, 5, 5)), torch.tensor([2, 0]))
+    theta = head.context(DeepestStage(encoder(torch.randn(2, 1, 5, 5, 5))), torch.tensor([2, 0]))
     head(features, layer, theta).square().sum().backward()
     assert float(encoder.weight.grad.abs().sum()) > 0  # through theta alone: the features are constants
     of_tasks = head.controller.weight.grad[:, CHANNELS:].abs().sum(0)
@@ -223,16 +224,16 @@ def test_logits_depend_on_the_task_and_on_the_encoder(head: DynamicHead) -> None
 
 
 def test_a_batch_of_mixed_tasks_equals_its_samples_alone(head: DynamicHead) -> None:
-    features, layer, read = torch.randn(3, 4, 3, 3), nn.Conv2d(4, 8, 1), bottleneck(3)
+    features, layer, read = torch.randn(3, 4, 3, 3), nn.Conv2d(4, 8, 1), deepest(3)
     task = torch.tensor([2, 0, 2])
-    together = head(features, layer, head.context(read, task))
+    together = head(features, layer, head.context(DeepestStage(read), task))
     for i in range(3):
-        alone = head(features[[i]], layer, head.context(read[[i]], task[[i]]))
+        alone = head(features[[i]], layer, head.context(DeepestStage(read[[i]]), task[[i]]))
         torch.testing.assert_close(together[[i]], alone)
 
 
 def test_one_theta_serves_scales_of_any_size(head: DynamicHead) -> None:
-    theta = head.context(bottleneck(2), torch.tensor([0, 1]))
+    theta = head.context(DeepestStage(deepest(2)), torch.tensor([0, 1]))
     for channels, size in ((4, 8), (6, 4)):
         layer = nn.Conv3d(channels, 8, 1)
         features = torch.randn(2, channels, size, size, 2)
@@ -242,11 +243,11 @@ def test_one_theta_serves_scales_of_any_size(head: DynamicHead) -> None:
 
 
 def test_the_controller_computes_in_single_precision(head: DynamicHead) -> None:
-    read, task = bottleneck(2), torch.tensor([0, 1])
+    read, task = deepest(2), torch.tensor([0, 1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        theta = head.context(read.bfloat16(), task)
+        theta = head.context(DeepestStage(read.bfloat16()), task)
     assert theta.dtype == torch.float32
-    assert torch.equal(theta, head.context(read.bfloat16().float(), task))
+    assert torch.equal(theta, head.context(DeepestStage(read.bfloat16().float()), task))
 
 
 class Trunk(nn.Module):
@@ -269,7 +270,7 @@ def test_all_tasks_cost_one_trunk_and_k_heads_and_equal_whole_passes(head: Dynam
 
     def segment(state: tuple[Tensor, Tensor], *task: Tensor) -> PassResult:
         features, read = state
-        return PassResult(head(features, layer, head.context(read, *task)))
+        return PassResult(head(features, layer, head.context(DeepestStage(read), *task)))
 
     steps = Step(trunk, conditioned=False), Step(segment, head.conditioned)
     image = torch.randn(2, 1, 8, 8)
@@ -296,13 +297,13 @@ def test_compilation_breaks_no_graph_and_recompiles_for_no_task(head: DynamicHea
     layer = nn.Conv2d(4, 8, 1)
 
     def segment(features: Tensor, read: Tensor, task: Tensor) -> Tensor:
-        return head(features, layer, head.context(read, task))
+        return head(features, layer, head.context(DeepestStage(read), task))
 
     counter = CompileCounter()
     compiled = torch.compile(segment, backend=counter, fullgraph=True)
     for batches, compilations in (([[0, 0], [1, 2], [2, 0]], 1), ([[1], [0], [2], [2, 2]], 2)):
         for tasks in batches:
-            arguments = torch.randn(len(tasks), 4, 3, 3), bottleneck(len(tasks)), torch.tensor(tasks)
+            arguments = torch.randn(len(tasks), 4, 3, 3), deepest(len(tasks)), torch.tensor(tasks)
             torch.testing.assert_close(compiled(*arguments), segment(*arguments))
         assert counter.frame_count == compilations
 

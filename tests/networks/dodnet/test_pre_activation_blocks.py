@@ -9,8 +9,8 @@ from nnunet_mtl.networks.dodnet.pre_activation_blocks import (
     standardised,
     standardised_conv,
 )
+from nnunet_mtl.networks.normalised_feature import num_groups
 from nnunet_mtl.networks.pre_norm import GuidedBlock, run_stage
-from nnunet_mtl.networks.tgnet.descriptor_gate import num_groups
 from nnunet_mtl.networks.tgnet.residual_gates import TaskGuidedResidual
 
 CONVOLVE = {2: functional.conv2d, 3: functional.conv3d}

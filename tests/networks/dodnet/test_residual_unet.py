@@ -13,14 +13,14 @@ from nnunet_mtl.networks.architecture import (
     ArchitectureError,
     multitask_architecture,
 )
-from nnunet_mtl.networks.attention import NoTaskAttention, TaskGuidedAttention
+from nnunet_mtl.networks.attention import TaskGuidedAttention
 from nnunet_mtl.networks.decoders import SharedDecoder, TaskDecoders
 from nnunet_mtl.networks.dodnet.dynamic_head import DynamicHead
 from nnunet_mtl.networks.dodnet.residual_unet import PublishedUNet
 from nnunet_mtl.networks.heads import RegionHead, SlotHead
-from nnunet_mtl.networks.insertion_points import NoConditioning, NoEncoderConditioning, TaskCode
 from nnunet_mtl.networks.layout import Layout
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoConditioning, NoEncoderConditioning, NoStageAttention, NoTaskAttention
+from nnunet_mtl.networks.task_code import TaskCode
 from nnunet_mtl.networks.tgnet.residual_gates import TaskGuidedResidual
 from nnunet_mtl.networks.tgnet.skip_gates import ChannelGate, ParallelGates, SerialGates, SpatialGate
 from nnunet_mtl.networks.uniseg.prompt import UniversalPrompt
@@ -250,7 +250,7 @@ POINTS: list[tuple[str, dict[str, Any], tuple[int, int, int, int]]] = [
     ("nothing", {"segmentation_head": SlotHead}, (1, 1, 1, 1)),
     ("input", {"input_conditioning": TaskCode, "segmentation_head": SlotHead}, (3, 3, 3, 3)),
     ("encoder", {"encoder_conditioning": TaskGuidedResidual, "segmentation_head": SlotHead}, (3, 3, 3, 3)),
-    ("bottleneck", {"bottleneck_conditioning": UniversalPrompt, "prompt_size": (4, 4)}, (1, 3, 3, 3)),
+    ("bottleneck", {"bottleneck_conditioning": UniversalPrompt, "bottleneck_size": (4, 4)}, (1, 3, 3, 3)),
     *(
         (gate.__name__, {"task_attention": gate, "segmentation_head": SlotHead}, (1, 1, 3, 3))
         for gate in (ChannelGate, SpatialGate, SerialGates, ParallelGates, TaskGuidedAttention)
@@ -334,7 +334,7 @@ def test_the_code_is_read_by_convolutions_alone(point: str) -> None:
 
 
 def test_a_prompt_is_read_by_the_fusion() -> None:
-    network = build(bottleneck_conditioning=UniversalPrompt, prompt_size=(4, 4))
+    network = build(bottleneck_conditioning=UniversalPrompt, bottleneck_size=(4, 4))
     assert network.fusion.conv.weight.shape == (8, 8 + 1, 1, 1)
 
 
@@ -367,7 +367,7 @@ def test_the_head_reads_the_fusion() -> None:
     network, x = build(features=(4, 6, 8), segmentation_head=DynamicHead), image()
     read: list[Tensor] = []
     made: list[Tensor] = []
-    network.fusion.register_forward_hook(lambda *call: made.append(call[2]))
+    network.fusion.register_forward_hook(lambda *call: made.append(call[2][0]))
     network.segmentation_head.descriptor.register_forward_hook(lambda *call: read.append(call[1][0]))
     network(x, torch.tensor([0, 1]))
     assert read[0] is made[0]
@@ -418,7 +418,7 @@ def test_trainers_keep_the_class_and_set_its_parts() -> None:
     block = multitask_architecture(architecture, layout=layout, patch_size=[16, 16], parts={}, gates="faithful")
     assert block["network_class_name"] == PUBLISHED_NETWORK == f"{PublishedUNet.__module__}.{PublishedUNet.__name__}"
     assert block["arch_kwargs"]["full_resolution_only"]
-    assert block["arch_kwargs"]["prompt_size"] == [8, 8]
+    assert block["arch_kwargs"]["bottleneck_size"] == [8, 8]
 
 
 def test_off_is_the_default_everywhere() -> None:

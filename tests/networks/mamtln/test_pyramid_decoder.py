@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nnunet_mtl.networks.insertion_points import PyramidParts
 from nnunet_mtl.networks.mamtln.adaptive_attention import AdaptiveAttention
 from nnunet_mtl.networks.mamtln.aware_branches import ClassificationAwareBranch, SegmentationAwareBranch
 from nnunet_mtl.networks.mamtln.pyramid_blocks import Level, Shape
@@ -20,11 +21,7 @@ WIDTH, CHANNELS, STRIDE = 16, (6, 8, 10, 10), (1, 2, 2)
 SIZES = ((3, 16, 24), (3, 8, 12), (3, 4, 6), (3, 2, 3))
 DILATIONS = ((1, 1, 1), (3, 3, 3), (5, 5, 5), (5, 7, 7))
 SHAPE = Shape(nn.Conv3d, WIDTH, tuple(Level((3, 3, 3), STRIDE) for _ in SIZES))  # sizes not known: none is clipped
-PARTS = {
-    "visual_attention": VisualAttention,
-    "adaptive_attention": AdaptiveAttention,
-    "segmentation_aware": SegmentationAwareBranch,
-}
+PARTS = PyramidParts(VisualAttention, AdaptiveAttention, SegmentationAwareBranch, ClassificationAwareBranch)
 
 
 def up(x: Tensor, like: Tensor) -> Tensor:

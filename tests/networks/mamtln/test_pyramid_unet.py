@@ -9,8 +9,8 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.classification import BottleneckHead, EvidenceHead
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.dodnet.dynamic_head import DynamicHead
 from nnunet_mtl.networks.heads import SlotHead
 from nnunet_mtl.networks.mamtln.adaptive_attention import NoAdaptiveAttention
@@ -89,7 +89,7 @@ def test_the_finest_level_is_at_a_quarter_of_the_resolution_however_deep_the_pla
     total = [math.prod(steps) for steps in zip(*strides, strict=True)]
     deepest = [edge // step for edge, step in zip(size, total, strict=True)]
     network = build_pyramid(
-        kind, dimensions=dimensions, features=[4] * n_stages, strides=strides, prompt_size=deepest, **OWN
+        kind, dimensions=dimensions, features=[4] * n_stages, strides=strides, bottleneck_size=deepest, **OWN
     )
     attentions = network.decoder.pyramid.visual_attention
     assert [len(each.branches) for each in attentions] == [4, 3, *[2] * (LEVELS[n_stages] - 2)]
@@ -154,7 +154,7 @@ def test_the_levels_are_the_deepest_stages_with_kernels_strides_and_sizes_of_the
         dimensions=3,
         strides=[[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2]],
         kernels=[[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]],
-        prompt_size=[3, 4, 5],
+        bottleneck_size=[3, 4, 5],
         options={"levels": 2},
     )
     assert [block[0].in_channels for block in network.decoder.reduce] == [8, 8]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_mtl.networks.architecture import ArchitectureError
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.networks.omnet.nested_head import (
     ExcitedHead,

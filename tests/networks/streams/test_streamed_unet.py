@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from nnunet_mtl.networks.acsnet.channel_attention_head import ChannelAttentionHead
-from nnunet_mtl.networks.architecture import ArchitectureError
 from nnunet_mtl.networks.classification import BottleneckHead, EvidenceHead
+from nnunet_mtl.networks.description import ArchitectureError
 from nnunet_mtl.networks.streams.stream_heads import StreamHead
 from nnunet_mtl.networks.task_passes import OFF
 

@@ -27,7 +27,7 @@ def test_there_is_a_channel_for_background_and_each_leaf(head):
     layer = nn.Conv2d(3, 6, 1)
     features = torch.randn(2, 3, 4, 4)
     assert torch.equal(head(features, layer, head.context(None)), layer(features))
-    assert (LeafHead.conditioned, LeafHead.reads_bottleneck, LeafHead.shared) == (False, False, False)
+    assert (LeafHead.conditioned, LeafHead.reads_deepest, LeafHead.shared) == (False, False, False)
 
 
 @pytest.mark.parametrize("spatial", SPATIAL)

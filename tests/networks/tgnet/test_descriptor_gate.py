@@ -4,7 +4,8 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate, GlobalMean, NormalisedFeature, num_groups
+from nnunet_mtl.networks.normalised_feature import GlobalMean, NormalisedFeature, num_groups
+from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate
 
 CHANNELS, TASKS, FACTORS = 12, 3, 5
 SIZES = [(6, 5), (2, 5, 4)]

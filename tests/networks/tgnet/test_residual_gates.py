@@ -10,10 +10,11 @@ from dynamic_network_architectures.building_blocks.residual_encoders import Resi
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_mtl.networks.insertion_points import NoEncoderConditioning
+from nnunet_mtl.networks.normalised_feature import GlobalMean
+from nnunet_mtl.networks.off_parts import NoEncoderConditioning
 from nnunet_mtl.networks.pre_norm import run_encoder
 from nnunet_mtl.networks.tgnet import residual_gates
-from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate, GlobalMean
+from nnunet_mtl.networks.tgnet.descriptor_gate import DescriptorGate
 from nnunet_mtl.networks.tgnet.residual_gates import TaskGuidedResidual
 
 TASKS = 3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from nnunet_mtl.networks.insertion_points import NoBottleneckConditioning
+from nnunet_mtl.networks.off_parts import NoBottleneckConditioning
 from nnunet_mtl.networks.uniseg.prompt import UniversalPrompt
 
 CHANNELS, TASKS = 9, 3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mtl.networks.classification import ClassificationHead
-from nnunet_mtl.networks.stage_attention import NoStageAttention
+from nnunet_mtl.networks.off_parts import NoStageAttention
 
 
 class Scaled(NoStageAttention):

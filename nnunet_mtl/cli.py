@@ -315,7 +315,7 @@ def _probe(commands: Subparsers) -> None:
 
 def _evaluate(commands: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
-        from nnunet_mtl.evaluation.request import EvaluationOptions, run_evaluation
+        from nnunet_mtl.evaluation.evaluate_options import EvaluationOptions, run_evaluation
         from nnunet_mtl.planning.folders import raw_folder
 
         print(run_evaluation(EvaluationOptions.from_namespace(raw_folder(options.dataset), options), _progress))

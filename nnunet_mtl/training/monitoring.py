@@ -12,7 +12,7 @@ from torch import distributed as dist
 
 from nnunet_mtl.common.messages import listed
 from nnunet_mtl.common.swapped_names import swapped
-from nnunet_mtl.evaluation.classification import QuestionScores
+from nnunet_mtl.evaluation.answers.point_metrics import PointMetrics
 from nnunet_mtl.inference.calibration import TAUGHT, stored_calibrations
 from nnunet_mtl.losses.partial import process_count
 from nnunet_mtl.losses.weighting import LossWeighting
@@ -123,7 +123,7 @@ class MonitoredTrainer(CheckpointingTrainer):
     def _log_answers(self, collated: Mapping[str, Any]) -> None:
         """Log what patches answered in this epoch, and from time to time what cases are answered."""
         of_patches = self.image_level.patch_scores(*(np.concatenate(collated[key]) for key in (PROBABILITIES, TARGETS)))
-        of_cases: dict[str, QuestionScores] = {}
+        of_cases: dict[str, PointMetrics] = {}
         epoch = self.current_epoch + 1
         if epoch % self.settings.class_every == 0 or epoch == self.num_epochs:
             of_cases = self._score_cases()
@@ -139,7 +139,7 @@ class MonitoredTrainer(CheckpointingTrainer):
             for metric, value in values.items():
                 self.logger.log(progress.class_key(question, metric), value, self.current_epoch)
 
-    def _score_cases(self) -> dict[str, QuestionScores]:
+    def _score_cases(self) -> dict[str, PointMetrics]:
         """Answer the labelled validation cases as prediction would, and say how well."""
         _, cases = self.do_split()
         targets = self.image_level.labels.targets(cases)
@@ -148,7 +148,7 @@ class MonitoredTrainer(CheckpointingTrainer):
         self._print_answers(scores)
         return scores
 
-    def _print_answers(self, scores: Mapping[str, QuestionScores]) -> None:
+    def _print_answers(self, scores: Mapping[str, PointMetrics]) -> None:
         for question, score in scores.items():
             if question not in self.taught:
                 continue

@@ -217,7 +217,7 @@ def _questions(
 
 
 def _overlap_note(pairs: Sequence[Pair]) -> str:
-    with_map = sorted({task for pair in pairs for task in pair.own})
+    with_map = sorted({task for pair in pairs for task in pair.task_maps})
     if with_map:
         return f"tasks {listed(with_map)} are scored by maps of their own, every other by the one map of all tasks"
     return "scored by the one map of all tasks, in which a later region overwrites an earlier one"

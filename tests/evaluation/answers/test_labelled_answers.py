@@ -125,7 +125,10 @@ def test_a_question_the_model_was_not_asked_is_not_answered(predicted: Path, tas
     ("change", "pattern"),
     [
         (lambda content: content["cases"].pop("a"), "case 'a', task 'malignancy': has no answer in the file"),
-        (lambda content: content["cases"].clear(), "case 'a', .*case 'b', task 'malignancy': has no answer in the file"),
+        (
+            lambda content: content["cases"].clear(),
+            "case 'a', .*case 'b', task 'malignancy': has no answer in the file",
+        ),
         (lambda content: content.pop("tasks"), "is not what nnunet_mtl predict writes"),
         (lambda content: content["tasks"].pop("stage"), "is not what nnunet_mtl predict writes"),
         (lambda content: content.update(cases=[]), "is not what nnunet_mtl predict writes"),

@@ -98,7 +98,7 @@ def test_nothing_to_find_is_infinitely_far():
     assert nearest_distances(empty, one, (1.0, 1.0)).tolist() == []
 
 
-def test_distances_beyond_three_hundred_voxels():
+def test_distances_of_far_voxels():
     of, to = np.zeros((2, 300), dtype=bool), np.zeros((2, 300), dtype=bool)
     of[0, [0, 200, 297]] = to[1, 299] = True
     expected = [math.hypot(1, n * 0.5) for n in (299, 99, 2)]

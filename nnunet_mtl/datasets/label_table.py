@@ -64,22 +64,22 @@ def described(predictions: Path, table: LabelTable) -> DescribedRegions | None:
     """
     if not (predictions / "dataset.json").is_file():
         return None
-    found = described_regions(predictions, table.taskset, table.file_ending)
-    if found.unknown and not found.channels:
+    regions = described_regions(predictions, table.taskset, table.file_ending)
+    if regions.unknown and not regions.channels:
         raise LabelTableError(
-            f"{found.path}: predicts {listed(found.unknown)}, none of the data set's regions "
+            f"{regions.path}: predicts {listed(regions.unknown)}, none of the data set's regions "
             f"{listed(table.taskset.regions)}; check -pred and -d, or rename the labels there"
         )
-    return found
+    return regions
 
 
 def values_of_folder(folder: Path, table: LabelTable) -> MapValues:
     """Return the label values of the maps in a folder; without a `dataset.json` those of the data set."""
-    found = described(folder, table)
-    if found is None:
+    regions = described(folder, table)
+    if regions is None:
         values = {index: tuple(table.taskset.region_labels[index]) for index in table.regions}
         return MapValues(values, table.values)
-    return MapValues(found.values, found.known)
+    return MapValues(regions.values, regions.known)
 
 
 def values_of_tasks(predictions: Path, table: LabelTable) -> dict[str, MapValues]:

@@ -196,7 +196,7 @@ def _restricted(path: Path, cases: Collection[str], source: str) -> Splits:
     empty = [f"fold {number} ({part})" for number, fold in enumerate(splits) for part in fold if not fold[part]]
     if empty:
         raise RawDatasetError(
-            f"{path}: without the cases that are left out, {', '.join(empty)} has no case; make folds in which "
+            f"{path}: without the cases that are left out nothing is left of {', '.join(empty)}; make folds in which "
             f"every task is annotated (`nnunet_mtl make-splits -d {source} --overwrite`) and train on those"
         )
     return splits

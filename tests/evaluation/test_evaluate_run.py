@@ -177,7 +177,7 @@ def test_runs_are_compared_and_ranked(data, capsys):
     assert "; gain bad -" in printed
     assert not (data.parent / "again" / "bad").exists()
     assert run("--runs", "out/bad", "good", "--hd95", "pooled", *words[:-1], "third") == 2
-    assert "bad: was evaluated by other rules" in capsys.readouterr().err
+    assert "bad: was evaluated with other options" in capsys.readouterr().err
     assert (data.parent / "again" / "good" / "cases.csv").is_file()
 
 

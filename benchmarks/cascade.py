@@ -5,7 +5,8 @@ python benchmarks/cascade.py
 
 from dataclasses import replace
 
-from nnunet_mtl.lab.methods.cascade_cost import cascade_cost, tiles_of
+from cascade_cost import cascade_cost, tiles_of
+
 from nnunet_mtl.lab.methods.setting import default_setting
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.trainers.nnUNetTrainerOMNet import nnUNetTrainerOMNet

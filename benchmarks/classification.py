@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import SimpleITK
 from chain import Chain, positive_chances, provenance, write_result
+from lesion_features import lesion_features, position_features
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nnunet_mtl.evaluation.classification import auc_difference_interval, auc_interval
-from nnunet_mtl.evaluation.lesion_features import lesion_features, position_features
-from nnunet_mtl.evaluation.scores import dice_table
+from nnunet_mtl.evaluation.answers.discrimination import auc_difference_interval, auc_interval
+from nnunet_mtl.evaluation.runs.run_dice import run_dice
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 PHANTOM = (
@@ -135,8 +135,8 @@ class Benchmark:
         labels = self.folder / "nnUNet_raw" / "Dataset900_Texture" / "labelsTs"
         description = read_dataset_json(labels.parent / "dataset.json")
         tasks = TaskSet.from_dataset_json(description)
-        scores = dice_table(self.folder / "predictions" / row, labels, tasks, description, fully_labelled=True)
-        return {region: round(scores.mean_dice([region]), 3) for region in scores.regions}
+        scores = run_dice(self.folder / "predictions" / row, labels, tasks, description, fully_labelled=True)
+        return {region: round(scores.mean_over_regions([region]), 3) for region in scores.regions}
 
     def _probe(self, result: dict[str, Any], dataset: int, row: str) -> dict[str, float]:
         exported = "nnUNetPlans_probe"

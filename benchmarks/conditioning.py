@@ -20,8 +20,9 @@ from typing import Any
 
 from chain import Chain, provenance, write_result
 
-from nnunet_mtl.evaluation.missing import mean_of_present
-from nnunet_mtl.evaluation.scores import Scores, dice_table
+from nnunet_mtl.evaluation.missing_values import mean_of_present
+from nnunet_mtl.evaluation.runs.run_dice import run_dice
+from nnunet_mtl.evaluation.runs.run_metrics import RunMetrics
 from nnunet_mtl.lab.phantoms.scanner import SCANNERS
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -77,7 +78,7 @@ def _scored(raw: Path, predictions: Path) -> dict[str, Any]:
     """Return the mean Dice by region over all test cases, and over those from the scanner of the region's task."""
     description = read_dataset_json(raw / "dataset.json")
     tasks = TaskSet.from_dataset_json(description)
-    scores = dice_table(predictions, raw / "labelsTs", tasks, description, fully_labelled=True)
+    scores = run_dice(predictions, raw / "labelsTs", tasks, description, fully_labelled=True)
     sources = read_dataset_json(raw / "labelsTs.json")["nnunet_mtl"]["cases"]
     domains = {case: of_case["source"] for case, of_case in sources.items()}
     homes = {
@@ -94,11 +95,12 @@ def _scored(raw: Path, predictions: Path) -> dict[str, Any]:
     }
 
 
-def _means(scores: Scores, cases: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    return {
-        region: _mean([scores.cases[case][region] for case in of_region if region in scores.cases[case]])
-        for region, of_region in cases.items()
-    }
+def _means(scores: RunMetrics, cases: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    means = {}
+    for region, chosen in cases.items():
+        dice = scores.values(region, "dice")
+        means[region] = _mean([dice[case] for case in chosen if case in dice])
+    return means
 
 
 def _mean(values: Any) -> float:

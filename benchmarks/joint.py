@@ -24,10 +24,10 @@ from chain import Chain, positive_chances, provenance, write_result
 from sklearn.metrics import roc_auc_score
 
 from nnunet_mtl.discovery import shim_folder
-from nnunet_mtl.evaluation.classification import auc_interval
-from nnunet_mtl.evaluation.multitask_gain import multitask_gain
-from nnunet_mtl.evaluation.regression import mae_of_folder
-from nnunet_mtl.evaluation.scores import dice_table
+from nnunet_mtl.evaluation.answers.discrimination import auc_interval
+from nnunet_mtl.evaluation.metrics.regression_error import mae_of_folder
+from nnunet_mtl.evaluation.runs.multitask_gain import multitask_gain
+from nnunet_mtl.evaluation.runs.run_dice import run_dice
 from nnunet_mtl.inference.model_folder import build_network, read_model
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -218,8 +218,8 @@ class Benchmark:
         tasks = TaskSet.from_dataset_json(description)
         metrics: dict[str, float] = {}
         if not only or only[0] in [task.name for task in tasks.tasks]:
-            scores = dice_table(out, raw / "labelsTs", tasks, description, fully_labelled=True)
-            metrics |= {f"dice {region}": scores.mean_dice([region]) for region in scores.regions}
+            scores = run_dice(out, raw / "labelsTs", tasks, description, fully_labelled=True)
+            metrics |= {f"dice {region}": scores.mean_over_regions([region]) for region in scores.regions}
         for question, positive in self.phantom.positive.items():
             if not only or question in only:
                 chances, truth = self._answers(out, question, positive)

@@ -26,11 +26,10 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402 - reads the number of threads when it is imported
 from numpy.typing import NDArray  # noqa: E402
 
-from nnunet_mtl.evaluation.surface import SurfacePair  # noqa: E402
+from nnunet_mtl.evaluation.metrics.surface_distance import SurfacePair  # noqa: E402
 
 SPACINGS_MM = ((1.0, 1.0, 1.0), (3.0, 0.8, 0.8))
 TOLERANCE_MM = 2.0
-LIMIT_SECONDS = 1.5
 
 Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
@@ -57,13 +56,12 @@ def main() -> None:
         "device": f"{platform.machine()}, one of {os.cpu_count()} CPU cores",
         "load": [round(load, 1) for load in os.getloadavg()],
         "versions": {name: version(name) for name in ("numpy", "scipy", *(["monai"] if monai else []))},
-        "limit_seconds": LIMIT_SECONDS,
         "slowest_seconds": slowest,
         "pairs": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"slowest: {slowest} s of {LIMIT_SECONDS} s")
+    print(f"slowest: {slowest} s")
 
 
 def pairs(size: int) -> dict[str, Callable[[], Masks]]:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from chain import provenance, write_result
+from lesion_features import lesion_features
 from numpy.typing import NDArray
+from position_baseline import threshold_and_position_dice
 from sklearn.metrics import roc_auc_score
 
-from nnunet_mtl.evaluation.lesion_features import lesion_features
 from nnunet_mtl.lab.phantoms import gastric, nested, ultrasound
-from nnunet_mtl.lab.phantoms.baseline import threshold_and_position_dice
 from nnunet_mtl.lab.phantoms.breast import MASS_CUES, MassCue
 from nnunet_mtl.lab.phantoms.options import SharedOptions
 from nnunet_mtl.lab.phantoms.patients import plan_visits

@@ -15,7 +15,7 @@ from typing import Any
 
 from chain import Chain, provenance, write_result
 
-from nnunet_mtl.evaluation.scores import dice_table
+from nnunet_mtl.evaluation.runs.run_dice import run_dice
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 DATASET, CONFIGURATION, PLANS = 930, "3d_fullres", "nnUNetPlans_cascade"
@@ -90,9 +90,9 @@ def _cascade(chain: Chain) -> dict[str, Any]:
 def _row(chain: Chain, out: Path, steps: int, minutes: float, seconds: float) -> dict[str, Any]:
     raw = chain.raw(DATASET)
     description = read_dataset_json(raw / "dataset.json")
-    scores = dice_table(out, raw / "labelsTs", TaskSet.from_dataset_json(description), description, fully_labelled=True)
+    scores = run_dice(out, raw / "labelsTs", TaskSet.from_dataset_json(description), description, fully_labelled=True)
     return {
-        "dice": {region: round(scores.mean_dice([region]), 3) for region in scores.regions},
+        "dice": {region: round(scores.mean_over_regions([region]), 3) for region in scores.regions},
         "steps": steps,
         "minutes": minutes,
         "seconds_a_case": round(seconds / len(list((raw / "imagesTs").glob("*_0000.nii.gz"))), 2),

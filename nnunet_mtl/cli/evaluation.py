@@ -49,7 +49,7 @@ def _add_conventions(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from nnunet_mtl.evaluation.request import EvaluationOptions, run_evaluation
+    from nnunet_mtl.evaluation.evaluate_options import EvaluationOptions, run_evaluation
     from nnunet_mtl.planning.folders import raw_folder
 
     print(run_evaluation(EvaluationOptions.from_namespace(raw_folder(options.dataset), options), print_progress))

@@ -1,1 +1,1 @@
-"""Data sets in nnU-Net's raw format: phantoms and public scans."""
+"""Reading, checking and writing data sets, label maps and tables of answers in nnU-Net's raw format."""

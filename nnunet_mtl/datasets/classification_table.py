@@ -15,33 +15,33 @@ from nnunet_mtl.tasks import ClassificationTask, TaskSet
 
 COLUMNS = ("case", "task", "class", "probability", "evidence_volume_mm3")
 _NUMBERS = COLUMNS[3:]
-NOT_AVAILABLE = "not available"  # instead of a probability, where no network was taught the question
-_SUM = 0.02  # probabilities written by hand have two
+NOT_AVAILABLE = "not available"  # in place of a probability, if no network was trained on the question
+_SUM_TOLERANCE = 0.02  # probabilities written by hand have two digits
 _MOST_PROBLEMS = 12
 
-# By question, then case, then class.
+# Probabilities by question, then case, then class.
 Probabilities = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 class AnswersError(UserError):
-    """A table of image-level answers cannot be read, or does not fit the data set's questions."""
+    """A table of image-level answers cannot be read, or does not fit the questions of the data set."""
 
 
 @dataclass(frozen=True)
 class LabelledAnswers:
-    """The answers to one question for the cases whose label is known.
+    """The answers to one question in the N cases that have an answer and a label.
 
     Attributes:
-        question: The question.
-        cases: Names of the N cases with an answer and a label.
-        probabilities: Of every class, (N, C).
-        targets: What is true, one-hot or (multilabel) multi-hot, (N, C) bool.
-        answers: What is answered, likewise, (N, C) bool.
-        thresholds: From which probability on the second of two classes, or each label, is answered; empty for more
-            than two classes, of which the likeliest is the answer.
-        stored: Whether thresholds and answers are those stored with the prediction; if not, thresholds are 0.5.
-        unanswered: Cases with a label and without an answer.
-        unknown: Cases that are answered and are not among those that count; their answers are left out.
+        question: The question, with C classes.
+        cases: Names of the N cases.
+        probabilities: Probability of every class, (N, C).
+        targets: True classes, one-hot or (multilabel) multi-hot, (N, C) bool.
+        answers: Answered classes, one-hot or (multilabel) multi-hot, (N, C) bool.
+        thresholds: Probability from which on the second of two classes, or a label, is answered; empty for more than
+            two classes, where the likeliest class is the answer.
+        stored: Whether thresholds and answers were stored with the prediction; otherwise thresholds are 0.5.
+        unanswered: Names of cases with a label but without an answer.
+        unknown: Names of answered cases that do not count; their answers are left out.
     """
 
     question: ClassificationTask
@@ -60,10 +60,10 @@ class LabelledAnswers:
         return len(self.cases) + len(self.unanswered)
 
     def notes(self, path: Path) -> list[str]:
-        """Return a line for everything that scores of these answers leave out.
+        """Return one line of text for every group of cases that is left out.
 
         Args:
-            path: Where the answers are from.
+            path: File of the answers, for the text.
         """
         start = f"{path}: question {spelt(self.question.name)}"
         if not self.n_labelled:
@@ -72,33 +72,33 @@ class LabelledAnswers:
 
 
 def read_answers(path: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Read the probabilities of a `classification.csv`: by question, then case, then class; those there are.
+    """Read the probabilities of a `classification.csv` by question, case and class; "not available" is left out.
 
     Raises:
-        AnswersError: If it cannot be read, or lines are not as they must be; every such line is named.
+        AnswersError: If the file cannot be read, or a line has no valid probability; every such line is named.
     """
     answers: dict[str, dict[str, dict[str, float]]] = {}
     problems = []
     for line, row in answer_rows(path):
         if row["probability"] == NOT_AVAILABLE:
             continue
-        of_case = answers.setdefault(row["task"], {}).setdefault(row["case"], {})
+        case_answers = answers.setdefault(row["task"], {}).setdefault(row["case"], {})
         problem = _problem(row["probability"])
-        if row["class"] in of_case:
+        if row["class"] in case_answers:
             problem = "case, task and class a second time"
         if problem:
             problems.append(f"line {line}: {problem}")
         else:
-            of_case[row["class"]] = float(row["probability"])
+            case_answers[row["class"]] = float(row["probability"])
     refuse(path, problems, "correct or remove these lines")
     return answers
 
 
 def answer_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the lines of a `classification.csv` with their numbers, as they are but for decimal commas.
+    """Yield line number and cells of every line of a `classification.csv`; decimal commas become points.
 
     Raises:
-        AnswersError: If it cannot be read, or lacks a column.
+        AnswersError: If the file cannot be read, or lacks a column.
     """
     yield from read_rows(path, COLUMNS[:4], AnswersError, _NUMBERS)
 
@@ -118,18 +118,18 @@ def join_labels(
     taskset: TaskSet,
     cases: Iterable[str] | None = None,
 ) -> LabelledAnswers:
-    """Join the probabilities of one question with what is known of the cases; thresholds are 0.5.
+    """Join the probabilities of one question with the labels of the cases; thresholds are 0.5.
 
     Args:
-        path: Where the answers are from, for messages.
-        answers: By question, then case, then class.
+        path: File of the answers, for messages.
+        answers: Probabilities by question, then case, then class.
         question: A question of the task set.
-        taskset: Holds the labels.
-        cases: Only these count; None is every case with a label.
+        taskset: Labels of the cases.
+        cases: Names of the cases to use; None uses every case with a label.
 
     Raises:
-        AnswersError: If cases lack a class, have an unknown one, or their probabilities do not add up to 1 (but for
-            multilabel, whose need not); every case is named.
+        AnswersError: If a case lacks a class, has an unknown class, or has probabilities that do not add up to 1, which
+            multilabel questions need not do; every such case is named.
     """
     chosen = None if cases is None else set(cases)
     labels = {
@@ -145,15 +145,17 @@ def join_labels(
     probabilities = np.reshape(np.array(rows, dtype=float), shape)
     targets = np.reshape(np.array([hot(question.classes, labels[case]) for case in known], dtype=bool), shape)
     thresholds = (0.5,) * n_thresholds(question)
-    found = _answered(question, probabilities, thresholds)
+    chosen_classes = _answered(question, probabilities, thresholds)
     unanswered = tuple(case for case in labels if case not in answered)
     counting = taskset.cases if chosen is None else chosen
     unknown = tuple(case for case in answered if case not in counting)
-    return LabelledAnswers(question, known, probabilities, targets, found, thresholds, False, unanswered, unknown)
+    return LabelledAnswers(
+        question, known, probabilities, targets, chosen_classes, thresholds, False, unanswered, unknown
+    )
 
 
 def n_thresholds(question: ClassificationTask) -> int:
-    """Return how many thresholds a question has: one for two classes, one per label, else none."""
+    """Return the number of thresholds of a question: 1 for two classes, 1 for every label, 0 for more classes."""
     if question.kind == "multilabel":
         return len(question.classes)
     return 1 if len(question.classes) == 2 else 0
@@ -175,7 +177,7 @@ def _misfits(question: ClassificationTask, answered: Mapping[str, Mapping[str, f
         if set(probabilities) != set(question.classes):
             classes = listed(question.classes)
             yield f"{place}: holds the classes {listed(probabilities)}, the data set asks for {classes}"
-        elif question.kind != "multilabel" and abs(sum(probabilities.values()) - 1) > _SUM:
+        elif question.kind != "multilabel" and abs(sum(probabilities.values()) - 1) > _SUM_TOLERANCE:
             yield f"{place}: the probabilities add up to {sum(probabilities.values()):.3g} and not to 1"
 
 
@@ -186,7 +188,7 @@ def hot(classes: Sequence[str], label: str | tuple[str, ...]) -> list[bool]:
 
 
 def refuse(path: Path, problems: Sequence[str], remedy: str) -> None:
-    """Raise one error that names every problem, up to a dozen."""
+    """Raise an `AnswersError` that names the problems, at most a dozen; do nothing if there is none."""
     if problems:
         more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise AnswersError(f"{path}: {'; '.join(problems[:_MOST_PROBLEMS])}{more}; {remedy}")

@@ -1,10 +1,10 @@
-"""Which connected components of a region are kept: the post-processing of DoDNet's and TGNet's comparison, and others.
+"""Rules that keep or drop connected components of a region: the post-processing of DoDNet and TGNet, and others.
 
-Voxels are connected if they differ in two coordinates at most: 18 neighbours in a volume, 8 in a slice.
+Voxels are connected if they differ by one in at most two coordinates: 18 neighbours in a volume, 8 in a slice.
 
-`PUBLISHED` is DoDNet's released code (Zhang, Xie, Xia, Shen, CVPR 2021), re-implemented from what it does; TGNet (Wu,
-Pang, Sowmya, ISBI 2022) says that connected regions were kept. What is counted in voxels there is on a grid of 1.5 x
-0.8 x 0.8 mm; here it is on the grid of the maps.
+`PUBLISHED` has the rules of DoDNet's released code (Zhang, Xie, Xia, Shen, CVPR 2021), implemented anew from their
+effect; TGNet's paper (Wu, Pang, Sowmya, ISBI 2022) says that connected regions were kept. DoDNet counts voxels of
+1.5 x 0.8 x 0.8 mm; here voxels are counted on the grid of the label maps.
 """
 
 import re
@@ -23,19 +23,19 @@ Mask = npt.NDArray[np.bool_]
 
 
 class ComponentRuleError(UserError):
-    """Rules cannot be understood or do not fit the regions."""
+    """A rule has an unknown attribute, a wrong value, or a region that the data set lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentRule:
-    """What is done to one region, in this order; a rule that says nothing changes nothing.
+    """Steps for one region, carried out in the order of the attributes; a default value changes nothing.
 
     Attributes:
-        inside: Name of a region; only what lies in it, as its own rule left it, is kept.
-        drop_voxels: Of several components those of so many voxels or fewer are dropped, even all of them; a component
-            that is alone stays.
-        smallest: Components of less than this share of the voxels of the largest one are dropped; 0 to 1.
-        keep_largest: How many of the largest components are kept; 0 for all.
+        inside: Name of another region; only voxels inside that region, after that region's rule, are kept.
+        drop_voxels: If there are several components, those with at most this number of voxels are dropped, even if none
+            is left; a single component stays.
+        smallest: Components with less than this share of the voxels of the largest component are dropped; 0 to 1.
+        keep_largest: Number of the largest components to keep; 0 keeps all.
     """
 
     inside: str = ""
@@ -60,34 +60,34 @@ PUBLISHED: Mapping[str, ComponentRule] = {
 
 
 def published_rules(regions: Sequence[str]) -> dict[str, ComponentRule]:
-    """Return the published rules of those regions that have one.
+    """Return the published rule of every region that has one.
 
     Args:
-        regions: Names of a data set's regions; case, spaces, hyphens and underscores do not matter, nor does the
-            spelling of tumour.
+        regions: Names of the data set's regions. Upper case, spaces, hyphens, underscores and the spelling of tumour do
+            not matter.
     """
     named = {_plain(region): region for region in regions}
-    found: dict[str, ComponentRule] = {}
+    rules: dict[str, ComponentRule] = {}
     for name, rule in PUBLISHED.items():
         region = named.get(_plain(name))
         inside = named.get(_plain(rule.inside), "")
         if region is not None:
-            found[region] = ComponentRule(inside=inside, drop_voxels=rule.drop_voxels, keep_largest=rule.keep_largest)
-    return found
+            rules[region] = ComponentRule(inside=inside, drop_voxels=rule.drop_voxels, keep_largest=rule.keep_largest)
+    return rules
 
 
 def share_rules(region_labels: Mapping[str, Sequence[int]], smallest: float) -> dict[str, ComponentRule]:
-    """Return the same rule for every region: components of less than a share of the largest one are dropped.
+    """Return the same rule for every region: components below a share of the largest component are dropped.
 
-    What lies inside a dropped component goes with it: a region must lie in the smallest one that has all its labels.
-    With a tenth this is the first of OM-Net's two rules (Zhou et al., IEEE TIP 2020).
+    A region inside a dropped component is dropped too: every region is kept inside the smallest region that has all of
+    its labels. With a share of 0.1 this is the first of OM-Net's two rules (Zhou et al., IEEE TIP 2020).
 
     Args:
-        region_labels: Label values of every region, by its name.
+        region_labels: Label values by region.
         smallest: The share, 0 to 1.
 
     Raises:
-        ComponentRuleError: If it is no share.
+        ComponentRuleError: If the share is not between 0 and 1.
     """
     if not 0 <= smallest <= 1:
         raise ComponentRuleError(f"--smallest {smallest}: must be between 0 and 1, such as 0.1")
@@ -100,15 +100,15 @@ def share_rules(region_labels: Mapping[str, Sequence[int]], smallest: float) -> 
 
 
 def read_rules(content: Any, regions: Sequence[str], source: str) -> dict[str, ComponentRule]:
-    """Check rules that were a JSON file.
+    """Check rules from a JSON file.
 
     Args:
-        content: By a region's name its rule, an object of the attributes of `ComponentRule`.
+        content: Rules by region: objects with attributes of `ComponentRule`.
         regions: Names of the data set's regions.
-        source: For the message.
+        source: Path of the file, for messages.
 
     Raises:
-        ComponentRuleError: If a region or an attribute is not known, or a value is wrong.
+        ComponentRuleError: If a region or an attribute is unknown, or a value is wrong.
     """
     if not isinstance(content, Mapping):
         raise ComponentRuleError(f"{source}: must be an object of regions and rules, not {shown(content)}")
@@ -133,10 +133,10 @@ def read_rules(content: Any, regions: Sequence[str], source: str) -> dict[str, C
 
 
 def in_order(rules: Mapping[str, ComponentRule], source: str = "rules") -> list[str]:
-    """Return the regions that have a rule, every one after that which it must lie in.
+    """Return the regions that have a rule, every region after the region that it is kept inside.
 
     Raises:
-        ComponentRuleError: If regions must lie in each other.
+        ComponentRuleError: If rules keep two regions inside each other.
     """
     ordered: list[str] = []
     for first in rules:
@@ -155,9 +155,9 @@ def apply_rules(masks: Mapping[str, Mask], rules: Mapping[str, ComponentRule]) -
     """Return the masks of all regions after the rules.
 
     Args:
-        masks: By a region's name, all of one shape, (Y, X) or (Z, Y, X); not changed. A rule whose region is missing is
-            left out, and so is the part of a rule that speaks of one.
-        rules: By a region's name.
+        masks: Masks by region, all of one shape, (Y, X) or (Z, Y, X); not changed. The rule of a missing region is not
+            applied, and `inside` is ignored if it names a missing region.
+        rules: Rules by region.
     """
     result = dict(masks)
     for region in in_order(rules):
@@ -186,14 +186,14 @@ def _kept(mask: Mask, rule: ComponentRule) -> Mask:
     numbers, count = label(mask, generate_binary_structure(mask.ndim, 2))
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     kept = np.ones(count, np.bool_) if count < 2 else sizes > rule.drop_voxels
-    # divided, not multiplied: 7 voxels are 0.07 of 100, but fewer than 0.07 x 100 in floating point
+    # Division, because 7 voxels are fewer than 0.07 * 100 in floating point, but 7 / 100 is 0.07.
     kept &= sizes / sizes.max(initial=1) >= rule.smallest
     if rule.keep_largest:
-        # of components that are equally large the first in memory
+        # Of equally large components the first in memory is kept.
         largest = np.argsort(-np.where(kept, sizes, 0), kind="stable")[: rule.keep_largest]
         kept &= np.isin(np.arange(count), largest)
-    found: Mask = np.concatenate(([False], kept))[numbers]
-    return found
+    kept_voxels: Mask = np.concatenate(([False], kept))[numbers]
+    return kept_voxels
 
 
 def _plain(name: str) -> str:

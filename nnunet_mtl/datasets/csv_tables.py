@@ -1,7 +1,7 @@
 """CSV tables as spreadsheets leave them: with a byte-order mark, semicolons, decimal commas and empty lines.
 
-What a spreadsheet does to identifiers (`007` becomes `7`) cannot be undone: two cases may differ in nothing but zeros.
-Such names are found and said, never taken for one another.
+A spreadsheet turns the identifier `007` into `7`, which cannot be undone, because two cases may differ in zeros alone.
+Such identifiers are reported and never matched.
 """
 
 import codecs
@@ -21,19 +21,19 @@ _SAVE = 'save it as "CSV UTF-8"'
 def read_rows(
     path: Path, columns: Iterable[str], refused: type[UserError], numbers: Collection[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a table with their line numbers; cells that are not there are empty.
+    """Yield line number and cells of every row of a table; missing cells are empty text.
 
-    Cells are separated by commas, or as spreadsheets of other languages do it by semicolons or tabulators. Numbers may
-    then have a decimal comma.
+    Cells are separated by commas, or, as in spreadsheets of other languages, by semicolons or tabulators. With
+    semicolons and tabulators, numbers may have a decimal comma.
 
     Args:
         path: The file.
-        columns: That there must be.
-        refused: What is raised.
-        numbers: Columns that hold numbers, whose decimal commas become points.
+        columns: Columns that the table must have.
+        refused: Class of the error to raise.
+        numbers: Columns of numbers, in which decimal commas become points.
 
     Raises:
-        UserError: `refused`, in one line, if the file cannot be read or is no such table.
+        UserError: An error of the class `refused`, in one line, if the file cannot be read or lacks a column.
     """
     text = _text(path, refused)
     wanted = tuple(columns)
@@ -57,22 +57,22 @@ def read_rows(
 
 
 def lost_zeros(unknown: Iterable[str], missing: Iterable[str]) -> dict[str, str]:
-    """Return which unknown names may be missing ones whose leading zeros a spreadsheet dropped, as `7` of `007`."""
+    """Return by unknown name the missing name that it equals without leading zeros, such as `7` and `007`."""
     whole = {name.lstrip("0") or "0": name for name in missing if name.isdecimal() and name.startswith("0")}
     return {name: whole[name] for name in unknown if name in whole}
 
 
 def unmatched(start: str, found: Iterable[str], expected: Iterable[str]) -> list[str]:
-    """Return a line for names of cases that are missing in a table, unknown there, or may have lost their zeros.
+    """Return one line each for missing cases, unknown cases, and cases that may have lost leading zeros.
 
     Args:
-        start: What the lines begin with, such as the path of the table.
-        found: Names in the table.
-        expected: Names that should be there.
+        start: Beginning of every line, such as the path of the table.
+        found: Names of the cases in the table.
+        expected: Names of the cases that the table should have.
     """
-    there, wanted = list(dict.fromkeys(found)), list(dict.fromkeys(expected))
-    missing = [name for name in wanted if name not in set(there)]
-    unknown = [name for name in there if name not in set(wanted)]
+    named, wanted = list(dict.fromkeys(found)), list(dict.fromkeys(expected))
+    missing = [name for name in wanted if name not in set(named)]
+    unknown = [name for name in named if name not in set(wanted)]
     lines = []
     if missing:
         lines.append(f"{start}: {len(missing)} of {len(wanted)} cases have no answer: {listed(missing)}; predict them")

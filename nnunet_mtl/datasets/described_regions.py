@@ -1,6 +1,6 @@
-"""What the values of a folder's label maps mean: the `dataset.json` that nnU-Net puts beside its predictions.
+"""The regions of predicted label maps, read from the `dataset.json` that nnU-Net writes beside its predictions.
 
-Another network numbers its labels in another way, so values are matched by the names of their regions or not at all.
+Two networks may number the same regions differently, so label values are matched by the names of regions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.common.messages import listed, spelt
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
-# Stands for the regions of a data set that keeps none: nnU-Net cannot do without a label.
+# Name of the only label in a data set without regions: nnU-Net requires at least one label.
 NOTHING = "nothing"
 
 
 class DescribedRegionsError(UserError):
-    """The values of a folder's label maps cannot be matched with the regions of a data set."""
+    """The label values of a folder cannot be matched with the regions of a data set."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class DescribedRegions:
     """The regions of label maps, matched by name with those of a data set.
 
     Attributes:
-        path: Of the description.
-        taskset: What it says.
-        channels: The number of each region in it, by the region's number in the data set.
-        unknown: Names of regions that the data set does not have.
+        path: Path of the `dataset.json` beside the predictions.
+        taskset: Content of that file.
+        channels: Index of a region in that file, by the region's index in the data set.
+        unknown: Names of predicted regions that the data set lacks.
     """
 
     path: Path
@@ -39,12 +39,12 @@ class DescribedRegions:
 
     @cached_property
     def values(self) -> dict[int, tuple[int, ...]]:
-        """The values of each region, by the region's number in the data set."""
+        """Label values by the region's index in the data set."""
         return {region: tuple(self.taskset.region_labels[channel]) for region, channel in self.channels.items()}
 
     @cached_property
     def known(self) -> frozenset[int]:
-        """Every value that the maps may hold."""
+        """Every label value that the maps may hold."""
         return frozenset({0}.union(*self.taskset.region_labels))
 
 
@@ -52,14 +52,14 @@ def described_regions(folder: Path, taskset: TaskSet, file_ending: str | None) -
     """Match the regions of a folder's label maps with those of a data set.
 
     Args:
-        folder: Holds a `dataset.json`.
-        taskset: Of the data set.
-        file_ending: Of the label maps; None where nothing is said of it.
+        folder: Folder of predictions with a `dataset.json`.
+        taskset: Task set of the data set.
+        file_ending: File ending of the data set's label maps; None if the data set names none.
 
     Raises:
         TaskSetError: If the description cannot be read.
-        DescribedRegionsError: If its maps have another ending, or a region lies inside another one here and not there:
-            equal names then do not mean the same.
+        DescribedRegionsError: If the file endings differ, or one region lies inside another in only one of the two
+            descriptions: equal names then mean different regions.
     """
     path = folder / "dataset.json"
     dataset_json = read_dataset_json(path)
@@ -72,30 +72,30 @@ def described_regions(folder: Path, taskset: TaskSet, file_ending: str | None) -
     places = {name: number for number, name in enumerate(taskset.regions)}
     nameless = {"background", NOTHING if NOTHING not in places else "background"}
     named = {name: channel for channel, name in enumerate(described.regions) if name not in nameless}
-    found = DescribedRegions(
+    regions = DescribedRegions(
         path,
         described,
         {places[name]: channel for name, channel in named.items() if name in places},
         tuple(name for name in named if name not in places),
     )
-    problem = next(_nested_otherwise(found, taskset), "")
+    problem = next(_nesting_differences(regions, taskset), "")
     if problem:
         raise DescribedRegionsError(f"{path}: {problem}; rename the region, or predict with the data set's regions")
-    return found
+    return regions
 
 
-def _nested_otherwise(found: DescribedRegions, taskset: TaskSet) -> Iterator[str]:
-    for inner, outer in permutations(found.values, 2):
-        here = set(taskset.region_labels[inner]) <= set(taskset.region_labels[outer])
-        there = set(found.values[inner]) <= set(found.values[outer])
-        if here != there:
+def _nesting_differences(predicted: DescribedRegions, taskset: TaskSet) -> Iterator[str]:
+    for inner, outer in permutations(predicted.values, 2):
+        in_data_set = set(taskset.region_labels[inner]) <= set(taskset.region_labels[outer])
+        in_predictions = set(predicted.values[inner]) <= set(predicted.values[outer])
+        if in_data_set != in_predictions:
             names = [spelt(taskset.regions[number]) for number in (inner, outer)]
-            words = ("is not part", "is part") if here else ("is part", "is not part")
+            words = ("is not part", "is part") if in_data_set else ("is part", "is not part")
             yield f"{names[0]} {words[0]} of {names[1]} there and {words[1]} of it in the data set"
 
 
 def not_in_common(found: DescribedRegions, taskset: TaskSet) -> str:
-    """Say which regions of a data set the maps do not have, and of which others they do; empty if they agree."""
+    """Return in words which regions the maps lack and which further regions they have; empty text for none."""
     missing = [
         name
         for number, name in enumerate(taskset.regions)

@@ -1,4 +1,4 @@
-"""Whether an image file is whole: readers of NIfTI fill what a truncated file lacks and say nothing."""
+"""Checks that an image file is complete: NIfTI readers fill a truncated file with zeros without a warning."""
 
 import gzip
 import struct
@@ -9,10 +9,10 @@ _CHUNK = 1 << 22
 
 
 def file_problem(path: Path) -> str:
-    """Say what is wrong with a file, in words; empty if nothing is known to be.
+    """Return the fault of a file in words; empty text if there is none.
 
-    Compressed files are read to their check sum; NIfTI files must be as long as their header says. What else a file
-    must be is left to its reader.
+    A compressed file is read to the end, which checks the check sum; a NIfTI file must be as long as the header says.
+    Other faults are left to the reader of the format.
     """
     try:
         with path.open("rb") as file:
@@ -32,7 +32,7 @@ def file_problem(path: Path) -> str:
 
 
 def _unpacked(path: Path) -> tuple[bytes, int]:
-    """Return the first bytes and the length of what is compressed."""
+    """Return the first 540 bytes and the length of the uncompressed content."""
     with gzip.open(path) as file:
         header = file.read(540)
         length = len(header)
@@ -42,7 +42,7 @@ def _unpacked(path: Path) -> tuple[bytes, int]:
 
 
 def _nifti_length(header: bytes) -> int:
-    """Return how many bytes a NIfTI-1 or NIfTI-2 file must have; of any other, those of the shorter header."""
+    """Return the length in bytes that a NIfTI header implies; 348, the shorter header's, for any other file."""
     for order in "<>":
         if header[:4] == struct.pack(f"{order}i", 348) and len(header) >= 348:
             dimensions = struct.unpack_from(f"{order}8h", header, 40)

@@ -1,4 +1,4 @@
-"""What nnU-Net found out about the images of a data set, by which it plans."""
+"""Reading nnU-Net's `dataset_fingerprint.json`: the properties of the images that experiments are planned by."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ FINGERPRINT_NAME = "dataset_fingerprint.json"
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
-    """Read `dataset_fingerprint.json`, whose content is nnU-Net's affair.
+    """Read `dataset_fingerprint.json` without checking the content.
 
     Raises:
-        RawDatasetError: If it cannot be read or is no JSON object.
+        RawDatasetError: If the file cannot be read or is no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

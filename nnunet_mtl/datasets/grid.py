@@ -1,12 +1,12 @@
-"""Whether two images lie on one voxel grid: one rule for every reader of nnU-Net, relative to the voxel.
+"""Comparison of the voxel grids of two images: one rule for all of nnU-Net's readers, in units of voxels.
 
-Two grids are one if they have as many voxels along each axis, if their spacings are equal by nnU-Net's tolerance (a
-relative 1e-5), and if no corner of the one lies further than a hundredth of a voxel from the same corner of the other.
-A hundredth is what nnU-Net's tolerance adds up to over a thousand voxels; coordinates and directions that a header
-stores as 32-bit floats come back to within less of that, also a slice at -777.5 mm.
+Two grids are equal if the numbers of voxels along every axis are equal, if the spacings agree within nnU-Net's
+tolerance (a relative 1e-5), and if no corner of one image lies further than a hundredth of a voxel from the same corner
+of the other. Over a thousand voxels nnU-Net's tolerance adds up to a hundredth of a voxel. Coordinates and directions
+that a header stores as 32-bit floats are more precise than that, even at -777.5 mm.
 
-nnU-Net's readers say more or less of where an image lies: SimpleITK's the spacing, origin and direction, nibabel's an
-affine matrix, that of natural images and that of TIFF files the spacing alone. What neither says is not compared.
+nnU-Net's readers give different geometry: SimpleITK's gives spacing, origin and direction, nibabel's an affine matrix,
+the readers of natural images and of TIFF files only the spacing. Geometry that one reader lacks is not compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ Matrix = npt.NDArray[np.float64]
 
 
 class GridDifference(NamedTuple):
-    """In what two grids differ.
+    """The first difference between two grids.
 
     Attributes:
-        kind: "number of dimensions", "shape", "spacing", "origin" or "direction", the first that differs.
-        text: The two values, and for origin and direction by how many voxels the images lie apart.
+        kind: "number of dimensions", "shape", "spacing", "origin" or "direction".
+        text: Both values, and for origin and direction the distance of the images in voxels.
     """
 
     kind: str
@@ -37,13 +37,13 @@ class GridDifference(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of an image lie.
+    """The place of an image's voxels in mm.
 
     Attributes:
         shape: Voxels along each axis, (Z, Y, X); one slice for a 2D image.
-        spacing_mm: As nnU-Net's reader gives it, in the same order.
-        affine: In mm, (D, D + 1): a column for the step to the next voxel along X, Y (and Z), and last the place of the
-            first voxel; None where the reader does not say.
+        spacing_mm: Spacing from nnU-Net's reader, (Z, Y, X).
+        affine: Matrix in mm, (D, D + 1): the columns are the steps to the next voxel along X, Y (and Z), and the place
+            of the first voxel; None if the reader does not give it.
     """
 
     shape: tuple[int, ...]
@@ -55,28 +55,28 @@ def grid_of(shape: Sequence[int], properties: Mapping[str, Any]) -> Grid:
     """Return the grid of an image that one of nnU-Net's readers has read.
 
     Args:
-        shape: Of the array without its channels, (Z, Y, X).
-        properties: What the reader says beside the array.
+        shape: Shape of the array without channels, (Z, Y, X).
+        properties: Properties that the reader returns beside the array.
     """
     affine = None
     if "sitk_stuff" in properties:
-        found = properties["sitk_stuff"]
-        affine = _affine(found["spacing"], found["origin"], found["direction"])
+        geometry = properties["sitk_stuff"]
+        affine = _affine(geometry["spacing"], geometry["origin"], geometry["direction"])
     elif "nibabel_stuff" in properties:
-        found = properties["nibabel_stuff"]
-        # a reader that turns images gives an array in the order of the affine after that
-        affine = np.asarray(found.get("reoriented_affine", found["original_affine"]), np.float64)[:3]
+        geometry = properties["nibabel_stuff"]
+        # A reader that reorients images returns an array in the axis order of the reoriented affine.
+        affine = np.asarray(geometry.get("reoriented_affine", geometry["original_affine"]), np.float64)[:3]
     return Grid(tuple(shape), tuple(float(step) for step in properties["spacing"]), affine)
 
 
 def grid_of_image(image: SimpleITK.Image) -> Grid:
-    """Return the grid of an image of SimpleITK's."""
+    """Return the grid of a SimpleITK image."""
     affine = _affine(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     return Grid(image.GetSize()[::-1], image.GetSpacing()[::-1], affine)
 
 
 def grid_difference(found: Grid, expected: Grid) -> GridDifference | None:
-    """Say in what two grids differ; None where they are one."""
+    """Return the first difference between two grids; None if the grids are equal."""
     if found.affine is not None and expected.affine is not None and len(found.affine) != len(expected.affine):
         dimensions = f"{len(found.affine)} dimensions against {len(expected.affine)}"
         return GridDifference("number of dimensions", dimensions)
@@ -86,7 +86,7 @@ def grid_difference(found: Grid, expected: Grid) -> GridDifference | None:
         return _differing("spacing", found.spacing_mm, expected.spacing_mm)
     if found.affine is None or expected.affine is None:
         return None
-    # in voxels of the expected grid
+    # Differences in voxels of the expected grid.
     apart = np.linalg.pinv(expected.affine[:, :-1]) @ (found.affine - expected.affine)
     shift = float(np.abs(apart[:, -1]).max())
     if not shift <= TOLERANCE_VOXELS:
@@ -101,7 +101,7 @@ def grid_difference(found: Grid, expected: Grid) -> GridDifference | None:
 def _affine(spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> Matrix:
     n_axes = len(spacing)
     steps = np.reshape(direction, (n_axes, n_axes)) * np.asarray(spacing, np.float64)
-    # a fourth axis is that of channels, or of time
+    # A fourth axis holds channels or time points.
     return np.column_stack((steps[:3, :3], np.asarray(origin, np.float64)[:3]))
 
 

@@ -1,7 +1,7 @@
-"""Label maps of one image, and what they say together, worked out once per combination of their values.
+"""Reading and writing label maps of one image, and the combinations of label values that several maps share.
 
-A volume has a hundred million voxels and a few hundred combinations of labels: whatever depends on the labels alone is
-a table over the combinations, looked up voxel by voxel.
+A volume has a hundred million voxels but only a few hundred combinations of label values. A result that depends on the
+values alone is computed once for every combination and then looked up for every voxel.
 """
 
 from collections.abc import Sequence
@@ -25,80 +25,80 @@ _LARGEST_TABLE = 2**24  # entries
 
 
 class LabelMapError(UserError):
-    """Label maps cannot be read or written, or do not belong together; every problem is named."""
+    """Label maps cannot be read or written, or differ in their grids; the message names every problem."""
 
 
 class LabelMap(NamedTuple):
-    """A label map: (Z, Y, X) integers, one slice for a 2D image, and what nnU-Net's reader says of the grid."""
+    """Integer labels, (Z, Y, X) with one slice for a 2D image, and the grid properties from nnU-Net's reader."""
 
     labels: npt.NDArray[np.int32]
     properties: dict[str, Any]
 
     @property
     def grid(self) -> Grid:
-        """Where its voxels lie."""
+        """The voxel grid of the map."""
         return grid_of(self.labels.shape, self.properties)
 
 
 @dataclass
 class LabelMapReader:
-    """Reads label maps and gathers what is wrong with them.
+    """Reads label maps and collects the problems of all maps.
 
     Attributes:
         reader: nnU-Net's reader and writer of the data set.
-        problems: A line for everything found so far.
+        problems: One line for every problem found so far; `read` appends to the list.
     """
 
     reader: Any
     problems: list[str]
 
     def read(self, path: Path, n_values: int, like: LabelMap | None = None) -> LabelMap | None:
-        """Read a map whose values are 0 to `n_values` - 1.
+        """Read a map with the values 0 to `n_values` - 1.
 
         Args:
             path: The file.
-            n_values: How many values there are.
-            like: A map on whose grid it must lie.
+            n_values: Number of values.
+            like: A map that must have the same grid; None for no check.
 
         Returns:
-            The map, even if a problem was found; None if it cannot be read at all.
+            The map, also if its values or grid are wrong; None if the file cannot be read.
         """
         try:
             stored, properties = read_label_file(path, self.reader)
         except LabelFileError as error:
             self.problems.append(str(error))
             return None
-        with np.errstate(invalid="ignore"):  # NaN is no integer, and is told below
+        with np.errstate(invalid="ignore"):  # NaN is no integer and is reported below
             labels = stored.astype(np.int32)
         strange = (labels != stored) | (labels < 0) | (labels >= n_values)
         if strange.any():
             values = shown_values(np.unique(stored[strange]))
             self.problems.append(f"{path}: holds {values}, its labels are 0 to {n_values - 1}; correct or predict it")
-        found = LabelMap(labels, properties)
-        difference = None if like is None else grid_difference(found.grid, like.grid)
+        label_map = LabelMap(labels, properties)
+        difference = None if like is None else grid_difference(label_map.grid, like.grid)
         if difference:
             self.problems.append(
                 f"{path}: is not on the grid of the case's other maps ({difference.text}); predict from the same image"
             )
-        return found
+        return label_map
 
     def write(self, path: Path, labels: npt.NDArray[np.integer[Any]], like: LabelMap) -> None:
-        """Write a map on the grid of another one.
+        """Write labels, (Z, Y, X), with the grid of another map.
 
         Raises:
-            LabelMapError: If that fails.
+            LabelMapError: If the file cannot be written.
         """
         try:
             self.reader.write_seg(labels, str(path), like.properties)
-        except Exception as error:  # writers raise anything
+        except Exception as error:  # writers raise any error
             raise LabelMapError(f"{path}: cannot be written ({one_line(error)}); check the disk") from error
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Refuse to go on where anything is wrong.
+    """Raise an error if there is a problem.
 
     Raises:
-        LabelMapError: With all problems; a single one is a single line.
+        LabelMapError: If there is a problem; the message has one line for every problem.
     """
     if len(problems) == 1:
         raise LabelMapError(f"{problems[0]}; nothing was written")
@@ -108,12 +108,12 @@ def refuse(problems: Sequence[str]) -> None:
 
 
 class Combinations(NamedTuple):
-    """The combinations of values that M maps of one image have somewhere.
+    """The N combinations of label values that occur in M maps of one image.
 
     Attributes:
-        values: Of each map in each combination, (N, M).
-        voxels: How many voxels have each combination, (N,).
-        of_voxel: The combination of each voxel, (Z, Y, X).
+        values: Value of every map in every combination, (N, M).
+        voxels: Number of voxels with the combination, (N,).
+        of_voxel: Index of every voxel's combination, (Z, Y, X).
     """
 
     values: Values
@@ -125,29 +125,29 @@ def combinations(maps: Sequence[npt.NDArray[np.integer[Any]]]) -> Combinations:
     """Find the combinations of values of maps on one grid.
 
     Args:
-        maps: At least one, (Z, Y, X) each, values from 0 on.
+        maps: At least one map of non-negative integers; each is (Z, Y, X).
     """
     of_voxel: npt.NDArray[np.integer[Any]] = np.zeros(maps[0].shape, np.int32)
     values = np.zeros((1, 0), np.int64)
     for labels in maps:
         n_values = int(labels.max(initial=0)) + 1
-        # a table takes 4 bytes a voxel and no sorting
+        # A table needs 4 bytes for every voxel and no sorting.
         if len(values) * n_values <= _LARGEST_TABLE:
             key = of_voxel * np.int32(n_values) + labels
             present = np.zeros(len(values) * n_values, np.bool_)
             present[key] = True
-            found = np.flatnonzero(present)
+            occurring = np.flatnonzero(present)
             of_voxel = (np.cumsum(present, dtype=np.int32) - 1)[key]
         else:
             key = of_voxel * np.int64(n_values) + labels
-            found, place = np.unique(key, return_inverse=True)
+            occurring, place = np.unique(key, return_inverse=True)
             of_voxel = place.reshape(labels.shape)
-        values = np.column_stack((values[found // n_values], found % n_values))
+        values = np.column_stack((values[occurring // n_values], occurring % n_values))
     return Combinations(values, np.bincount(of_voxel.ravel(), minlength=len(values)), of_voxel)
 
 
 def membership(region_labels: Sequence[Sequence[int]], n_values: int) -> Table:
-    """Return which of the values 0, 1, ... lie in which region, (n_values, R)."""
+    """Return which of the values 0 to `n_values` - 1 belong to which of the R regions, (n_values, R)."""
     table = np.zeros((n_values, len(region_labels)), np.bool_)
     for region, labels in enumerate(region_labels):
         table[list(labels), region] = True
@@ -155,16 +155,16 @@ def membership(region_labels: Sequence[Sequence[int]], n_values: int) -> Table:
 
 
 def painted(regions: Table, order: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return the value nnU-Net paints where some regions are: each overwrites those before it.
+    """Return the label value that nnU-Net exports for sets of regions: a later region overwrites earlier ones.
 
     Args:
-        regions: Which regions are there, (N, R).
-        order: The value of each region, as in `regions_class_order`.
+        regions: N sets of the R regions, (N, R).
+        order: Label value of every region, as in `regions_class_order`.
 
     Returns:
-        (N,)
+        Label values, (N,).
     """
     values = np.zeros(len(regions), np.int64)
-    for there, value in zip(regions.T, order, strict=True):
-        values[there] = value
+    for present, value in zip(regions.T, order, strict=True):
+        values[present] = value
     return values

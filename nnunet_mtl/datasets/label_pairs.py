@@ -1,7 +1,7 @@
-"""Which predictions are compared with which references, and what is wrong with them.
+"""Pairs of predicted and reference label maps: finding them, checking them, and reading their region masks.
 
-Everything that is wrong is found before anything is scored, and said for every case at once: a folder of predictions is
-mended in one go or not at all.
+All cases are checked before any case is measured, and all problems are reported together, so that a user can repair a
+folder of predictions in one pass.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,11 +30,11 @@ Mask = npt.NDArray[np.bool_]
 
 
 class CasesError(UserError):
-    """Predictions and references cannot be compared; every case that is in the way is named."""
+    """Predictions and references cannot be compared; the message names every case at fault."""
 
 
 class PredictedMap(NamedTuple):
-    """A predicted label map, and what its values mean."""
+    """Path of a predicted label map, and the regions of its values."""
 
     path: Path
     values: MapValues
@@ -45,33 +45,34 @@ class Pair:
     """One case to compare.
 
     Attributes:
-        case: Its identifier.
-        reference: Label map.
-        prediction: Label map of all tasks, as nnU-Net exports it; a later region overwrites an earlier one in it.
-        own: By task, its own label map where there is one (`nnunet_mtl predict --save-per-task`); used instead.
-        annotated: Which regions were annotated in the reference, (R,).
+        case: Identifier of the case.
+        reference: Path of the reference label map.
+        prediction: Label map of all tasks, as nnU-Net exports it; a later region overwrites an earlier region.
+        task_maps: Label map of a single task, by task, if there is one (`nnunet_mtl predict --save-per-task`); used in
+            place of `prediction` for the regions of the task.
+        annotated: Whether every region is annotated in the reference, (R,).
     """
 
     case: str
     reference: Path
     prediction: PredictedMap
-    own: Mapping[str, PredictedMap]
+    task_maps: Mapping[str, PredictedMap]
     annotated: tuple[bool, ...]
 
     def map_of(self, task: str, region: int) -> PredictedMap | None:
-        """Return the map in which a region of a task is predicted; None if it is in none."""
-        maps = [self.own[task], self.prediction] if task in self.own else [self.prediction]
-        return next((one for one in maps if region in one.values.of_region), None)
+        """Return the map in which a region of a task is predicted; None if no map has the region."""
+        maps = [self.task_maps[task], self.prediction] if task in self.task_maps else [self.prediction]
+        return next((label_map for label_map in maps if region in label_map.values.of_region), None)
 
 
 class RegionMasks(NamedTuple):
-    """One region of one case.
+    """The masks of one region of one case, without the voxels that have the ignore label in the reference.
 
     Attributes:
         region: Index of the region.
-        prediction: (Z, Y, X), one slice for a 2D image; without the voxels that the reference ignores.
-        reference: Likewise.
-        spacing_mm: Of their axes.
+        prediction: Predicted mask, (Z, Y, X); one slice for a 2D image.
+        reference: Reference mask of the same shape.
+        spacing_mm: Distance of voxels along each axis, (Z, Y, X).
     """
 
     region: int
@@ -85,31 +86,34 @@ def find_pairs(
 ) -> tuple[list[Pair], list[str]]:
     """Find the prediction of every reference.
 
-    What was annotated is looked up in the JSON file beside the references if it lists cases, and else in the
-    `dataset.json` of the data set. What the values of predictions mean is looked up in the `dataset.json` that nnU-Net
-    puts beside them; without one they are the data set's. Predictions without a reference are not read.
+    The annotated regions of a case come from the JSON file beside the references if it lists cases, otherwise from the
+    `dataset.json` of the data set. The regions of predicted values come from the `dataset.json` that nnU-Net writes
+    beside its predictions; without this file the values are those of the data set. Predictions without a reference are
+    not read.
 
     Args:
-        predictions: Folder of label maps, with a folder of the task's name for each task that has maps of its own.
+        predictions: Folder of label maps; maps of a single task lie in a sub-folder with the task's name.
         references: Folder of label maps with the labels of the data set.
-        table: Of the data set.
+        table: Label values of the data set.
         fully_labelled: Whether every region is annotated in every reference.
-        parts: Only every `parts`-th reference counts, from the first on: nnU-Net's `-num_parts` with `-part_id 0`.
+        parts: Only every `parts`-th reference is used, beginning with the first: nnU-Net's `-num_parts` with
+            `-part_id 0`.
 
     Returns:
-        The pairs, and the problems: a line for every case that cannot be compared.
+        The pairs, and one line for every case that cannot be compared.
 
     Raises:
-        CasesError: If there is no reference at all, or no region of the data set is predicted.
+        CasesError: If there is no reference, or the JSON file beside the references has other label values.
+        LabelTableError: If the predictions have no region of the data set.
         TaskSetError: If the JSON file beside the references, or the `dataset.json` beside predictions, cannot be read.
-        DescribedRegionsError: If names beside predictions do not mean what they mean in the data set.
+        DescribedRegionsError: If a region of the predictions has another meaning in the data set.
     """
     ending = table.file_ending
     cases = sorted(path.name.removesuffix(ending) for path in references.glob(f"[!.]*{ending}"))[::parts]
     if not cases:
         raise CasesError(f"{references}: expected references named *{ending} and found none; check -ref")
     known = case_table(references, table.taskset)
-    values, own_values = values_of_folder(predictions, table), values_of_tasks(predictions, table)
+    values, task_values = values_of_folder(predictions, table), values_of_tasks(predictions, table)
     pairs, problems = [], []
     for case in cases:
         prediction = predictions / f"{case}{ending}"
@@ -117,47 +121,47 @@ def find_pairs(
             problems.append(f"{case}: no prediction {prediction}; predict this case")
         elif not fully_labelled and known.has_block and case not in known.cases:
             problems.append(
-                f"{case}: not in {known.source}, so nobody knows what was annotated; list it in "
-                f"{references_table(references)}, or give --fully_labelled if everything was in every reference"
+                f"{case}: not in {known.source}, so its annotated regions are unknown; list it in "
+                f"{references_table(references)}, or give --fully_labelled if all regions are annotated everywhere"
             )
         else:
             annotated = (True,) * len(table.taskset.regions) if fully_labelled else known.annotated(case)
-            own = {
-                task: PredictedMap(predictions / task / prediction.name, of_task)
-                for task, of_task in own_values.items()
+            task_maps = {
+                task: PredictedMap(predictions / task / prediction.name, map_values)
+                for task, map_values in task_values.items()
                 if (predictions / task / prediction.name).is_file()
             }
             mapped = PredictedMap(prediction, values)
-            pairs.append(Pair(case, references / prediction.name, mapped, own, annotated))
+            pairs.append(Pair(case, references / prediction.name, mapped, task_maps, annotated))
     return pairs, problems
 
 
 def case_table(references: Path, taskset: TaskSet) -> TaskSet:
-    """Return the task set that knows the cases of a folder of references: the one beside them, or the data set's.
+    """Return the task set with the cases of a folder of references: the JSON file's beside them, or the data set's.
 
     Raises:
-        TaskSetError: If the one beside them cannot be read.
-        CasesError: If its label values are not the data set's.
+        TaskSetError: If the JSON file beside the references cannot be read.
+        CasesError: If the JSON file has other label values than the data set.
     """
     beside = references_table(references)
     if not beside.is_file():
         return taskset
-    found = TaskSet.from_dataset_json(read_dataset_json(beside), str(beside))
+    case_tasks = TaskSet.from_dataset_json(read_dataset_json(beside), str(beside))
     values = dict(zip(taskset.regions, taskset.region_labels, strict=True))
-    for name, here in zip(found.regions, found.region_labels, strict=True):
-        if here != values.get(name, here):
+    for name, labels in zip(case_tasks.regions, case_tasks.region_labels, strict=True):
+        if labels != values.get(name, labels):
             raise CasesError(
-                f"{beside}: {spelt(name)} has the values {list(here)}, in the data set {list(values[name])}; give the "
-                "data set that these references belong to with -d"
+                f"{beside}: {spelt(name)} has the values {list(labels)}, in the data set {list(values[name])}; give "
+                "the data set that these references belong to with -d"
             )
-    return found if found.has_cases and found.regions == taskset.regions else taskset
+    return case_tasks if case_tasks.has_cases and case_tasks.regions == taskset.regions else taskset
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Refuse cases that cannot be compared.
+    """Raise an error if any case cannot be compared.
 
     Raises:
-        CasesError: If there is any problem; its message has a line for each.
+        CasesError: If there is a problem; the message has one line for every problem.
     """
     if problems:
         lines = "\n".join(f"  {problem}" for problem in sorted(problems))
@@ -165,56 +169,56 @@ def refuse(problems: Sequence[str]) -> None:
 
 
 def problems_of(pair: Pair, table: LabelTable) -> list[str]:
-    """Read the maps of a pair and return a line for everything that forbids to compare them."""
-    found: list[str] = []
-    reference = _read(pair.reference, table, found)
-    for path, values in (pair.prediction, *pair.own.values()):
-        prediction = _read(path, table, found)
+    """Read the maps of a pair; return one line for every problem that prevents a comparison."""
+    problems: list[str] = []
+    reference = _read(pair.reference, table, problems)
+    for path, values in (pair.prediction, *pair.task_maps.values()):
+        prediction = _read(path, table, problems)
         if prediction is None:
             continue
-        found += _value_problems(path, prediction.labels, set(values.known))
+        problems += _value_problems(path, prediction.labels, set(values.known))
         if reference is not None:
-            found += _grid_problems(path, prediction, reference)
+            problems += _grid_problems(path, prediction, reference)
     if reference is not None:
         ignored = {table.taskset.ignore_label} - {None}
-        found += _value_problems(pair.reference, reference.labels, {*table.values, *ignored})
-    return [f"{pair.case}: {problem}" for problem in found]
+        problems += _value_problems(pair.reference, reference.labels, {*table.values, *ignored})
+    return [f"{pair.case}: {problem}" for problem in problems]
 
 
 def warnings_of(pair: Pair) -> list[str]:
-    """Return a line for every map of a pair that is stored as floating-point numbers, which labels are not."""
-    paths = (pair.reference, pair.prediction.path, *(predicted.path for predicted in pair.own.values()))
+    """Return one line for every map of a pair that is stored as floating-point numbers."""
+    paths = (pair.reference, pair.prediction.path, *(predicted.path for predicted in pair.task_maps.values()))
     return [
         f"{pair.case}: {path} is a float image; its values are taken as labels" for path in paths if _is_float(path)
     ]
 
 
 def region_masks(pair: Pair, table: LabelTable) -> Iterator[RegionMasks]:
-    """Yield every annotated region of a pair that `problems_of` finds nothing wrong with, one task after the other.
+    """Yield the masks of every annotated and predicted region of a pair, task by task.
 
-    Regions that are not among those the maps hold are left out.
+    `problems_of` must have found no problem with the pair.
     """
     taskset = table.taskset
     reference = _require(pair.reference, table)
     counted = np.ones(reference.labels.shape, bool)
     if taskset.ignore_label is not None:
         counted = reference.labels != taskset.ignore_label
-    read: dict[Path, Labels] = {}  # every map once, and only if a task needs it
+    maps: dict[Path, Labels] = {}  # every map is read once, and only if a task needs the map
     for number, task in enumerate(taskset.tasks):
         for index in table.regions:
             predicted = pair.map_of(task.name, index)
             if taskset.task_of_region[index] != number or not pair.annotated[index] or predicted is None:
                 continue
-            if predicted.path not in read:
-                read[predicted.path] = _require(predicted.path, table).labels
+            if predicted.path not in maps:
+                maps[predicted.path] = _require(predicted.path, table).labels
             yield RegionMasks(
                 index,
-                np.isin(read[predicted.path], predicted.values.of_region[index]) & counted,
+                np.isin(maps[predicted.path], predicted.values.of_region[index]) & counted,
                 np.isin(reference.labels, taskset.region_labels[index]) & counted,
                 with_thickness(reference.properties["spacing"]),
             )
-        if task.name in pair.own:
-            read.pop(pair.own[task.name].path, None)
+        if task.name in pair.task_maps:
+            maps.pop(pair.task_maps[task.name].path, None)
 
 
 class _Map(NamedTuple):
@@ -240,8 +244,8 @@ def _require(path: Path, table: LabelTable) -> _Map:
 
 
 def _value_problems(path: Path, labels: Labels, known: set[Any]) -> list[str]:
-    found = np.unique(labels)
-    strange = found[[value not in known for value in found.tolist()]]
+    values = np.unique(labels)
+    strange = values[[value not in known for value in values.tolist()]]
     if not len(strange):
         return []
     shown = shown_values(strange)
@@ -252,7 +256,7 @@ def _value_problems(path: Path, labels: Labels, known: set[Any]) -> list[str]:
 
 
 def shown_values(values: npt.NDArray[Any]) -> str:
-    """Return the first of some values of a map, each in as many digits as tell it from its neighbours."""
+    """Return the first few values of a map as text, with as many digits as tell neighbouring values apart."""
     texts = [np.format_float_positional(value, trim="-") for value in values[:_SHOWN_VALUES]]
     return ", ".join(texts) + (", ..." if len(values) > _SHOWN_VALUES else "")
 

@@ -1,4 +1,4 @@
-"""What the values of label maps mean: those of a data set, and those of predictions, matched with them by name."""
+"""The regions of label values: in the maps of a data set, and in predictions, matched by the names of regions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +14,15 @@ from nnunet_mtl.tasks import TaskSet
 
 
 class LabelTableError(UserError):
-    """Predictions are of other regions than the data set's."""
+    """Predictions have no region of the data set."""
 
 
 class LabelTable(NamedTuple):
-    """What the values of label maps mean.
+    """The label values of a data set.
 
     Attributes:
-        dataset_json: nnU-Net's description, for the file ending and the reader.
-        taskset: Regions and tasks.
+        dataset_json: Content of `dataset.json`, for the file ending and the reader.
+        taskset: Regions and tasks of the data set.
     """
 
     dataset_json: Mapping[str, Any]
@@ -35,20 +35,20 @@ class LabelTable(NamedTuple):
 
     @property
     def regions(self) -> tuple[int, ...]:
-        """Indices of the regions that are not background, which is an output of its own without regions."""
+        """Indices of the regions without background, which is an output channel if labels are no regions."""
         return tuple(index for index, labels in enumerate(self.taskset.region_labels) if tuple(labels) != (0,))
 
     @property
     def values(self) -> frozenset[int]:
-        """Every value that a label map may hold, but for the ignore label."""
+        """Every value that a label map may hold, except the ignore label."""
         return frozenset({0}.union(*self.taskset.region_labels))
 
 
 class MapValues(NamedTuple):
-    """What the values of a folder's predicted label maps mean.
+    """The label values of the predicted maps in a folder.
 
     Attributes:
-        of_region: The values of each region that is predicted, by its number in the data set.
+        of_region: Values of every predicted region, by the region's index in the data set.
         known: Every value that may occur.
     """
 
@@ -57,42 +57,42 @@ class MapValues(NamedTuple):
 
 
 def described(predictions: Path, table: LabelTable) -> DescribedRegions | None:
-    """Return what is said of the maps of a folder of predictions; None where nothing is.
+    """Return the regions from the `dataset.json` of a folder of predictions; None if there is no such file.
 
     Raises:
-        LabelTableError: If they have none of the data set's regions.
+        LabelTableError: If the predictions have no region of the data set.
     """
     if not (predictions / "dataset.json").is_file():
         return None
-    found = described_regions(predictions, table.taskset, table.file_ending)
-    if found.unknown and not found.channels:
+    regions = described_regions(predictions, table.taskset, table.file_ending)
+    if regions.unknown and not regions.channels:
         raise LabelTableError(
-            f"{found.path}: predicts {listed(found.unknown)}, none of the data set's regions "
+            f"{regions.path}: predicts {listed(regions.unknown)}, none of the data set's regions "
             f"{listed(table.taskset.regions)}; check -pred and -d, or rename the labels there"
         )
-    return found
+    return regions
 
 
 def values_of_folder(folder: Path, table: LabelTable) -> MapValues:
-    """Return what the values of a folder's maps mean; without a description those of the data set."""
-    found = described(folder, table)
-    if found is None:
-        own = {index: tuple(table.taskset.region_labels[index]) for index in table.regions}
-        return MapValues(own, table.values)
-    return MapValues(found.values, found.known)
+    """Return the label values of the maps in a folder; without a `dataset.json` those of the data set."""
+    regions = described(folder, table)
+    if regions is None:
+        values = {index: tuple(table.taskset.region_labels[index]) for index in table.regions}
+        return MapValues(values, table.values)
+    return MapValues(regions.values, regions.known)
 
 
 def values_of_tasks(predictions: Path, table: LabelTable) -> dict[str, MapValues]:
-    """Return what the values of every task's own maps mean; without a description those of `task_maps`."""
+    """Return the label values of the maps of single tasks, by task; without a `dataset.json` those of `task_maps`."""
     taskset = table.taskset
-    found = {}
+    values_by_task = {}
     for label_map in task_maps(taskset, [task.name for task in taskset.tasks], table.dataset_json):
         folder = predictions / label_map.name
         if (folder / "dataset.json").is_file():
-            found[label_map.name] = values_of_folder(folder, table)
+            values_by_task[label_map.name] = values_of_folder(folder, table)
         elif folder.is_dir():
             labels = label_map.dataset_json["labels"]
             regions = [index for index in label_map.channels if index in table.regions]
             values = {index: tuple(np.atleast_1d(labels[taskset.regions[index]]).tolist()) for index in regions}
-            found[label_map.name] = MapValues(values, frozenset({0}.union(*values.values())))
-    return found
+            values_by_task[label_map.name] = MapValues(values, frozenset({0}.union(*values.values())))
+    return values_by_task

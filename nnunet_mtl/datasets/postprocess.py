@@ -1,4 +1,4 @@
-"""`nnunet_mtl postprocess`: predictions with components kept and dropped by rules, region by region."""
+"""The command `nnunet_mtl postprocess`: connected components are kept or dropped by a rule for every region."""
 
 import json
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ from nnunet_mtl.tasks import TaskSet, read_dataset_json, write_dataset_json
 
 
 def postprocess(source: Path, folder: Path, output: Path, rules: str = "published", smallest: float = 0.1) -> str:
-    """Apply rules to a folder of predictions, and to the maps of single tasks inside it.
+    """Apply component rules to a folder of predictions, and to the maps of single tasks in its sub-folders.
 
     Args:
         source: Folder of the data set in `nnUNet_raw`, whose regions the rules name.
-        folder: Label maps and the `dataset.json` that nnU-Net puts beside them; folders named after tasks hold that
-            task's own maps (`nnunet_mtl predict --save-per-task`).
-        output: Gets maps of the same names, and each `dataset.json`.
-        rules: "published"; "components": those of less than a share of the largest are dropped, in every region; or the
+        folder: Folder of label maps and the `dataset.json` that nnU-Net writes beside its predictions. A sub-folder
+            with the name of a task holds the maps of that task (`nnunet_mtl predict --save-per-task`).
+        output: Folder for the new maps, which keep their names, and for every `dataset.json`.
+        rules: "published", "components" (in every region, components below a share of the largest are dropped), or the
             path of a JSON file.
-        smallest: That share.
+        smallest: The share for "components", 0 to 1.
 
     Returns:
-        Text for the user: the regions without a rule, and what was made.
+        Text for the user: the regions without a rule, the number of cases and the output folder.
 
     Raises:
-        UserError: If anything is wrong; nothing is written then.
+        UserError: If the rules or any map are at fault; nothing is written then.
     """
     raw = RawDataset.read(source)
     chosen = _chosen(rules, raw.taskset, smallest)
@@ -87,7 +87,7 @@ def _from_file(path: Path, taskset: TaskSet) -> dict[str, ComponentRule]:
 def _process(
     folder: Path, output: Path, raw: RawDataset, rules: Mapping[str, ComponentRule], reader: LabelMapReader
 ) -> int:
-    """Process the maps of one folder; return how many there were."""
+    """Process the maps of one folder; return the number of maps."""
     dataset_json: dict[str, Any] = read_dataset_json(folder / "dataset.json")
     ending = str(dataset_json.get("file_ending", raw.file_ending))
     taskset = described_regions(folder, raw.taskset, dataset_json.get("file_ending")).taskset
@@ -97,17 +97,17 @@ def _process(
     write_dataset_json(output / "dataset.json", dataset_json)
     n_values = 1 + max(value for labels in taskset.region_labels for value in labels)
     members = membership(taskset.region_labels, n_values)
-    # background is an output of its own without regions, and follows from the others
+    # If labels are no regions, background is an output channel that follows from the other channels.
     regions = [index for index, labels in enumerate(taskset.region_labels) if tuple(labels) != (0,)]
     order = taskset.regions_class_order if taskset.has_regions else [labels[0] for labels in taskset.region_labels]
     for path in tqdm(cases, desc=folder.name, unit="case"):
-        found = reader.read(path, n_values)
-        if found is None or reader.problems:
+        label_map = reader.read(path, n_values)
+        if label_map is None or reader.problems:
             continue
-        masks = {taskset.regions[index]: members[found.labels, index] for index in regions}
+        masks = {taskset.regions[index]: members[label_map.labels, index] for index in regions}
         kept = apply_rules(masks, rules)
         table = np.stack([kept[name].ravel() for name in masks], axis=1)
-        values = painted(table, [order[index] for index in regions]).reshape(found.labels.shape)
+        values = painted(table, [order[index] for index in regions]).reshape(label_map.labels.shape)
         changed = np.logical_or.reduce([kept[name] != mask for name, mask in masks.items()])
-        reader.write(output / path.name, np.where(changed, values, found.labels), found)
+        reader.write(output / path.name, np.where(changed, values, label_map.labels), label_map)
     return len(cases)

@@ -1,4 +1,4 @@
-"""Folders of predictions of networks that each know some regions of a data set, matched to it by name."""
+"""Folders of predictions of several networks, whose regions are matched by name with the regions of a data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from nnunet_mtl.tasks import TaskSet
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """The label maps `nnUNetv2_predict` wrote into one folder.
+    """The label maps that `nnUNetv2_predict` wrote into one folder.
 
     Attributes:
-        folder: Where they are.
-        taskset: What their values mean, from the `dataset.json` nnU-Net puts beside them.
-        channels: The network's output channel of each region, by the region's number in the data set.
+        folder: Path of the folder.
+        taskset: Regions of the label values, from the `dataset.json` that nnU-Net writes beside its predictions.
+        channels: Output channel of a region, by the region's index in the data set.
     """
 
     folder: Path
@@ -30,7 +30,7 @@ class PredictionFolder:
 
     @cached_property
     def n_values(self) -> int:
-        """How many values its maps have, background included."""
+        """Number of label values of the maps, with background."""
         return 1 + max(label for labels in self.taskset.region_labels for label in labels)
 
     @cached_property
@@ -38,19 +38,19 @@ class PredictionFolder:
         return membership(self.taskset.region_labels, self.n_values)
 
     def regions(self, values: Values, n_regions: int) -> Table:
-        """Return which regions of the data set some values of its maps stand for.
+        """Return to which of the R regions of the data set label values belong.
 
         Args:
-            values: (N,)
-            n_regions: Of the data set, R.
+            values: N label values of the maps, (N,).
+            n_regions: Number of regions of the data set, R.
 
         Returns:
-            (N, R), false for regions it does not predict.
+            Membership, (N, R); false for regions that the maps do not have.
         """
-        found = np.zeros((len(values), n_regions), np.bool_)
+        members = np.zeros((len(values), n_regions), np.bool_)
         for region, channel in self.channels.items():
-            found[:, region] = self._membership[values, channel]
-        return found
+            members[:, region] = self._membership[values, channel]
+        return members
 
 
 def open_folders(
@@ -59,19 +59,20 @@ def open_folders(
     """Match the regions of folders of predictions with those of a data set.
 
     Args:
-        folders: What `nnUNetv2_predict` wrote.
-        taskset: Of the data set.
-        file_ending: Of its label maps.
-        problems: Gets a line for everything that is wrong.
+        folders: Folders that `nnUNetv2_predict` wrote.
+        taskset: Task set of the data set.
+        file_ending: File ending of the data set's label maps.
+        problems: One line for every problem is appended to this list.
 
     Returns:
-        The folders that can be used.
+        The folders without a problem of their own.
     """
-    opened = [found for folder in folders if (found := _open(folder, taskset, file_ending, problems)) is not None]
+    candidates = [_open(folder, taskset, file_ending, problems) for folder in folders]
+    opened = [candidate for candidate in candidates if candidate is not None]
     for number, region in enumerate(taskset.regions):
-        by = [str(found.folder) for found in opened if number in found.channels]
-        if len(by) > 1:
-            problems.append(f"region {region}: predicted by {' and '.join(by)}; give one of them")
+        paths = [str(candidate.folder) for candidate in opened if number in candidate.channels]
+        if len(paths) > 1:
+            problems.append(f"region {region}: predicted by {' and '.join(paths)}; give one of them")
     return opened
 
 
@@ -80,17 +81,17 @@ def _open(folder: Path, taskset: TaskSet, file_ending: str, problems: list[str])
         problems.append(f"{folder}: no such folder; check -i")
         return None
     try:
-        found = described_regions(folder, taskset, file_ending)
+        regions = described_regions(folder, taskset, file_ending)
     except DescribedRegionsError as error:
         problems.append(str(error))
         return None
     except UserError as error:
         problems.append(f"{error} (nnUNetv2_predict puts it beside its predictions)")
         return None
-    if found.unknown:
+    if regions.unknown:
         problems.append(
-            f"{found.path}: predicts {listed(found.unknown)}, which the data set does not have"
-            f"{did_you_mean(found.unknown[0], taskset.regions)}; it has {listed(taskset.regions)}"
+            f"{regions.path}: predicts {listed(regions.unknown)}, which the data set does not have"
+            f"{did_you_mean(regions.unknown[0], taskset.regions)}; it has {listed(taskset.regions)}"
         )
         return None
-    return PredictionFolder(folder, found.taskset, found.channels)
+    return PredictionFolder(folder, regions.taskset, regions.channels)

@@ -1,4 +1,4 @@
-"""A data set in nnU-Net's raw format, and stock data sets that are made from it without storing an image twice."""
+"""Reading a data set in nnU-Net's raw format, and writing new data sets whose images are links to its files."""
 
 import json
 import os
@@ -29,11 +29,11 @@ Splits = list[dict[str, list[str]]]
 
 
 class RawDatasetError(UserError):
-    """A data set cannot be read, or another one cannot be made from it."""
+    """A data set cannot be read, or a new data set cannot be made from it."""
 
 
 class CaseFiles(NamedTuple):
-    """The files of a case: one image per channel, in their order, and its label map."""
+    """The files of a case: one image for every channel, in channel order, and the label map."""
 
     images: tuple[Path, ...]
     label: Path
@@ -41,12 +41,12 @@ class CaseFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set of `nnUNet_raw` that says what was annotated in which case.
+    """A data set in `nnUNet_raw` with tasks and the annotated regions of every case.
 
     Attributes:
-        folder: `DatasetXXX_Name`.
-        dataset_json: Its description.
-        taskset: What the description says of tasks and cases.
+        folder: Path of `DatasetXXX_Name`.
+        dataset_json: Content of `dataset.json`.
+        taskset: Tasks and cases from `dataset.json`.
     """
 
     folder: Path
@@ -55,17 +55,17 @@ class RawDataset:
 
     @classmethod
     def read(cls, folder: Path, *, regions_are_tasks: bool = False) -> "RawDataset":
-        """Read the description; no image is looked at.
+        """Read `dataset.json`; no image is read.
 
         Args:
-            folder: `DatasetXXX_Name`.
-            regions_are_tasks: Take every region of a data set without a block for a task, annotated in every case,
-                whose parent is the smallest region that contains it.
+            folder: Path of `DatasetXXX_Name`.
+            regions_are_tasks: In a data set without a block, make every region a task that is annotated in every case;
+                the parent of a task is the smallest region that contains the task's region.
 
         Raises:
-            TaskSetError: If it cannot be read or is refused.
-            RegionNameError: If a region has no name for a task.
-            RawDatasetError: If it has no block, or names no file ending.
+            TaskSetError: If `dataset.json` cannot be read or is refused.
+            RegionNameError: If the name of a region cannot be the name of a task.
+            RawDatasetError: If `dataset.json` has no block, or names no file ending.
         """
         path = folder / "dataset.json"
         dataset_json = read_dataset_json(path)
@@ -92,8 +92,8 @@ class RawDataset:
         """The training cases in alphabetical order.
 
         Raises:
-            RawDatasetError: If there is none.
-            TaskSetError: If the block says nothing of one of them.
+            RawDatasetError: If there is no training case.
+            TaskSetError: If the block lacks a training case.
         """
         if "dataset" in self.dataset_json:
             cases = self.listed_cases()
@@ -112,42 +112,42 @@ class RawDataset:
         """Return the training cases that `dataset.json` lists with their files.
 
         Raises:
-            RawDatasetError: If the list is not as nnU-Net reads it.
+            RawDatasetError: If the list has another form than nnU-Net reads.
         """
         try:
-            # nnU-Net writes the paths it finds into what it is given.
+            # nnU-Net changes the mapping that it is given, hence the copy.
             files = get_filenames_of_train_images_and_targets(str(self.folder), deepcopy(dict(self.dataset_json)))
-            found = {
-                str(case): CaseFiles(tuple(map(Path, of_case["images"])), Path(of_case["label"]))
-                for case, of_case in files.items()
+            cases = {
+                str(case): CaseFiles(tuple(map(Path, paths["images"])), Path(paths["label"]))
+                for case, paths in files.items()
             }
         except (AttributeError, KeyError, TypeError):
             raise RawDatasetError(
                 f'{self.folder / "dataset.json"}: dataset: must be {{case: {{"images": [file, ...], "label": file}}}}'
             ) from None
-        if strange := [case for case in found if "/" in case]:
-            # files are named after cases, and would lie elsewhere
+        if strange := [case for case in cases if "/" in case]:
+            # Files are named after cases, so a slash would put a file into another folder.
             raise RawDatasetError(
                 f"{self.folder / 'dataset.json'}: dataset: the name of a case must not contain a slash, as "
                 f"{listed(strange)} does; rename it"
             )
-        return found
+        return cases
 
     def images(self, part: str) -> dict[str, tuple[Path, ...]]:
-        """Return the images of every case of a folder such as `imagesTs`; empty where there is no such folder."""
+        """Return the images in a folder such as `imagesTs` by case; empty if the folder is missing."""
         pattern = re.compile(rf"([^.].*)_\d{{4}}{re.escape(self.file_ending)}")
-        found: dict[str, tuple[Path, ...]] = {}
+        files: dict[str, tuple[Path, ...]] = {}
         folder = self.folder / part
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if match := pattern.fullmatch(path.name):
-                found[match[1]] = (*found.get(match[1], ()), path)
-        return found
+                files[match[1]] = (*files.get(match[1], ()), path)
+        return files
 
     def reader(self) -> Any:
-        """Return the reader and writer nnU-Net uses for this data set.
+        """Return nnU-Net's reader and writer of this data set.
 
         Raises:
-            RawDatasetError: If none of nnU-Net's can read the images.
+            RawDatasetError: If none of nnU-Net's readers can read the images.
         """
         example = next((str(files[0]) for files in self.images("imagesTr").values()), None)
         try:
@@ -158,10 +158,10 @@ class RawDataset:
             ) from None
 
     def splits(self, cases: Collection[str]) -> Splits | None:
-        """Return this data set's folds with these cases alone; None where it has no folds of its own yet.
+        """Return the folds of this data set, restricted to some cases; None if the data set has no folds yet.
 
         Raises:
-            RawDatasetError: If the folds cannot be read, or one is left without a training or a validation case.
+            RawDatasetError: If the folds cannot be read, or a fold is left without training or validation cases.
         """
         places = [self.folder / SPLITS_NAME]
         if nnUNet_preprocessed.is_set():
@@ -170,12 +170,12 @@ class RawDataset:
         return None if path is None else _restricted(path, cases, self.folder.name)
 
     def description(self, name: str, n_training: int, **changed: Any) -> dict[str, Any]:
-        """Return a stock description of a data set made from this one, key order kept.
+        """Return the `dataset.json` of a new data set without a block; the order of keys is kept.
 
         Args:
-            name: Of the new data set.
-            n_training: How many training cases it has.
-            changed: Other keys and their values; None for a key that it does not have.
+            name: Name of the new data set.
+            n_training: Number of training cases.
+            changed: Further keys and their new values; None removes a key.
         """
         new = {"name": name, "numTraining": n_training, "nnunet_mtl": None, "dataset": None, **changed}
         kept = {key: new.get(key, value) for key, value in self.dataset_json.items()}
@@ -203,10 +203,10 @@ def _restricted(path: Path, cases: Collection[str], source: str) -> Splits:
 
 
 def place_of(source: Path, dataset_id: int, name: str) -> Path:
-    """Return the folder, beside its source, of a data set that is to be made.
+    """Return the folder of a new data set, beside the data set that it is made from.
 
     Raises:
-        RawDatasetError: If the id is out of range or taken, in any of nnU-Net's three folders, or the name is no name.
+        RawDatasetError: If the id is out of range or used in one of nnU-Net's three folders, or the name is not valid.
     """
     if not 1 <= dataset_id <= 999:
         raise RawDatasetError(f"-o {dataset_id}: a data set id lies between 1 and 999")
@@ -223,27 +223,27 @@ def place_of(source: Path, dataset_id: int, name: str) -> Path:
 
 
 def plain_name(folder: Path, ending: str) -> str:
-    """Return a name, without odd characters, for what is made from the data set in `folder`: its name and an ending."""
-    own = re.sub(r"^Dataset\d{3}_", "", folder.name)
-    return re.sub(r"[^\w.-]", "_", f"{own}_{ending}")
+    """Return a name for a data set made from the one in `folder`: its name and an ending, other characters as `_`."""
+    name = re.sub(r"^Dataset\d{3}_", "", folder.name)
+    return re.sub(r"[^\w.-]", "_", f"{name}_{ending}")
 
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """Give a folder to write into that takes the place of `target` at the end; if anything fails, nothing is left.
+    """Yield a temporary folder that is renamed to `target` at the end; after an error nothing is left.
 
     Raises:
-        RawDatasetError: If `target` holds files already, or something cannot be read or written.
+        RawDatasetError: If `target` holds files already, or a file cannot be read or written.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RawDatasetError(f"{target}: is there already; give another -o, or delete it")
     aside = target.with_name(f".{target.name}.writing")
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
         aside.mkdir(parents=True)
         yield aside
         if target.is_dir():
-            target.rmdir()  # not everywhere is an empty folder replaced
+            target.rmdir()  # some systems do not rename onto an empty folder
         aside.rename(target)
     except OSError as error:
         raise RawDatasetError(
@@ -254,12 +254,12 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` a hard link to a file, or a copy where the file system has no such links.
+    """Make `target` a hard link to a file, or a copy where the file system has no hard links.
 
     Raises:
-        OSError: If the file is not there, or the place cannot be written to.
+        OSError: If the file is missing, or the link cannot be written.
     """
-    real = source.resolve()  # a link to a symbolic link would be broken by moving the folder
+    real = source.resolve()  # moving the folder would break a link to a symbolic link
     try:
         os.link(real, target)
     except OSError:
@@ -269,18 +269,18 @@ def link(source: Path, target: Path) -> None:
 def link_images(
     case: str, images: Sequence[Path], folder: Path, ending: str, channels: Sequence[int] | None = None
 ) -> None:
-    """Link the images of a case, and the spacing that nnU-Net keeps beside TIFF images, under nnU-Net's names.
+    """Link the images of a case under nnU-Net's names, with the spacing file that nnU-Net keeps beside TIFF images.
 
     Args:
-        case: Its name.
-        images: A file per channel.
-        folder: To link into.
-        ending: Of the files.
-        channels: Numbers of those to link, which are then 0, 1 and so on; None for all. A channel that is not there
-            (nobody has the target of a test case) is left out.
+        case: Name of the case.
+        images: One file for every channel.
+        folder: Folder for the links.
+        ending: File ending of the images.
+        channels: Channels to link, which are numbered 0, 1 and so on in the new folder; None links all. A channel that
+            the case lacks (such as the regression target of a test case) is left out.
 
     Raises:
-        OSError: If a file is not there, or the folder cannot be written to.
+        OSError: If a file is missing, or the folder cannot be written to.
     """
     kept = images if channels is None else [images[channel] for channel in channels if channel < len(images)]
     for channel, image in enumerate(kept):
@@ -289,25 +289,25 @@ def link_images(
 
 
 def link_label(case: str, label: Path, folder: Path, ending: str) -> None:
-    """Link the label map of a case likewise.
+    """Link the label map of a case, with the spacing file that nnU-Net keeps beside TIFF images.
 
     Raises:
-        OSError: If it is not there, or the folder cannot be written to.
+        OSError: If the label map is missing, or the folder cannot be written to.
     """
     link(label, folder / f"{case}{ending}")
     link_spacing(label, ending, folder / f"{case}.json")
 
 
 def link_spacing(file: Path, ending: str, target: Path) -> None:
-    """Link the spacing beside a TIFF file, if there is any.
+    """Link the spacing file beside a TIFF file, if there is one.
 
     Args:
         file: The TIFF file.
-        ending: What its name has more than that of the spacing.
-        target: The link.
+        ending: End of the TIFF file's name that `.json` replaces in the name of the spacing file.
+        target: Path of the link.
 
     Raises:
-        OSError: If the place cannot be written to.
+        OSError: If the link cannot be written.
     """
     spacing = file.with_name(f"{file.name.removesuffix(ending)}.json")
     if spacing.is_file():
@@ -315,10 +315,10 @@ def link_spacing(file: Path, ending: str, target: Path) -> None:
 
 
 def write_description(folder: Path, dataset_json: Mapping[str, Any], splits: Splits | None) -> None:
-    """Write `dataset.json`, and the folds where nnU-Net's planning looks for them and copies them from.
+    """Write `dataset.json` and, beside it, the folds, which nnU-Net's planning copies from there.
 
     Raises:
-        TaskSetError: If the description could not be read again.
+        TaskSetError: If the content of `dataset.json` is refused; nothing is written then.
     """
     TaskSet.from_dataset_json(dataset_json, str(folder / "dataset.json"))
     write_dataset_json(folder / "dataset.json", dataset_json)

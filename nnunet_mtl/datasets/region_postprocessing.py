@@ -1,8 +1,8 @@
-"""Post-processing of nnU-Net's own functions, judged region by region on the cases in which a region is annotated.
+"""Post-processing with nnU-Net's functions, judged for every region on the cases in which the region is annotated.
 
-Maps of the final validation hold only what is annotated in their case. nnU-Net's own search finds "keep the largest
-foreground component" right on them, which deletes whole organs from a map of all tasks. Here every rule keeps the
-largest component of one region and gives what it drops to the region around it, so that nothing else is touched.
+Maps of the final validation hold only the annotated regions of their case. On such maps nnU-Net's search selects "keep
+the largest foreground component", which deletes whole organs from a map of all tasks. Here every rule keeps the largest
+component of one region and gives the dropped voxels to the region around, so that no other region changes.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from nnunet_mtl.common.files import write_json
 from nnunet_mtl.tasks import TaskSet
 
 Rule = tuple[Any, dict[str, Any]]
-Scores = npt.NDArray[np.float64]
+DiceTable = npt.NDArray[np.float64]
 _MARK = "nnunet_mtl"
 
 
@@ -35,10 +35,10 @@ class RegionRule:
     """Keep the largest component of one region.
 
     Attributes:
-        region: Its number.
-        labels: Its label values; a component holds what lies inside the region too.
-        replacement: Value that dropped voxels get: of the region around it, or 0.
-        inner: Numbers of the regions inside it, which lose what lies in a dropped component.
+        region: Index of the region.
+        labels: Label values of the region, with those of regions inside it.
+        replacement: Value of dropped voxels: the value of the region around, or 0.
+        inner: Indices of the regions inside the region, which lose their voxels in a dropped component.
     """
 
     region: int
@@ -47,7 +47,7 @@ class RegionRule:
     inner: tuple[int, ...]
 
     def as_nnunet(self) -> Rule:
-        """Return nnU-Net's function and its arguments."""
+        """Return nnU-Net's function and the keyword arguments for it."""
         return remove_all_but_largest_component_from_segmentation, {
             "labels_or_regions": self.labels,
             "background_label": self.replacement,
@@ -55,10 +55,10 @@ class RegionRule:
 
 
 def region_rules(tasks: TaskSet) -> Iterator[RegionRule]:
-    """Yield the rules that can be valid for maps of all tasks, outer regions before what lies inside them.
+    """Yield the rules that are valid for maps of all tasks; outer regions come before the regions inside them.
 
-    There is none for a region that another task's region cuts or shares voxels with: where a vessel is painted over the
-    liver, the largest component of the liver is not the liver.
+    A region that shares voxels with a region of another task has no rule: where a vessel is painted over the liver, the
+    liver may be cut into several components.
     """
     order = sorted(range(len(tasks.regions)), key=lambda region: -len(tasks.region_labels[region]))
     for region in order:
@@ -68,15 +68,15 @@ def region_rules(tasks: TaskSet) -> Iterator[RegionRule]:
 
 def _rule(tasks: TaskSet, region: int) -> RegionRule | None:
     labels = set(tasks.region_labels[region])
-    own = tasks.task_of_region[region]
-    name = tasks.tasks[own].name
-    if labels == {0} or tasks.tasks[own].overlaps or any(name in task.overlaps for task in tasks.tasks):
+    task_index = tasks.task_of_region[region]
+    name = tasks.tasks[task_index].name
+    if labels == {0} or tasks.tasks[task_index].overlaps or any(name in task.overlaps for task in tasks.tasks):
         return None
     inner, outer = [], []
     for other, values in enumerate(map(set, tasks.region_labels)):
         if other == region or values.isdisjoint(labels):
             continue
-        if values < labels and own in _line(tasks, tasks.task_of_region[other]):
+        if values < labels and task_index in _with_ancestors(tasks, tasks.task_of_region[other]):
             inner.append(other)
         elif labels < values:
             outer.append(other)
@@ -90,8 +90,8 @@ def _rule(tasks: TaskSet, region: int) -> RegionRule | None:
     return RegionRule(region, tasks.region_labels[region], replacement, tuple(inner))
 
 
-def _line(tasks: TaskSet, task: int) -> list[int]:
-    """Return a task and those around it."""
+def _with_ancestors(tasks: TaskSet, task: int) -> list[int]:
+    """Return a task, its parent, the parent's parent and so on."""
     names = [other.name for other in tasks.tasks]
     line = [task]
     while (parent := tasks.tasks[line[-1]].parent) in names:
@@ -101,15 +101,15 @@ def _line(tasks: TaskSet, task: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Maps:
-    """Predictions and their references.
+    """Folders of predictions and references, and the annotated regions of every predicted case.
 
     Attributes:
-        predictions: Folder of the label maps.
-        references: Folder of label maps of the same names.
-        ending: Of both.
-        reader: nnU-Net's.
-        annotated: Which of the R regions are annotated, by case, for every predicted case.
-        tasks: The data set's.
+        predictions: Folder of predicted label maps.
+        references: Folder of reference label maps with the same names.
+        ending: File ending of both.
+        reader: nnU-Net's reader of the data set.
+        annotated: Whether each of the R regions is annotated, by case, for every predicted case.
+        tasks: Task set of the data set.
     """
 
     predictions: Path
@@ -122,14 +122,14 @@ class Maps:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a rule did to its region.
+    """The effect of a rule on its region.
 
     Attributes:
         rule: The rule.
-        n_cases: Cases in which the region is annotated.
-        before: Mean Dice over them without the rule; NaN where the region is in none, predicted or not.
-        after: The same with the rule.
-        kept: Whether the rule is to be applied: its region gains, and no region inside it loses.
+        n_cases: Number of cases in which the region is annotated.
+        before: Mean Dice over these cases without the rule; NaN if no case has the region, predicted or in reference.
+        after: Mean Dice over these cases with the rule.
+        kept: Whether the rule is applied: the region gains, and no region inside it loses.
     """
 
     rule: RegionRule
@@ -140,7 +140,7 @@ class Judgement:
 
 
 def judge(maps: Maps, n_processes: int) -> list[Judgement]:
-    """Try every rule in turn, after those that were kept before it."""
+    """Try every rule in turn; a rule is applied after all earlier rules that were kept."""
     judged: list[Judgement] = []
     with get_context("spawn").Pool(n_processes) as pool:
         for rule in region_rules(maps.tasks):
@@ -151,7 +151,7 @@ def judge(maps: Maps, n_processes: int) -> list[Judgement]:
     return judged
 
 
-def _dice(maps: Maps, case: str, chain: Sequence[Rule], rule: RegionRule) -> Scores:
+def _dice(maps: Maps, case: str, chain: Sequence[Rule], rule: RegionRule) -> DiceTable:
     """Return the Dice of a rule's region and of those inside it, before and after the rule, (2, 1 + inner)."""
     name = f"{case}{maps.ending}"
     predicted, reference = (
@@ -176,16 +176,16 @@ def _apply(segmentation: Any, rules: Sequence[Rule]) -> Any:
     return apply_postprocessing(segmentation, [function for function, _ in rules], [words for _, words in rules])
 
 
-def _judgement(rule: RegionRule, scores: Sequence[Scores]) -> Judgement:
+def _judgement(rule: RegionRule, scores: Sequence[DiceTable]) -> Judgement:
     before, after = np.stack(scores, axis=1) if scores else np.full((2, 1, 1 + len(rule.inner)), np.nan)
-    # where nothing is left of what was not there either, the region has no Dice any more; that is no loss
+    # If the region is in neither map after the rule, it has no Dice any more, which is no loss.
     change = np.nan_to_num(after - before).mean(axis=0)
     kept = bool(change[0] > 0 and (change[1:] >= 0).all())
     return Judgement(rule, len(scores), mean(before[:, 0]), mean(after[:, 0]), kept)
 
 
 def mean(values: Any) -> float:
-    """Return the mean of those values that are numbers, NaN if none is."""
+    """Return the mean of the values that are not NaN; NaN if all are."""
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
     return float(known.mean()) if known.size else float("nan")
@@ -194,13 +194,13 @@ def mean(values: Any) -> float:
 def write_mark(
     folder: Path, judged: Sequence[Judgement], tasks: TaskSet, beside: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Write `postprocessing.json`, which says how `postprocessing.pkl` beside it was judged.
+    """Write `postprocessing.json`, which records how `postprocessing.pkl` beside it was judged.
 
     Args:
-        folder: Of both.
-        judged: The rules; none where every case is annotated for everything, and nnU-Net's own search was right.
-        tasks: Of the data set.
-        beside: What else the file is to hold.
+        folder: Folder of both files.
+        judged: The judged rules; empty if every case is annotated for every region, where nnU-Net's search is right.
+        tasks: Task set of the data set.
+        beside: Further content of the file.
     """
     rules = [
         {
@@ -217,16 +217,16 @@ def write_mark(
 
 
 def fitted_on_restricted_maps(results: Path, model: str = "*") -> list[Path]:
-    """Return each `postprocessing.pkl` that nnU-Net's own search wrote: not valid for partially annotated data.
+    """Return every `postprocessing.pkl` that nnU-Net's search wrote, which is not valid for partially annotated data.
 
     Args:
         results: Folder of a data set in `nnUNet_results`.
-        model: Pattern of the name of a model's folder; ensembles it belongs to are looked at too.
+        model: Pattern of a model folder's name; ensembles with the model are searched too.
     """
-    member = f"*{model}*".replace("***", "*").replace("**", "*")  # a double asterisk is another pattern
+    member = f"*{model}*".replace("***", "*").replace("**", "*")  # glob reads a double asterisk as any depth of folders
     places = (f"{model}/*", f"{model}/*/validation", f"ensembles/{member}")
-    found = {path for place in places for path in results.glob(f"{place}/postprocessing.pkl")}
-    return sorted(path for path in found if not _is_marked(path))
+    paths = {path for place in places for path in results.glob(f"{place}/postprocessing.pkl")}
+    return sorted(path for path in paths if not _is_marked(path))
 
 
 def _is_marked(postprocessing: Path) -> bool:

@@ -1,7 +1,7 @@
-"""Each task's own label map, decoded from its own probabilities.
+"""Label maps of single tasks, each decoded from the probabilities of the task alone.
 
-In the one map nnU-Net exports, a later region overwrites an earlier one: a vessel inside the liver leaves a hole in it.
-Exporting the channels of one task alone, under a label description of its own, keeps every task as it was predicted.
+In the map that nnU-Net exports, a later region overwrites an earlier region: a vessel inside the liver leaves a hole in
+the liver. If only the channels of one task are exported, with labels for that task, every task stays as predicted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from nnunet_mtl.tasks import TaskSet
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What nnU-Net's export is given to write the map of some of the channels.
+    """The input of nnU-Net's export for a map of some output channels.
 
     Attributes:
-        name: Of the task.
-        channels: Which channels of the network's output, in the order in which they are painted.
-        dataset_json: Describes the labels of the map.
+        name: Name of the task.
+        channels: Output channels of the network, in the order in which they are painted.
+        dataset_json: Content of a `dataset.json` with the labels of the map.
     """
 
     name: str
@@ -27,32 +27,32 @@ class LabelMap:
 
 
 def task_maps(tasks: TaskSet, names: Sequence[str], dataset_json: Mapping[str, Any]) -> tuple[LabelMap, ...]:
-    """Return the map of each named task, in its own label values.
+    """Return the label map of every named task.
 
-    A region's value is its place among the regions of its task, from 1 on. Without regions (softmax) the only task is
-    everything, and its values are the data set's.
+    The value of a region is its position among the regions of the task, beginning with 1. If labels are no regions
+    (softmax), the only task covers all labels and keeps the values of the data set.
 
     Args:
-        tasks: Of the model.
-        names: Of the tasks wanted.
-        dataset_json: The model's.
+        tasks: Task set of the model.
+        names: Names of the tasks to export.
+        dataset_json: `dataset.json` of the model.
     """
     rest = {key: value for key, value in dataset_json.items() if key not in ("nnunet_mtl", "regions_class_order")}
     if not tasks.has_regions:
-        every = tuple(range(len(tasks.regions)))
-        return tuple(LabelMap(name, every, rest) for name in names)
+        all_channels = tuple(range(len(tasks.regions)))
+        return tuple(LabelMap(name, all_channels, rest) for name in names)
     return tuple(_task_map(tasks, index, rest) for index, task in enumerate(tasks.tasks) if task.name in names)
 
 
 def _task_map(tasks: TaskSet, index: int, rest: Mapping[str, Any]) -> LabelMap:
     task = tasks.tasks[index]
-    # nnU-Net's order, not the task's: only there an outer region is sure to be painted before its inner one.
+    # Channels are in nnU-Net's order: only there an outer region is always painted before its inner region.
     channels = tuple(channel for channel, owner in enumerate(tasks.task_of_region) if owner == index)
     value = {tasks.regions.index(region): place for place, region in enumerate(task.regions, start=1)}
     labels: dict[str, Any] = {"background": 0}
     for outer in channels:
         inside = [value[inner] for inner in channels if _is_inside(tasks, inner, outer)]
-        # a list of one would be a plain label, and with plain labels only nnU-Net takes the channels for a softmax
+        # A list of one value is a plain label; if all labels are plain, nnU-Net takes the channels for a softmax.
         labels[tasks.regions[outer]] = sorted(inside) if len(inside) > 1 else inside * 2
     order = [value[channel] for channel in channels]
     return LabelMap(task.name, channels, {**rest, "labels": labels, "regions_class_order": order})
@@ -63,6 +63,6 @@ def _is_inside(tasks: TaskSet, inner: int, outer: int) -> bool:
 
 
 def region_map(channel: int) -> LabelMap:
-    """Return the map, 0 and 1, of one region alone."""
+    """Return the label map of a single region, with the values 0 and 1."""
     labels = {"background": 0, "region": [1, 1]}
     return LabelMap("region", (channel,), {"labels": labels, "regions_class_order": [1]})

@@ -1,6 +1,6 @@
-"""How sure a figure is: intervals over cases by the bootstrap, and comparisons of two runs on the same cases.
+"""Bootstrap intervals of a statistic over cases, and paired tests of two runs on the same cases.
 
-Cases are what is drawn again. Several scans of one patient are not several cases: leave one of each before you ask.
+The bootstrap draws cases and takes them as independent: of several scans of one patient only one may be passed in.
 """
 
 import math
@@ -15,11 +15,11 @@ from scipy.stats import DegenerateDataWarning, bootstrap, wilcoxon
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 2000
-# The least two-sided p of n pairs is 2 / 2^n: with fewer than six, none can be below 0.05.
+# The smallest two-sided p value of n pairs is 2 / 2^n: with fewer than six pairs no p value is below 0.05.
 LEAST_PAIRS = 6
-ZERO_METHOD = "wilcox"  # pairs without a difference say nothing and are left out
-_MOST_NUMBERS = 4_000_000  # drawn at once, so that thousands of cases fit into memory
-_DECIMALS = 12  # 0.84 - 0.80 and 0.44 - 0.40 are a tie, although not to the last bit
+ZERO_METHOD = "wilcox"  # pairs without a difference are left out
+_MOST_NUMBERS = 4_000_000  # per batch of resamples, so that thousands of cases fit into memory
+_DECIMALS = 12  # 0.84 - 0.80 and 0.44 - 0.40 are a tie, although the last bits differ
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -28,14 +28,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic over cases and its interval.
+    """A statistic over cases with its bootstrap interval.
 
     Attributes:
-        value: The statistic; None without a case.
+        value: The statistic; None if there is no case.
         low: Lower limit of the interval; None with fewer than two cases.
-        high: Upper limit, likewise.
-        n_cases: Cases with a value.
-        n_missing: Cases without one (NaN), which do not count.
+        high: Upper limit of the interval; None with fewer than two cases.
+        n_cases: Number of cases with a value.
+        n_missing: Number of cases without a value (NaN), which are left out.
     """
 
     value: float | None
@@ -47,13 +47,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same cases.
+    """A paired comparison of two runs on the same cases.
 
     Attributes:
-        difference: Mean of the first less the second over the cases that both have, with its interval.
-        n_nonzero: Pairs that differ, which are all that the test looks at.
-        p_value: Two-sided, of Wilcoxon's signed-rank test; None with fewer than `LEAST_PAIRS` pairs that differ.
-        p_holm: The same, corrected for all comparisons made (`corrected`); None before that.
+        difference: Mean of first minus second over the cases with a value in both runs, with its interval.
+        n_nonzero: Number of pairs that differ; the test uses no other pairs.
+        p_value: Two-sided p value of Wilcoxon's signed-rank test; None with fewer than `LEAST_PAIRS` differing pairs.
+        p_holm: The p value after `corrected` has corrected all comparisons by Holm's method; None before.
     """
 
     difference: Estimate
@@ -74,19 +74,19 @@ def bootstrap_interval(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> tuple[FloatArray, FloatArray] | None:
-    """Return the bootstrap interval (BCa) of one or several statistics, each group drawn among itself.
+    """Return the bootstrap interval (BCa) of one or several statistics; every group of cases is resampled separately.
 
     Args:
-        groups: What is drawn, cases or their numbers: G arrays, (N_g,).
-        statistic: Of G arrays of resamples, (..., N_g) each; returns (...), or (M, ...) for M statistics.
-        confidence: Of the interval, 0 to 1.
-        n_resamples: Bootstrap samples.
-        seed: Of the drawing.
+        groups: G arrays of cases or case numbers to draw from, (N_g,).
+        statistic: Takes G arrays of resamples, (..., N_g); returns (...), or (M, ...) for M statistics.
+        confidence: Level of the interval, 0 to 1.
+        n_resamples: Number of bootstrap samples.
+        seed: Seed of the random numbers.
 
     Returns:
-        Lower and upper limits, () or (M,); None if a group has fewer than two cases. Where BCa is not defined, because
-        all samples (nearly) agree, they are percentiles of the samples; of no width if all agree, which says little
-        about new cases.
+        Lower and upper limits, () or (M,); None if a group has fewer than two cases. BCa is undefined where all samples
+        (nearly) agree: limits are then percentiles of the samples. If all samples agree, the interval has no width,
+        which says little about new cases.
     """
     if min(len(group) for group in groups) < 2:
         return None
@@ -97,7 +97,7 @@ def bootstrap_interval(
     options: dict[str, Any] = {"n_resamples": n_resamples, "confidence_level": confidence, "vectorized": True}
     options["batch"] = max(1, _MOST_NUMBERS // sum(len(group) for group in groups))
     with warnings.catch_warnings():
-        # Without any spread the correction is 0/0; the percentiles below are then all there is.
+        # Without any spread BCa's correction is 0/0; the percentiles below take its place.
         for category in (DegenerateDataWarning, RuntimeWarning):
             warnings.simplefilter("ignore", category)
         result = bootstrap(tuple(groups), drawn, method="BCa", rng=np.random.default_rng(seed), **options)
@@ -116,22 +116,22 @@ def estimate(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Return a statistic over cases with its interval; see `bootstrap_interval`.
+    """Return a statistic over cases with its interval by `bootstrap_interval`.
 
     Args:
-        values: Of each case, (N,); NaN is a case without a value, which is counted and left out.
-        statistic: Takes an array and `axis`, as NumPy's do.
-        confidence: Of the interval, 0 to 1.
-        n_resamples: Bootstrap samples.
-        seed: Of the drawing.
+        values: One value for each case, (N,); NaN is a case without a value, which is counted as missing.
+        statistic: A function of an array and `axis`, such as `numpy.mean`.
+        confidence: Level of the interval, 0 to 1.
+        n_resamples: Number of bootstrap samples.
+        seed: Seed of the random numbers.
 
     Raises:
         ValueError: If the values are not (N,), or one is infinite.
     """
-    every = np.asarray(values, dtype=float)
-    if every.ndim != 1 or np.isinf(every).any():
-        raise ValueError(f"values: must be (N,) without infinities, are {every.shape}")
-    known = every[~np.isnan(every)]
+    all_values = np.asarray(values, dtype=float)
+    if all_values.ndim != 1 or np.isinf(all_values).any():
+        raise ValueError(f"values: must be (N,) without infinities, are {all_values.shape}")
+    known = all_values[~np.isnan(all_values)]
     interval = None
     if len(known):
         interval = bootstrap_interval(
@@ -143,7 +143,7 @@ def estimate(
         )
     low, high = (None, None) if interval is None else (float(limit) for limit in interval)
     value = float(statistic(known, axis=-1)) if len(known) else None
-    return Estimate(value, low, high, len(known), len(every) - len(known))
+    return Estimate(value, low, high, len(known), len(all_values) - len(known))
 
 
 def compare(
@@ -157,14 +157,14 @@ def compare(
     """Compare two runs by their values on the same cases.
 
     Args:
-        first: Of each case, (N,); NaN where there is none.
-        second: Of the same cases in the same order, (N,).
-        confidence: Of the interval of the mean difference, 0 to 1.
-        n_resamples: Bootstrap samples.
-        seed: Of the drawing.
+        first: One value for each case, (N,); NaN where the run has no value.
+        second: Values of the same cases in the same order, (N,).
+        confidence: Level of the interval of the mean difference, 0 to 1.
+        n_resamples: Number of bootstrap samples.
+        seed: Seed of the random numbers.
 
     Returns:
-        The comparison; cases that lack a value in either run do not count and are counted as missing.
+        The comparison; a case that lacks a value in either run is counted as missing and otherwise left out.
 
     Raises:
         ValueError: If the shapes differ or are not (N,), or a value is infinite.
@@ -182,33 +182,33 @@ def compare(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct the p values of several tests by Holm's step-down method: all of one family, in any order.
+    """Correct the p values of one family of tests by Holm's step-down method.
 
-    None, a test that was not made, stays None and does not count.
+    None stands for a test that could not be made: it stays None and does not enlarge the family.
     """
-    made = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
+    tested = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
-    for step, (value, index) in enumerate(made):
-        largest = max(largest, min(1.0, (len(made) - step) * value))
+    for step, (value, index) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - step) * value))
         adjusted[index] = largest
     return adjusted
 
 
 def corrected(comparisons: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
-    """Return the comparisons with `p_holm`, for which all that are made must be here."""
+    """Return the comparisons with `p_holm`; they must be the whole family of tests."""
     adjusted = holm([comparison.p_value for comparison in comparisons.values()])
     return {key: replace(comparisons[key], p_holm=value) for key, value in zip(comparisons, adjusted, strict=True)}
 
 
 def aligned(runs: Mapping[str, Mapping[str, float | None]]) -> tuple[tuple[str, ...], FloatArray]:
-    """Bring the values of several runs to the same cases.
+    """Arrange the values of several runs by case in one array.
 
     Args:
-        runs: Values by run, then by case; None or NaN where there is none.
+        runs: Values by run, then by case; None or NaN where a run has no value.
 
     Returns:
-        The cases that any run names, in their first order, (N,), and the values, (R, N): NaN where a run has none.
+        The names of all cases in order of first appearance, (N,), and the values, (R, N), NaN where a run has no value.
     """
     cases = tuple(dict.fromkeys(case for values in runs.values() for case in values))
     table = [[_number(values.get(case)) for case in cases] for values in runs.values()]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mtl.evaluation.classification import QuestionScores
+from nnunet_mtl.evaluation.answers.point_metrics import PointMetrics
 from nnunet_mtl.tasks.settings import Settings
 from nnunet_mtl.training import progress
 from nnunet_mtl.training.image_level import PROBABILITIES, TARGETS, ImageLevelTraining
@@ -36,7 +36,7 @@ class AnswerMonitor:
         collated: Mapping[str, Any],
         epoch: int,
         n_epochs: int,
-        score_cases: Callable[[], Mapping[str, QuestionScores]],
+        score_cases: Callable[[], Mapping[str, PointMetrics]],
     ) -> None:
         """Log what patches answered in an epoch and, every few epochs and in the last one, what cases are answered.
 
@@ -61,7 +61,7 @@ class AnswerMonitor:
             for metric, value in values.items():
                 self._logger.log(progress.class_key(question, metric), value, epoch)
 
-    def report(self, scores: Mapping[str, QuestionScores]) -> None:
+    def report(self, scores: Mapping[str, PointMetrics]) -> None:
         """Print the scores of whole cases by question, and warn where all cases get the same answer."""
         for question, score in scores.items():
             if question not in self.taught:

@@ -14,7 +14,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from torch import Tensor
 from torch import distributed as dist
 
-from nnunet_mtl.evaluation.classification import QuestionScores
+from nnunet_mtl.evaluation.answers.point_metrics import PointMetrics
 from nnunet_mtl.inference.predictor import MultiTaskPredictor
 
 Answers = dict[str, dict[str, Tensor]]
@@ -56,7 +56,7 @@ def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
     return from_all_ranks(trainer, answers)
 
 
-def score_labelled_cases(trainer: Any) -> dict[str, QuestionScores]:
+def score_labelled_cases(trainer: Any) -> dict[str, PointMetrics]:
     """Answer the labelled validation cases of the fold, print how well into the log, and return the scores by question.
 
     Args:
@@ -64,7 +64,7 @@ def score_labelled_cases(trainer: Any) -> dict[str, QuestionScores]:
     """
     _, cases = trainer.do_split()
     answers = answer_cases(trainer, trainer.image_level.labels.labelled(cases))
-    scores: dict[str, QuestionScores] = trainer.image_level.case_scores(answers)
+    scores: dict[str, PointMetrics] = trainer.image_level.case_scores(answers)
     trainer.monitor.answers.report(scores)
     return scores
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_mtl.evaluation.classification import QuestionScores, scores
+from nnunet_mtl.evaluation.answers.point_metrics import PointMetrics, point_metrics
 from nnunet_mtl.losses.classification import ClassificationLoss, n_outputs, probabilities
 from nnunet_mtl.networks.classification import KnownEvidence, Question
 from nnunet_mtl.networks.multitask_output import MultiTaskOutput
@@ -169,23 +169,25 @@ class ImageLevelTraining:
             wanted[rows, index, : len(question.classes)] = targets[question.name].target.numpy()[rows]
         return {PROBABILITIES: answered, TARGETS: wanted}
 
-    def patch_scores(self, answered: FloatArray, wanted: FloatArray) -> dict[str, QuestionScores]:
+    def patch_scores(self, answered: FloatArray, wanted: FloatArray) -> dict[str, PointMetrics]:
         """Score the patches of an epoch, (N, Q, C) each as `numbers` gives them, each question by itself."""
         results = {}
         for index, question in enumerate(self.labels.questions):
             rows = ~np.isnan(answered[:, index, 0])
             columns = slice(len(question.classes))
-            results[question.name] = scores(answered[rows, index, columns], wanted[rows, index, columns], question.kind)
+            results[question.name] = point_metrics(
+                answered[rows, index, columns], wanted[rows, index, columns], question.kind
+            )
         return results
 
-    def case_scores(self, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, QuestionScores]:
+    def case_scores(self, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, PointMetrics]:
         """Score case-level answers: by case, then question, the probabilities (C,); unlabelled cases do not count."""
         targets = self.labels.targets(answers)
         results = {}
         for question in self.labels.questions:
             known = targets[question.name].known.numpy()
             answered = np.reshape([case[question.name] for case in answers.values()], (-1, len(question.classes)))
-            results[question.name] = scores(
+            results[question.name] = point_metrics(
                 answered[known], targets[question.name].target.numpy()[known], question.kind
             )
         return results

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mtl.evaluation.classification import QuestionScores
+from nnunet_mtl.evaluation.answers.point_metrics import PointMetrics
 from nnunet_mtl.losses.partial import process_count
 from nnunet_mtl.losses.weighting import LossWeighting
 from nnunet_mtl.tasks.settings import Settings
@@ -79,7 +79,7 @@ class Monitor:
         collated: Mapping[str, Any],
         epoch: int,
         n_epochs: int,
-        score_cases: Callable[[], Mapping[str, QuestionScores]],
+        score_cases: Callable[[], Mapping[str, PointMetrics]],
     ) -> None:
         """Log validation loss, pseudo Dice and answers; what was not annotated is not available, not zero.
 

@@ -9,8 +9,8 @@ import SimpleITK
 from nnunet_mtl.datasets import label_pairs
 from nnunet_mtl.datasets.label_pairs import CasesError, find_pairs, refuse, region_masks
 from nnunet_mtl.datasets.label_table import LabelTable
-from nnunet_mtl.evaluation.case_scores import check_cases, score_cases
-from nnunet_mtl.evaluation.segmentation import Options
+from nnunet_mtl.evaluation.metrics.region_metrics import MetricOptions
+from nnunet_mtl.evaluation.runs.case_metrics import check_cases, measure_cases
 from nnunet_mtl.tasks import TaskSet
 
 DESCRIPTION = {
@@ -213,7 +213,7 @@ def two_pairs(folders):
 
 def test_scores_come_in_the_order_of_cases_and_tasks_in_one_process_or_two(folders):
     pairs = two_pairs(folders)
-    scores = score_cases(pairs, TABLE, Options(), 1)
+    scores = measure_cases(pairs, TABLE, MetricOptions(), 1)
     assert [(one.case, one.task, one.region) for one in scores] == [
         (case, *rest) for case in "ab" for rest in (("liver", "liver"), ("liver", "liver_tumour"), ("vessel", "vessel"))
     ]
@@ -224,7 +224,9 @@ def test_scores_come_in_the_order_of_cases_and_tasks_in_one_process_or_two(folde
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(folders):
     pairs = two_pairs(folders)
-    assert repr(score_cases(pairs, TABLE, Options(), 2)) == repr(score_cases(pairs, TABLE, Options(), 1))
+    assert repr(measure_cases(pairs, TABLE, MetricOptions(), 2)) == repr(
+        measure_cases(pairs, TABLE, MetricOptions(), 1)
+    )
     assert check_cases(pairs, TABLE, 2) == ([], [])
 
 

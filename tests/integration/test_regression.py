@@ -12,7 +12,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_mtl.discovery import shim_folder
-from nnunet_mtl.evaluation.regression import mae_of_folder
+from nnunet_mtl.evaluation.metrics.regression_error import mae_of_folder
 from nnunet_mtl.inference.predict import predict
 from nnunet_mtl.inference.predict_options import PredictOptions
 from nnunet_mtl.lab.phantoms.dose_dataset import DoseOptions, write_dose_dataset

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_mtl.common.files import references_table
-from nnunet_mtl.evaluation.classification import QuestionScores, auc_interval, read_answers, score_table
+from nnunet_mtl.datasets.classification_table import read_answers
+from nnunet_mtl.evaluation.answers.discrimination import auc_interval
+from nnunet_mtl.evaluation.answers.point_metrics import PointMetrics, point_metrics_of_table
 from nnunet_mtl.inference.answers import CSV_NAME
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -30,7 +32,7 @@ class Answers:
     classes: tuple[str, str]
     probability: NDArray[np.float64]
     positive: NDArray[np.bool_]
-    scores: QuestionScores
+    scores: PointMetrics
     interval: tuple[float, float] | None
 
     @property
@@ -64,5 +66,5 @@ def read_answered(folder: Path, truth: Path) -> Answers:
     cases = [case for case in labels if case in answered]
     probability = np.array([answered[case][second] for case in cases], dtype=float)
     positive = np.array([labels[case] == second for case in cases], dtype=bool)
-    scores = score_table(folder / CSV_NAME, tasks)[question.name]
+    scores = point_metrics_of_table(folder / CSV_NAME, tasks)[question.name]
     return Answers(question.name, (first, second), probability, positive, scores, auc_interval(probability, positive))

@@ -10,13 +10,14 @@ from typing import Any
 
 from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.discovery import shim_folder
-from nnunet_mtl.evaluation.scores import Scores, dice_table
+from nnunet_mtl.evaluation.runs.run_dice import run_dice
+from nnunet_mtl.evaluation.runs.run_metrics import RunMetrics
 from nnunet_mtl.lab.demo.answer_scores import Answers, read_answered
 from nnunet_mtl.lab.demo.commands import CommandRunner, chain_environment
 from nnunet_mtl.lab.demo.page import write_page
 from nnunet_mtl.lab.demo.real_scans import fetch_real_cases, write_real_dataset
 from nnunet_mtl.lab.demo.recipes import PHANTOM, PHANTOM_QUICK, REAL, REAL_QUICK, Recipe
-from nnunet_mtl.lab.demo.report import Outcome, dice_by_kind, page_content
+from nnunet_mtl.lab.demo.report import Outcome, dice_by_kind, dice_mapping, page_content
 from nnunet_mtl.lab.demo.training_log import EpochReporter, read_curves
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -192,12 +193,12 @@ def _answer(runner: CommandRunner, recipe: Recipe, raw: Path, device: str, folde
     return read_answered(folder, raw / "labelsTs")
 
 
-def _scores(raw: Path, predictions: Path, recipe: Recipe) -> Scores:
+def _scores(raw: Path, predictions: Path, recipe: Recipe) -> RunMetrics:
     dataset_json = read_dataset_json(raw / "dataset.json")
     tasks = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
     has_oracle = (raw / "labelsTs").is_dir()
     references = raw / ("labelsTs" if has_oracle else "labelsTr")
-    return dice_table(predictions, references, tasks, dataset_json, fully_labelled=has_oracle, parts=recipe.parts)
+    return run_dice(predictions, references, tasks, dataset_json, fully_labelled=has_oracle, parts=recipe.parts)
 
 
 def _results(folder: Path, recipe: Recipe, trainer: str) -> Path:
@@ -217,12 +218,12 @@ def _settings(folder: Path, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _write_scores(path: Path, outcome: Outcome, stock: Scores | None) -> None:
+def _write_scores(path: Path, outcome: Outcome, stock: RunMetrics | None) -> None:
     tables = {TRAINER: outcome.scores} | ({} if stock is None else {STOCK_TRAINER: stock})
     content = {
         trainer: {
             "headline": {kind: None if math.isnan(dice) else dice for kind, dice in dice_by_kind(table).items()},
-            **table.to_mapping(),
+            **dice_mapping(table),
         }
         for trainer, table in tables.items()
     }

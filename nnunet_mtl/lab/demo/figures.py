@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from nnunet_mtl.evaluation.plot_style import DPI, line_colour, plain, png
+from nnunet_mtl.evaluation.report.plot_style import DPI, line_colour, plain, png
 
 Mask = npt.NDArray[np.bool_]
 

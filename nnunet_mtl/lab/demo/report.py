@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunet_mtl.evaluation.overlay import overlay_figure, read_upright
-from nnunet_mtl.evaluation.scores import Scores
+from nnunet_mtl.evaluation.missing_values import json_number
+from nnunet_mtl.evaluation.report.overlay import overlay_figure, read_upright
+from nnunet_mtl.evaluation.runs.run_metrics import RunMetrics
 from nnunet_mtl.lab.demo.answer_scores import Answers
 from nnunet_mtl.lab.demo.figures import answers_figure, bars_figure, curves_figure
 from nnunet_mtl.lab.demo.page import Command, Comparison, DiceRow, PageContent, Picture, Section
@@ -38,7 +39,7 @@ class Outcome:
     options: Any
     raw: Path
     predictions: Path
-    scores: Scores
+    scores: RunMetrics
     curves: TrainingCurves
     settings: dict[str, Any]
     device: str
@@ -46,13 +47,13 @@ class Outcome:
     answers: Answers | None = None
 
 
-def page_content(outcome: Outcome, commands: Sequence[Command], stock: Scores | None) -> PageContent:
+def page_content(outcome: Outcome, commands: Sequence[Command], stock: RunMetrics | None) -> PageContent:
     """Put the page together.
 
     Args:
         outcome: Of the multi-task training.
         commands: Every command in order.
-        stock: Scores of the stock training on the same union, or None if there was none.
+        stock: RunMetrics of the stock training on the same union, or None if there was none.
     """
     real = outcome.options.data == "real"
     return PageContent(
@@ -80,22 +81,42 @@ def page_content(outcome: Outcome, commands: Sequence[Command], stock: Scores | 
     )
 
 
-def dice_by_kind(scores: Scores) -> dict[str, float]:
+def dice_by_kind(scores: RunMetrics) -> dict[str, float]:
     """Return the mean Dice of organs, vessels, tumours and so on; NaN for a kind without any Dice."""
     kinds: dict[str, list[str]] = {}
     for slot, regions in scores.slots.items():
         kinds.setdefault(_KINDS.get(slot, "organs"), []).extend(regions)
-    return {kind: scores.mean_dice(regions) for kind, regions in kinds.items()}
+    return {kind: scores.mean_over_regions(regions) for kind, regions in kinds.items()}
 
 
-def headline(scores: Scores, stock: Scores | None, answers: Answers | None = None) -> dict[str, str]:
+def dice_mapping(scores: RunMetrics) -> dict[str, Any]:
+    """Return every Dice and its means as JSON-able values; null where no case has the region."""
+    mean = scores.mean_over_regions
+    return {
+        "mean": json_number(mean(scores.regions)),
+        "tasks": {task: json_number(mean(regions)) for task, regions in scores.tasks.items()},
+        "slots": {slot: json_number(mean(regions)) for slot, regions in scores.slots.items()},
+        "regions": {
+            region: {"dice": json_number(mean([region])), "cases": scores.number_of_cases(region)}
+            for region in scores.regions
+        },
+        "cases": {
+            case: {row.region: json_number(row.metrics["dice"]) for row in scores.rows if row.case == case}
+            for case in scores.cases
+        },
+    }
+
+
+def headline(scores: RunMetrics, stock: RunMetrics | None, answers: Answers | None = None) -> dict[str, str]:
     """Return the few figures that matter: Dice by kind of structure, AUC, and the gap to stock if it was trained."""
     figures = {f"Dice of {kind}": _shown(dice) for kind, dice in dice_by_kind(scores).items()}
     if answers is not None:
         figures[f"AUC of {answers.question}"] = _figure(answers.auc)
     if stock is not None:
-        figures["stock with missing labels as background"] = _shown(stock.mean_dice(stock.regions))
-        figures["gap in mean Dice"] = _shown(scores.mean_dice(scores.regions) - stock.mean_dice(stock.regions))
+        figures["stock with missing labels as background"] = _shown(stock.mean_over_regions(stock.regions))
+        figures["gap in mean Dice"] = _shown(
+            scores.mean_over_regions(scores.regions) - stock.mean_over_regions(stock.regions)
+        )
     return figures
 
 
@@ -133,11 +154,13 @@ def _summary(outcome: Outcome, real: bool) -> str:
     )
 
 
-def _rows(scores: Scores) -> list[DiceRow]:
+def _rows(scores: RunMetrics) -> list[DiceRow]:
     rows = []
     for task, regions in scores.tasks.items():
-        rows.append(DiceRow(task, "", scores.mean_dice(regions), max(map(scores.number_of_cases, regions))))
-        rows += [DiceRow(task, name, scores.mean_dice([name]), scores.number_of_cases(name)) for name in regions]
+        rows.append(DiceRow(task, "", scores.mean_over_regions(regions), max(map(scores.number_of_cases, regions))))
+        rows += [
+            DiceRow(task, name, scores.mean_over_regions([name]), scores.number_of_cases(name)) for name in regions
+        ]
     return rows
 
 
@@ -156,7 +179,7 @@ def _overlays(outcome: Outcome) -> list[Picture]:
         image, spacing = read_upright(outcome.raw / "imagesTs" / f"{case}_0000{ending}")
         truth, _ = read_upright(references / f"{case}{ending}")
         prediction, _ = read_upright(outcome.predictions / f"{case}{ending}")
-        mean = _shown(outcome.scores.mean_dice_of_case(case))
+        mean = _shown(outcome.scores.mean_of_case(case))
         caption = f"{rank} case, {case}: image, truth, prediction (mean Dice {mean})"
         pictures.append(Picture(caption, overlay_figure(image, truth, prediction, regions, spacing_mm=spacing)))
     return pictures
@@ -177,13 +200,13 @@ def _answers(answers: Answers) -> Section:
     return Section(text, picture)
 
 
-def _comparison(scores: Scores, stock: Scores) -> Comparison:
-    ours = [scores.mean_dice([region]) for region in scores.regions]
-    theirs = [stock.mean_dice([region]) for region in scores.regions]
+def _comparison(scores: RunMetrics, stock: RunMetrics) -> Comparison:
+    ours = [scores.mean_over_regions([region]) for region in scores.regions]
+    theirs = [stock.mean_over_regions([region]) for region in scores.regions]
     text = (
         "The same data, network size and schedule, trained by nnU-Net's own trainer: what a case does not annotate is "
-        f"background to it. Mean Dice over regions {_shown(stock.mean_dice(stock.regions))}, against "
-        f"{_shown(scores.mean_dice(scores.regions))}."
+        f"background to it. Mean Dice over regions {_shown(stock.mean_over_regions(stock.regions))}, against "
+        f"{_shown(scores.mean_over_regions(scores.regions))}."
     )
     picture = bars_figure(scores.regions, {"annotated regions only": ours, "missing labels as background": theirs})
     return Comparison(text, Picture("Dice of each region for the two trainings", picture))

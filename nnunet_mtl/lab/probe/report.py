@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_mtl.common.files import write_json
-from nnunet_mtl.evaluation.classification import auc_interval, scores
+from nnunet_mtl.evaluation.answers.discrimination import auc_interval
+from nnunet_mtl.evaluation.answers.point_metrics import point_metrics
 from nnunet_mtl.tasks import ClassificationTask
 
 JSON_NAME, CSV_NAME = "probe.json", "probe.csv"
@@ -56,7 +57,7 @@ class Answers:
 
     def _scores(self, rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
         question, of_rows, targets = self.question, self.probabilities[rows], self.targets[rows] > 0.5
-        found = scores(of_rows, targets, question.kind)
+        found = point_metrics(of_rows, targets, question.kind)
         columns = range(len(question.classes))
         if question.kind != "multilabel" and len(question.classes) == 2:
             columns = range(1, 2)
@@ -67,7 +68,9 @@ class Answers:
             "balanced_accuracy": found.metrics["balanced_accuracy"],
             "auc_of_class": {
                 question.classes[column]: {
-                    "auc": scores(_against_rest(of_rows[:, column]), _against_rest(targets[:, column])).metrics["auc"],
+                    "auc": point_metrics(_against_rest(of_rows[:, column]), _against_rest(targets[:, column])).metrics[
+                        "auc"
+                    ],
                     "interval": auc_interval(of_rows[:, column], targets[:, column]),
                 }
                 for column in columns

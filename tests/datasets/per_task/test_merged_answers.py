@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.datasets.per_task.merge_predictions import merge_predictions
-from nnunet_mtl.evaluation.stored_answers import read_labelled_answers
+from nnunet_mtl.evaluation.answers.labelled_answers import read_labelled_answers
 from nnunet_mtl.tasks import TaskSet
 
 ORACLE = np.arange(16).reshape(2, 2, 4) % 5

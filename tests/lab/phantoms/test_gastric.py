@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import SimpleITK
+from lesion_features import lesion_features
 from scipy.ndimage import binary_dilation
 
-from nnunet_mtl.evaluation.lesion_features import lesion_features
 from nnunet_mtl.lab.phantoms.gastric import GastricOptions, render, write_gastric_dataset
 from nnunet_mtl.lab.phantoms.options import PhantomError
 from nnunet_mtl.lab.phantoms.patients import plan_visits

@@ -8,9 +8,9 @@ import zlib
 import numpy as np
 import pytest
 import SimpleITK
+from lesion_features import lesion_features
 
 from nnunet_mtl.cli import main
-from nnunet_mtl.evaluation.lesion_features import lesion_features
 from nnunet_mtl.lab.phantoms.anatomy import Leaf
 from nnunet_mtl.lab.phantoms.organs_cases import TASKS, PhantomOptions, class_of, disease_of, plan_cases, render
 from nnunet_mtl.lab.phantoms.organs_dataset import write_phantom_dataset

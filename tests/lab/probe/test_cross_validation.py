@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_mtl.common.errors import UserError
-from nnunet_mtl.evaluation.classification import scores
+from nnunet_mtl.evaluation.answers.point_metrics import point_metrics
 from nnunet_mtl.lab.probe.cross_validation import Labelled, final_probes, labelled_cases, out_of_fold
 from nnunet_mtl.lab.probe.features import Described
 from nnunet_mtl.tasks import TaskSet
@@ -50,7 +50,7 @@ def described(*descriptors: Any, evidence: Any = None) -> Any:
 
 
 def auc(answers: Any) -> float:
-    value = scores(answers.probabilities, answers.targets, answers.question.kind).metrics["auc"]
+    value = point_metrics(answers.probabilities, answers.targets, answers.question.kind).metrics["auc"]
     assert value is not None
     return value
 

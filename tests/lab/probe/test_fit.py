@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from nnunet_mtl.evaluation.classification import scores
+from nnunet_mtl.evaluation.answers.point_metrics import point_metrics
 from nnunet_mtl.lab.probe.fit import STRENGTHS, balanced_loss, case_probabilities, fit_probe, patient_folds
 from nnunet_mtl.tasks import ClassificationTask
 
@@ -41,7 +41,7 @@ def test_a_planted_signal_is_found_in_new_cases(question: ClassificationTask) ->
     logits = probe.logits(descriptors[60:])
     outputs = 2 if question.kind == "ordinal" else len(question.classes)
     assert logits.shape == (30, outputs)
-    found = scores(case_probabilities(question, logits), targets[60:], question.kind).metrics
+    found = point_metrics(case_probabilities(question, logits), targets[60:], question.kind).metrics
     assert found["auc"] is not None
     assert found["auc"] > 0.93
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_mtl.evaluation.classification import auc_interval
+from nnunet_mtl.evaluation.answers.discrimination import auc_interval
 from nnunet_mtl.lab.probe.report import Answers, describe, headline, write_report
 from nnunet_mtl.tasks import ClassificationTask
 

@@ -1,0 +1,1 @@
+"""What is measured on one region of one case: overlap, surface distances, volumes, lesions."""

@@ -1,0 +1,1 @@
+"""What an evaluation writes for a reader: result tables, plots and overlays."""

@@ -71,12 +71,14 @@ def test_a_page_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "right", "wrong"),
-    zip(
-        RULES,
-        ["x\n" * 50, "```\n", "our choice", "**Cost.**", "`nnUNetTrainerTAL`", "`tests/test_cli.py`", "2020\n" * 2],
-        ["x\n" * 51, "```python\n", "a choice", "Cost.", "`nnUNetTrainerX`", "`tests/x.py`", "2020\n" + "x\n" * 3],
-        strict=True,
-    ),
+    [
+        *zip(
+            RULES,
+            ["x\n" * 50, "```\n", "our choice", "**Cost.**", "`nnUNetTrainerTAL`", "`tests/test_cli.py`", "2020\n" * 2],
+            ["x\n" * 51, "```python\n", "a choice", "Cost.", "`nnUNetTrainerX`", "`tests/x.py`", "2020\n" + "x\n" * 3],
+            strict=True,
+        )
+    ],
 )
 def test_a_rule_sees_what_breaks_it(rule: str, right: str, wrong: str) -> None:
     assert RULES[rule](right)

@@ -58,7 +58,7 @@ RULES: dict[str, Callable[[str], Any]] = {
         tests_of(page) and all((ROOT / path).is_file() for path in tests_of(page))
     ),
     "The last three lines name the paper with its year.": lambda page: re.search(
-        r"\b(19|20)\d\d\b", "".join(page.splitlines()[-3:])
+        r"\b(19|20)\d\d\b", " ".join(page.splitlines()[-3:])
     ),
 }
 

@@ -44,7 +44,7 @@ def test_every_method_has_a_page_with_its_cost(table: MethodTable) -> None:
     assert change(table.multi_nets_added, table.stock.parameters) in PAGES["multi_nets.md"]
 
 
-def tests_of(page: str) -> list[str]:
+def named_tests(page: str) -> list[str]:
     return re.findall(r"`(tests/[\w/]+\.py)`", page)
 
 
@@ -55,7 +55,7 @@ RULES: dict[str, Callable[[str], Any]] = {
     'A paragraph begins with "**Cost.**".': lambda page: "**Cost.**" in page,
     "It names trainers of this package only.": lambda page: set(re.findall(r"`(nnUNetTrainer\w+)`", page)) <= LEAVES,
     "It names at least one test by its path, and every test that it names exists.": lambda page: (
-        tests_of(page) and all((ROOT / path).is_file() for path in tests_of(page))
+        named_tests(page) and all((ROOT / path).is_file() for path in named_tests(page))
     ),
     "The last three lines name the paper with its year.": lambda page: re.search(
         r"\b(19|20)\d\d\b", " ".join(page.splitlines()[-3:])

@@ -1,13 +1,18 @@
 """What every method costs against stock nnU-Net: FLOPs, a training step, and what is kept for the backward pass.
 
-python benchmarks/methods.py --out benchmarks/results/methods.json    measures, and writes the table of docs/methods
-python benchmarks/methods.py --from benchmarks/results/methods.json   writes the table only
+python benchmarks/methods.py                  measures every method
+python benchmarks/methods.py --only NAME ...  measures these trainers and keeps the other rows
+python benchmarks/methods.py --tables         measures nothing
+
+Each writes benchmarks/results/methods.json, the two tables of docs/methods/README.md, and in the pages of docs/methods
+the number of parameters behind the name of a trainer.
 
 A network of four stages with 16, 32, 64, 128 channels, patches of 32 x 32 x 32 voxels, two in a batch, each annotated
 for one of seven tasks; deep supervision, float32, one core. FLOPs are those of `torch.utils.flop_counter`
 (convolutions and matrix products) for one patch in training. Seconds are CPU seconds of this process, the least of the
-repeats: a machine that is busy with something else makes them longer, so the load is noted. Bytes are the storages that
-autograd keeps after the forward pass and the loss, each counted once, weights included.
+repeats: a machine that is busy with something else makes them longer. So a row has its load and commit, and the seconds
+of the stock network in the same run. Bytes are the storages that autograd keeps after the forward pass and the loss,
+each counted once, weights included.
 
 Where the task enters, passes, FLOPs of all tasks and parameters are those of `nnunet_mtl methods`, of nnU-Net's default
 3D network.
@@ -20,9 +25,8 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,10 +39,10 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_mtl.lab.methods.catalogue import methods
+from nnunet_mtl.lab.methods.catalogue import Method, package_methods, package_trainers
 from nnunet_mtl.lab.methods.cost import Passes, architecture_of, build, stock_network
 from nnunet_mtl.lab.methods.setting import Setting, default_setting
-from nnunet_mtl.lab.methods.table import change, method_table, ratio
+from nnunet_mtl.lab.methods.table import MULTI_NETS, change, method_table, ratio
 from nnunet_mtl.networks.layout import Layout
 from nnunet_mtl.training.scheduled_trainer import settings_in
 from nnunet_mtl.training.segmentation_loss import RegionCriterion, segmentation_loss
@@ -47,8 +51,11 @@ FEATURES = (16, 32, 64, 128)
 PATCH = (32, 32, 32)
 BATCH = 2
 STAGES = range(len(FEATURES) - 1)  # whose outputs nnU-Net supervises
-PAGE = Path(__file__).parents[1] / "docs" / "methods" / "README.md"
-HEAD = (
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
+PAGES = ROOT / "docs" / "methods"
+STOCK = "stock"
+COST_HEAD = (
     "trainer",
     "the task enters",
     "passes for K tasks",
@@ -58,58 +65,80 @@ HEAD = (
     "training step",
     "memory",
 )
+INDEX_HEAD = ("method", "what it is", "paper", "page")
 
 
 def main() -> None:
-    """Measure, write the JSON file and the table."""
+    """Measure what was asked for, write the results and the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--from", dest="source", type=Path, help="JSON file to read instead of measuring")
-    parser.add_argument("--repeats", type=int, default=5, help="training steps, of which the fastest counts")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="trainers to be measured")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of what was measured before")
+    parser.add_argument("--repeats", type=int, default=3, help="training steps, of which the fastest counts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.source:
-        results = json.loads(arguments.source.read_text(encoding="utf-8"))
-    else:
-        results = measure(arguments.repeats)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(with_table(text, markdown(results)), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    known = {method.name: method for method in package_methods()}
+    strange = set(arguments.only or ()) - {*known, STOCK, MULTI_NETS}
+    if strange:
+        parser.error(f"no method {min(strange)}; known are {', '.join(known)}")
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if not arguments.tables:
+        results = updated(results, arguments.only or [STOCK, MULTI_NETS, *known], known, arguments.repeats)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for path in PAGES.glob("*.md"):
+        path.write_text(written(path, results), encoding="utf-8")
 
 
-def measure(repeats: int) -> dict[str, Any]:
-    """Return the results of all methods, of stock nnU-Net and of one network per task."""
-    setting = small_setting()
-    load = [round(value, 1) for value in os.getloadavg()]
-    table = method_table(default_setting()).content()
-    rows = {"stock": measured(lambda: stock_network(setting), setting, stock_loss(), repeats)}
-    alone = of_first_task(setting)
-    rows["Multi-Nets"] = measured(lambda: stock_network(alone), alone, stock_loss(), repeats)
-    for method in methods():
-        architecture = architecture_of(method.trainer, setting)
-        outputs = [*method.trainer.family.outputs]
-        stages = [output.stage for output in outputs] or STAGES
-        mode = method.trainer.chosen_loss(settings_in({}, method.trainer.defaults))
-        loss = masked_loss(mode, setting, [output.weight for output in outputs] or scale_weights())
-        make = partial(build, architecture, setting)
-        rows[method.name] = measured(make, setting, loss, repeats, stages)
-        print(method.name, rows[method.name], flush=True)
+def updated(
+    before: Mapping[str, Any], names: Sequence[str], known: Mapping[str, Method], repeats: int
+) -> dict[str, Any]:
+    """Return the results with the rows of some methods measured anew, and without those of methods that are gone."""
+    table = method_table(default_setting(), [known[name] for name in names if name in known]).content()
+    rows = {row["trainer"]: row for row in (*before["computed"]["methods"], *table["methods"])}
+    measured = {**before["measured"], **measure(names, known, repeats)}
     return {
-        "command": f"python benchmarks/methods.py {' '.join(sys.argv[1:])}",
+        "features": list(FEATURES),
+        "patch": list(PATCH),
+        "batch": BATCH,
+        "measured": {name: measured[name] for name in (STOCK, MULTI_NETS, *known) if name in measured},
+        "computed": {**table, "methods": [rows[name] for name in known if name in rows]},
+    }
+
+
+def measure(names: Sequence[str], known: Mapping[str, Method], repeats: int) -> dict[str, Any]:
+    """Return the measurements of some methods by name, beside the step of the stock network in the same run."""
+    setting = small_setting()
+    alone = of_first_task(setting)
+    run = {
         "commit": subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip(),
         "device": f"{platform.machine()}, one of {os.cpu_count()} CPU cores, others busy",
-        "load": load,
-        "versions": {"torch": torch.__version__},
-        "features": list(FEATURES),
-        "patch": list(PATCH),
-        "batch": BATCH,
-        "measured": rows,
-        "computed": table,
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "torch": torch.__version__,
     }
+    stock = measured(lambda: stock_network(setting), setting, stock_loss(), repeats)
+    run["stock_step_seconds"] = stock["step_seconds"]
+    rows: dict[str, Any] = {}
+    for name in names:
+        if name == STOCK:
+            row = stock
+        elif name == MULTI_NETS:
+            row = measured(lambda: stock_network(alone), alone, stock_loss(), repeats)
+        else:
+            row = measured_method(known[name], setting, repeats)
+        rows[name] = run | row
+        print(name, row, flush=True)
+    return rows
+
+
+def measured_method(method: Method, setting: Setting, repeats: int) -> dict[str, Any]:
+    """Return FLOPs, seconds and bytes of a method with the loss that its trainer builds."""
+    outputs = [*method.trainer.family.outputs]
+    stages = [output.stage for output in outputs] or STAGES
+    mode = method.trainer.chosen_loss(settings_in({}, method.trainer.defaults))
+    loss = masked_loss(mode, setting, [output.weight for output in outputs] or scale_weights())
+    make = partial(build, architecture_of(method.trainer, setting), setting)
+    return measured(make, setting, loss, repeats, stages)
 
 
 def small_setting() -> Setting:
@@ -220,19 +249,31 @@ def saved_bytes(run: Callable[[], object]) -> int:
     return sum(storages.values())
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """Return the table of docs/methods, a line for stock nnU-Net first."""
-    computed, stock = results["computed"], results["measured"]["stock"]
+def written(path: Path, results: Mapping[str, Any]) -> str:
+    """Return a page of docs/methods with the generated tables and numbers of parameters of today."""
+    text = path.read_text(encoding="utf-8")
+    if path.name == "README.md":
+        return with_table(with_table(text, COST_HEAD, cost_table(results)), INDEX_HEAD, index_table())
+    stock = results["computed"]["stock_parameters"]
+    for row in results["computed"]["methods"]:
+        stated = re.compile(rf"(`{row['trainer']}`[: |]+)[+-][\d,]+ \(\S+ %\)")
+        text = stated.sub(rf"\g<1>{change(row['added'], stock)}", text)
+    return text
+
+
+def cost_table(results: Mapping[str, Any]) -> str:
+    """Return the table of costs in docs/methods/README.md, a line for stock nnU-Net first."""
+    computed, stock = results["computed"], results["measured"][STOCK]
     tasks, parameters = computed["tasks"], computed["stock_parameters"]
     lines = [
-        ("stock", "", "1", f"{computed['stock_flops'] / 1e9:.1f} G", f"{parameters:,} in all", *_absolute(stock)),
+        (STOCK, "", "1", f"{computed['stock_flops'] / 1e9:.1f} G", f"{parameters:,} in all", *_absolute(stock)),
         (
-            "Multi-Nets",
+            MULTI_NETS,
             "nowhere",
             "K",
             ratio(computed["multi_nets_flops"], computed["stock_flops"]),
             change(computed["multi_nets_added"], parameters),
-            *_ratios(results, "Multi-Nets"),
+            *_ratios(results, MULTI_NETS),
         ),
     ]
     for row in computed["methods"]:
@@ -241,19 +282,37 @@ def markdown(results: dict[str, Any]) -> str:
         name = row["trainer"]
         of_all, added = ratio(row["flops"], computed["stock_flops"]), change(row["added"], parameters)
         lines.append((f"`{name}`", where, passes, of_all, added, *_ratios(results, name)))
-    rule = ["---"] * 3 + ["---:"] * 5
-    return "\n".join(f"| {' | '.join(line)} |" for line in (HEAD, rule, *lines))
+    return _table(COST_HEAD, ["---"] * 3 + ["---:"] * 5, lines)
 
 
-def with_table(page: str, table: str) -> str:
-    """Return a page with its table of methods replaced."""
-    found = re.compile(rf"^\| {HEAD[0]} \|.*?(?=\n\n)", flags=re.DOTALL | re.MULTILINE)
+def index_table() -> str:
+    """Return the index in docs/methods/README.md: every trainer with its page, then the pages about no trainer."""
+    page_of, rest = {}, []
+    for path in sorted(PAGES.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        name, _, meaning = text.splitlines()[0].removeprefix("# ").partition(": ")
+        # a page is about the trainers whose parameters it states
+        stated = re.findall(r"`(nnUNetTrainer\w+)`[: |]+[+-]", text)
+        page_of.update(dict.fromkeys(stated, f"[{name}]({path.name})"))
+        if not stated and path.name != "README.md":
+            rest.append(("", meaning, "", f"[{name}]({path.name})"))
+    lines = [(f"`{leaf.name}`", leaf.title, leaf.paper, page_of.get(leaf.name, "")) for leaf in package_trainers()]
+    return _table(INDEX_HEAD, ["---"] * len(INDEX_HEAD), [*lines, *rest])
+
+
+def with_table(page: str, head: Sequence[str], table: str) -> str:
+    """Return a page with the table replaced that begins with these columns."""
+    found = re.compile(rf"^\| {re.escape(' | '.join(head))} \|.*?(?=\n\n)", flags=re.DOTALL | re.MULTILINE)
     if not found.search(page):
-        raise SystemExit(f"{PAGE} has no table that begins with the column {HEAD[0]!r}")
+        raise SystemExit(f"{PAGES / 'README.md'} has no table that begins with the columns {', '.join(head)}")
     return found.sub(lambda _: table, page, count=1)
 
 
-def _absolute(row: dict[str, Any]) -> tuple[str, ...]:
+def _table(head: Sequence[str], rule: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
+def _absolute(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"{row['flops_one_task'] / 1e9:.2f} G",
         f"{row['step_seconds']:.2f} s",
@@ -261,9 +320,10 @@ def _absolute(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _ratios(results: dict[str, Any], name: str) -> tuple[str, ...]:
-    stock, row = results["measured"]["stock"], results["measured"][name]
-    return tuple(f"{row[key] / stock[key]:.2f}" for key in stock)
+def _ratios(results: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    row = results["measured"][name]
+    stock = {**results["measured"][STOCK], "step_seconds": row["stock_step_seconds"]}
+    return tuple(f"{row[key] / stock[key]:.2f}" for key in ("flops_one_task", "step_seconds", "saved_bytes"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -187,3 +188,31 @@ def two_processes(request, tmp_path_factory):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@dataclass(frozen=True)
+class BuiltWheel:
+    """The package's wheel, and the copy of the checkout that it was built in, so that the checkout stays clean."""
+
+    checkout: Path
+    path: Path
+
+    def build(self, output: Path, *kinds: str) -> dict[str, Path]:
+        """Build distributions in the copy, by default the source distribution and the wheel of that; by suffix."""
+        # without isolation, because that would download; torch brings setuptools
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), *kinds, str(self.checkout)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return {path.suffix: path for path in output.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def built_wheel(tmp_path_factory: pytest.TempPathFactory) -> BuiltWheel:
+    """Build the wheel once for all tests that need it."""
+    root, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("build")
+    for name in ("nnunet_mtl", "trainers", "planners"):
+        shutil.copytree(root / name, folder / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, folder / "checkout")
+    (path,) = BuiltWheel(folder / "checkout", folder).build(folder / "direct", "--wheel").values()
+    return BuiltWheel(folder / "checkout", path)

@@ -1,6 +1,5 @@
 """What a wheel and a source distribution hold, and that each works away from the checkout."""
 
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,37 +23,21 @@ DIST_INFO = f"nnunet_mtl-{__version__}.dist-info"
 pytestmark = pytest.mark.slow
 
 
-def _build(source, output, *kinds):
-    # without isolation, because that would download; torch brings setuptools
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), *kinds, str(source)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return {path.suffix: path for path in output.iterdir()}
-
-
 def _content(wheel):
     with zipfile.ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """Build in a copy, so that the checkout stays clean: the wheel, and the wheel of the source distribution."""
-    folder = tmp_path_factory.mktemp("build")
-    checkout = folder / "checkout"
-    for name in SOURCES:
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, checkout)
+def built(built_wheel, tmp_path_factory):
+    """What is to be packed, the wheel, and the source distribution with the wheel that is built from it."""
     expected = {
-        f"{target}/{path.relative_to(checkout / name).as_posix()}": path.read_bytes()
+        f"{target}/{path.relative_to(built_wheel.checkout / name).as_posix()}": path.read_bytes()
         for name, target in SOURCES.items()
-        for path in (checkout / name).rglob("*")
+        for path in (built_wheel.checkout / name).rglob("*")
         if path.is_file()
     }
-    direct = _build(checkout, folder / "direct", "--wheel")
-    both = _build(checkout, folder / "both")  # the wheel is built from the source distribution
-    return expected, direct[".whl"], both
+    return expected, built_wheel.path, built_wheel.build(tmp_path_factory.mktemp("both"))
 
 
 def test_the_wheel_holds_the_package_and_nothing_beside_it(built):

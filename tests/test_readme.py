@@ -63,8 +63,3 @@ def test_the_table_of_settings_is_complete() -> None:
     assert len(rows) == len(re.findall(r"^\| `", text, flags=re.MULTILINE))  # each once
     defaults = {field.name: str(field.default) for field in dataclasses.fields(Settings)}
     assert {name: value.lower() for name, value in rows.items()} == {k: v.lower() for k, v in defaults.items()}
-
-
-def test_every_trainer_is_listed() -> None:
-    for path in (ROOT / "trainers").glob("nnUNetTrainer*.py"):
-        assert f"| `{path.stem}` |" in README

@@ -1,15 +1,18 @@
 import ast
 import os
 import pickle
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from nnunet_mtl import discovery
+from nnunet_mtl.discovery.leaves import leaves
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = "nnUNet_extTrainer"
@@ -52,14 +55,15 @@ def package(tmp_path):
 
 
 def test_the_shim_re_exports_every_trainer_and_does_nothing_else():
-    leaves = {path.stem for path in (ROOT / "trainers").glob("*.py")} - {"__init__"}
-    docstring, *imports, listing = ast.parse((discovery.shim_folder() / "nnunet_mtl_shim.py").read_text()).body
+    names = {path.stem for path in (ROOT / "trainers").glob("*.py")} - {"__init__"}
+    assert names
+    shim = runpy.run_path(str(discovery.shim_folder() / "nnunet_mtl_shim.py"))
+    exported = {name: value for name, value in shim.items() if not name.startswith("__")}
+    assert exported.pop("leaves") is leaves
+    assert exported == {name: getattr(import_module(f"nnunet_mtl.trainers.{name}"), name) for name in names}
+    docstring, *statements = ast.parse((discovery.shim_folder() / "nnunet_mtl_shim.py").read_text()).body
     assert isinstance(docstring, ast.Expr)
-    assert leaves
-    assert {(node.module, node.names[0].name, node.names[0].asname) for node in imports} == {
-        (f"nnunet_mtl.trainers.{leaf}", leaf, None) for leaf in leaves
-    }
-    assert set(ast.literal_eval(listing.value)) == leaves
+    assert [type(statement) for statement in statements] == [ast.ImportFrom, ast.Expr]
 
 
 def test_the_shim_is_the_only_file_nnunet_would_import():

@@ -1,5 +1,6 @@
 import inspect
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.cli import main
 from nnunet_mtl.discovery import look_up
+from nnunet_mtl.lab.methods.catalogue import package_methods
+from nnunet_mtl.networks.architecture import GUIDED, ArchitectureError
 from nnunet_mtl.networks.dodnet.residual_unet import PublishedUNet
 from nnunet_mtl.planning.folders import PlanningError
 from nnunet_mtl.planning.network_size import NetworkSize
@@ -199,18 +202,29 @@ def small_plans(prepared: Any) -> dict[str, Any]:
     return plans
 
 
-TRAINERS = ["TGNet", "DoDNet", "CondNO", "CondDec", "MultiHead", "UniSeg", "TAL"]
+# Every method on nnU-Net's U-Nets; other families bring networks of their own.
+METHODS = [method.name for method in package_methods() if method.trainer.family is GUIDED]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", TRAINERS)
+@pytest.mark.parametrize("method", METHODS)
 def test_trainers_train_the_published_plans_on_real_batches(
     method: str, small_plans: dict[str, Any], prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    arguments = json.loads(json.dumps([small_plans, prepared.dataset_json]))
-    trainer: Any = look_up(f"nnUNetTrainer{method}")(arguments[0], "3d_fullres", 0, arguments[1], torch.device("cpu"))
-    trainer.on_train_start()
+
+    def started(**settings: str) -> Any:
+        plans, dataset_json = json.loads(json.dumps([small_plans, prepared.dataset_json]))
+        plans["nnunet_mtl"]["settings"] |= settings
+        trainer: Any = look_up(method)(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+        trainer.on_train_start()
+        return trainer
+
+    try:
+        trainer = started()
+    except ArchitectureError as refusal:  # of a classification head that reads what this network has not
+        ((name, value),) = re.findall(r"nnunet_mtl plan --set (\w+)=(\w+)", str(refusal))
+        trainer = started(**{name: value})
     assert type(trainer.bare_network) is PublishedUNet
     assert trainer.optimizer.param_groups[0]["weight_decay"] == 0
     batch = next(trainer.dataloader_train)
@@ -226,7 +240,7 @@ def test_trainers_train_the_published_plans_on_real_batches(
     path = str(tmp_path / "checkpoint.pth")
     trainer.save_checkpoint(path)
     saved = torch.load(path, weights_only=False)["init_args"]["plans"]["configurations"]["3d_fullres"]
-    assert saved["architecture"]["network_class_name"].endswith("residual_unet.PublishedUNet")
+    assert saved["architecture"]["network_class_name"].endswith("dodnet.residual_unet.PublishedUNet")
     trainer.set_deep_supervision_enabled(False)
     with torch.no_grad():
         assert trainer.network(torch.zeros(1, 1, 16, 32, 32)).shape == (1, 5, 16, 32, 32)

@@ -1,6 +1,7 @@
 """The table of all methods, as text and as JSON."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,10 +114,15 @@ def ratio(flops: int, stock: int) -> str:
     return f"{flops / stock:.3f}"
 
 
-def method_table(setting: Setting) -> MethodTable:
-    """Compute the table of a setting; a trainer that refuses it has its reason in the place of a cost."""
+def method_table(setting: Setting, chosen: Iterable[Method] | None = None) -> MethodTable:
+    """Compute the table of a setting; a trainer that refuses the setting has its reason in the place of a cost.
+
+    Args:
+        setting: The stock network and the tasks.
+        chosen: The methods; by default all that nnU-Net finds.
+    """
     rows: list[tuple[Method, Cost | str]] = []
-    for method in methods():
+    for method in methods() if chosen is None else chosen:
         try:
             rows.append((method, cost_of(method.trainer, setting)))
         except UserError as error:

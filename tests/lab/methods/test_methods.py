@@ -1,6 +1,5 @@
-"""The table of methods is computed, and the pages and figures in docs/methods are those of today's code."""
+"""The table of methods is computed from the networks that trainers build."""
 
-import importlib.util
 import json
 import re
 from itertools import pairwise
@@ -12,26 +11,18 @@ import pytest
 from nnunet_mtl.cli import main
 from nnunet_mtl.lab.methods.catalogue import Method, methods
 from nnunet_mtl.lab.methods.cost import Cost, Passes
-from nnunet_mtl.lab.methods.setting import chosen_setting, default_setting
-from nnunet_mtl.lab.methods.table import MethodTable, change, method_table
+from nnunet_mtl.lab.methods.setting import chosen_setting
+from nnunet_mtl.lab.methods.table import MethodTable, method_table
 from nnunet_mtl.planning.folders import PlanningError
 from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 ROOT = Path(__file__).parents[3]
-DOCS = ROOT / "docs" / "methods"
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md") if path.name != "README.md"}
-RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
 LEAVES = {path.stem for path in (ROOT / "trainers").glob("nnUNetTrainer*.py")}
 
 CHANNELS = (32, 64, 128, 256, 320, 320)
 SKIPS = CHANNELS[:-1]
 K, REGIONS = 7, 11
 LAST_LAYERS = sum(channels + 1 for channels in SKIPS)  # a weight and a bias per output channel, at every scale
-
-
-@pytest.fixture(scope="module")
-def table() -> MethodTable:
-    return method_table(default_setting())
 
 
 @pytest.fixture(scope="module")
@@ -288,57 +279,3 @@ def test_what_is_not_there_is_refused(preprocessed: Path) -> None:
         chosen_setting("900", None, None)
     with pytest.raises(PlanningError, match="no such plans"):
         chosen_setting("900", "others", "2d")
-
-
-# ---- docs/methods
-
-
-def test_every_method_has_a_page_with_its_cost_and_its_tests(table: MethodTable) -> None:
-    for method, cost in table.rows:
-        assert isinstance(cost, Cost)
-        naming = [name for name, text in PAGES.items() if f"`{method.name}`" in text]
-        stated = f"`{method.name}`[: |]+{re.escape(change(cost.added, table.stock.parameters))}"
-        assert [name for name in naming if re.search(stated, PAGES[name])], method.name
-    assert change(table.multi_nets_added, table.stock.parameters) in PAGES["multi_nets.md"]
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_whole(name: str) -> None:
-    text, tests = PAGES[name], re.findall(r"`(tests/[\w/]+\.py)`", PAGES[name])
-    assert tests
-    assert [path for path in tests if not (ROOT / path).is_file()] == []
-    assert set(re.findall(r"`(nnUNetTrainer\w+)`", text)) <= LEAVES
-    assert "```\n" in text
-    assert "our choice" in text
-    assert "**Cost.**" in text
-    assert re.search(r"\b(19|20)\d\d\b", text.splitlines()[-1] + text.splitlines()[-2] + text.splitlines()[-3])
-    assert f"({name})" in (DOCS / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 50
-
-
-def test_the_table_of_the_docs_is_the_one_that_was_measured() -> None:
-    spec = importlib.util.spec_from_file_location("benchmarks_methods", ROOT / "benchmarks" / "methods.py")
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    page = (DOCS / "README.md").read_text(encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert benchmark.markdown(results) in page
-    stock, dodnet = results["measured"]["stock"], results["measured"]["nnUNetTrainerDoDNet"]
-    (row,) = [line for line in page.splitlines() if line.startswith("| `nnUNetTrainerDoDNet` |")]
-    assert row.split("|")[4] == " 1.011 "
-    keys = ("flops_one_task", "step_seconds", "saved_bytes")
-    assert row.split("|")[6:9] == [f" {dodnet[key] / stock[key]:.2f} " for key in keys]
-    assert len(results["measured"]) == len(methods()) + 2
-
-
-def test_what_was_computed_then_is_what_is_computed_now(table: MethodTable) -> None:
-    computed = json.loads(RESULTS.read_text(encoding="utf-8"))["computed"]
-    texts = ("title", "paper", "source")
-    now = json.loads(json.dumps(table.content()))
-    for content in (now, computed):
-        for row in content["methods"]:
-            for key in texts:
-                del row[key]
-    assert computed == now, "python benchmarks/methods.py --out benchmarks/results/methods.json"

@@ -7,7 +7,7 @@ import nnunet_mtl
 
 project = "nnunet_mtl"
 author = "nnunet_mtl developers"
-copyright = "nnunet_mtl developers, Apache-2.0"  # noqa: A001 - Sphinx's name
+copyright = "nnunet_mtl developers, Apache-2.0"
 version = release = nnunet_mtl.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

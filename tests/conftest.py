@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
-import torch
-from torch import distributed
 
 from nnunet_mtl.discovery import shim_folder
 
@@ -153,6 +151,9 @@ def _prepare() -> None:
 
 def run_process(rank, folder, module):
     """Run what the test module says a process does, and save what came out; called in a process of its own."""
+    import torch
+    from torch import distributed
+
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=180)
     )
@@ -169,6 +170,8 @@ def two_processes(request, tmp_path_factory):
 
     Started once for all scenarios of a module: starting Python with torch takes seconds.
     """
+    import torch  # not above: tests of what needs no torch start without waiting for its import
+
     folder = tmp_path_factory.mktemp("ddp")
     call = "import runpy, sys; runpy.run_path(sys.argv[1])['run_process'](int(sys.argv[2]), *sys.argv[3:])"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -181,7 +181,8 @@ def test_every_folder_of_the_package_is_found_by_setup_and_mapped_to_its_name():
 
 def test_paths_that_files_name_are_there():
     path = re.compile(r"\b(?:nnunet_mtl|trainers|planners|tests|docs|benchmarks)/[\w/]+\.(?:py|md|json|txt)\b")
-    texts = [ROOT / name for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "CHANGELOG.md")]
+    names = ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+    texts = [ROOT / name for name in names]
     texts += [file for top in ("nnunet_mtl", *MAPPED, "docs", "benchmarks") for file in (ROOT / top).rglob("*.*")]
     readable = [file for file in texts if file.suffix in (".cfg", ".toml", ".md", ".py")]
     named = {(file.name, found) for file in readable for found in path.findall(file.read_text(encoding="utf-8"))}

@@ -64,6 +64,7 @@ def test_the_last_line_has_the_figures_and_the_page(demo: Demo) -> None:
     for command in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict", TRAINER):
         assert command in content
     assert "http" not in content.replace("http-equiv", "")
+    assert (page.parent / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_stock_commands_did_the_work(demo: Demo) -> None:

@@ -94,7 +94,7 @@ def overlay_figure(
         array if array.ndim == 3 else array[None] for array in (image, truth, prediction)
     )
     index = fullest_slice(_masks(true_labels, regions)) if slice_index is None else slice_index
-    plane = _windowed(volume[index])
+    plane = windowed(volume[index])
     aspect = spacing_mm[-2] / spacing_mm[-1]
     panels = {
         f"image, slice {index + 1} of {len(volume)}": [],
@@ -128,7 +128,7 @@ def _panels(number: int, height_to_width: float, legend_rows: int) -> tuple[Figu
     return figure, [figure.add_subplot(grid[0, column]) for column in range(number)]
 
 
-def _windowed(plane: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def windowed(plane: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Map intensities between two percentiles of the slice to 0..1: a few bright voxels must not darken the rest."""
     low, high = (float(value) for value in np.percentile(plane, (1.0, 99.5)))
     return np.clip((plane.astype(np.float64) - low) / max(high - low, 1e-6), 0.0, 1.0)

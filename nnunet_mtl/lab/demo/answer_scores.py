@@ -12,6 +12,7 @@ from nnunet_mtl.datasets.classification_table import read_answers
 from nnunet_mtl.evaluation.answers.discrimination import auc_interval
 from nnunet_mtl.evaluation.answers.point_metrics import PointMetrics, point_metrics_of_table
 from nnunet_mtl.inference.answers import CSV_NAME
+from nnunet_mtl.lab.demo.picture import CaseAnswer
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 
@@ -22,6 +23,7 @@ class Answers:
     Attributes:
         question: Its name.
         classes: The two classes; probabilities are of the second.
+        cases: Names of the labelled test cases, N of them.
         probability: Of each labelled test case, (N,).
         positive: Whether the second class is true, (N,) bool.
         scores: AUC and the like.
@@ -30,6 +32,7 @@ class Answers:
 
     question: str
     classes: tuple[str, str]
+    cases: tuple[str, ...]
     probability: NDArray[np.float64]
     positive: NDArray[np.bool_]
     scores: PointMetrics
@@ -39,6 +42,13 @@ class Answers:
     def auc(self) -> float | None:
         """Area under the ROC curve; None if a class has no case."""
         return self.scores.metrics["auc"]
+
+    def answer_of(self, case: str) -> CaseAnswer | None:
+        """Return the answer for one case with the truth; None where the case has no label or no answer."""
+        if case not in self.cases:
+            return None
+        index = self.cases.index(case)
+        return CaseAnswer(self.question, self.classes, float(self.probability[index]), bool(self.positive[index]))
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the figures as JSON-able values."""
@@ -67,4 +77,5 @@ def read_answered(folder: Path, truth: Path) -> Answers:
     probability = np.array([answered[case][second] for case in cases], dtype=float)
     positive = np.array([labels[case] == second for case in cases], dtype=bool)
     scores = point_metrics_of_table(folder / CSV_NAME, tasks)[question.name]
-    return Answers(question.name, (first, second), probability, positive, scores, auc_interval(probability, positive))
+    interval = auc_interval(probability, positive)
+    return Answers(question.name, (first, second), tuple(cases), probability, positive, scores, interval)

@@ -17,7 +17,7 @@ from nnunet_mtl.lab.demo.commands import CommandRunner, chain_environment
 from nnunet_mtl.lab.demo.page import write_page
 from nnunet_mtl.lab.demo.real_scans import fetch_real_cases, write_real_dataset
 from nnunet_mtl.lab.demo.recipes import PHANTOM, PHANTOM_QUICK, REAL, REAL_QUICK, Recipe
-from nnunet_mtl.lab.demo.report import Outcome, dice_by_kind, dice_mapping, page_content
+from nnunet_mtl.lab.demo.report import Outcome, dice_by_kind, dice_mapping, median_case_picture, page_content
 from nnunet_mtl.lab.demo.training_log import EpochReporter, read_curves
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -98,6 +98,8 @@ def run_demo(options: DemoOptions, progress: Any = print) -> str:
         stock = _scores(raw, folder / "predictions_stock", recipe)
     content = page_content(outcome, runner.ran, stock)
     _write_scores(folder / "scores.json", outcome, stock)
+    if (picture := median_case_picture(outcome)) is not None:
+        (folder / "picture.png").write_bytes(picture)
     page = write_page(content, folder / "index.html")
     runner.say("done")
     figures = ", ".join(f"{name} {value}" for name, value in content.headline.items())

@@ -14,6 +14,7 @@ from nnunet_mtl.evaluation.runs.run_metrics import RunMetrics
 from nnunet_mtl.lab.demo.answer_scores import Answers
 from nnunet_mtl.lab.demo.figures import answers_figure, bars_figure, curves_figure
 from nnunet_mtl.lab.demo.page import Command, Comparison, DiceRow, PageContent, Picture, Section
+from nnunet_mtl.lab.demo.picture import outlines_figure
 from nnunet_mtl.lab.demo.training_log import TrainingCurves
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
@@ -79,6 +80,17 @@ def page_content(outcome: Outcome, commands: Sequence[Command], stock: RunMetric
             "seed of the phantoms": "none" if real else outcome.options.seed,
         },
     )
+
+
+def median_case_picture(outcome: Outcome) -> bytes | None:
+    """Draw outlines and answer of the case with the median mean Dice; None if no case was scored."""
+    ranked = outcome.scores.ranked_cases()
+    if not ranked:
+        return None
+    case = ranked[len(ranked) // 2]
+    image, truth, prediction, regions, spacing = _case_maps(outcome, case)
+    answer = None if outcome.answers is None else outcome.answers.answer_of(case)
+    return outlines_figure(image, truth, prediction, regions, spacing_mm=spacing, answer=answer)
 
 
 def dice_by_kind(scores: RunMetrics) -> dict[str, float]:
@@ -169,20 +181,26 @@ def _overlays(outcome: Outcome) -> list[Picture]:
     if not ranked:
         return []
     chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
+    pictures = []
+    for rank, case in chosen.items():
+        image, truth, prediction, regions, spacing = _case_maps(outcome, case)
+        mean = _shown(outcome.scores.mean_of_case(case))
+        caption = f"{rank} case, {case}: image, truth, prediction (mean Dice {mean})"
+        pictures.append(Picture(caption, overlay_figure(image, truth, prediction, regions, spacing_mm=spacing)))
+    return pictures
+
+
+def _case_maps(outcome: Outcome, case: str) -> tuple[Any, Any, Any, dict[str, tuple[int, ...]], tuple[float, ...]]:
+    """Read image, truth and prediction of a test case, (Z, Y, X); also the regions' labels and the spacing in mm."""
     dataset_json = read_dataset_json(outcome.raw / "dataset.json")
     tasks = TaskSet.from_dataset_json(dataset_json)
     regions = dict(zip(tasks.regions, tasks.region_labels, strict=True))
     ending = dataset_json["file_ending"]
     references = outcome.raw / ("labelsTs" if (outcome.raw / "labelsTs").is_dir() else "labelsTr")
-    pictures = []
-    for rank, case in chosen.items():
-        image, spacing = read_upright(outcome.raw / "imagesTs" / f"{case}_0000{ending}")
-        truth, _ = read_upright(references / f"{case}{ending}")
-        prediction, _ = read_upright(outcome.predictions / f"{case}{ending}")
-        mean = _shown(outcome.scores.mean_of_case(case))
-        caption = f"{rank} case, {case}: image, truth, prediction (mean Dice {mean})"
-        pictures.append(Picture(caption, overlay_figure(image, truth, prediction, regions, spacing_mm=spacing)))
-    return pictures
+    image, spacing = read_upright(outcome.raw / "imagesTs" / f"{case}_0000{ending}")
+    truth, _ = read_upright(references / f"{case}{ending}")
+    prediction, _ = read_upright(outcome.predictions / f"{case}{ending}")
+    return image, truth, prediction, regions, spacing
 
 
 def _answers(answers: Answers) -> Section:

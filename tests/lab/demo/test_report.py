@@ -61,11 +61,13 @@ def test_the_auc_is_part_of_the_headline(scores: RunMetrics) -> None:
     probability, positive = np.array([0.1, 0.6, 0.4, 0.9]), np.array([False, False, True, True])
     hot = np.stack([~positive, positive], 1)
     of_question = point_metrics(np.stack([1 - probability, probability], 1), hot)
-    answers = Answers("malignancy", ("benign", "malignant"), probability, positive, of_question, (0.5, 1.0))
+    answers = Answers(
+        "malignancy", ("benign", "malignant"), tuple("abcd"), probability, positive, of_question, (0.5, 1.0)
+    )
     assert headline(scores, None, answers)["AUC of malignancy"] == "0.75"
     assert answers.to_mapping()["cases"] == {"benign": 2, "malignant": 2}
     unknown = PointMetrics(0, {"auc": None}, collapsed=False)
-    nothing = Answers("malignancy", ("benign", "malignant"), probability[:0], positive[:0], unknown, None)
+    nothing = Answers("malignancy", ("benign", "malignant"), (), probability[:0], positive[:0], unknown, None)
     assert headline(scores, None, nothing)["AUC of malignancy"] == "not available"
 
 

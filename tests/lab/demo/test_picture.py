@@ -4,7 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from nnunet_mtl.evaluation.overlay import region_colour
+from nnunet_mtl.evaluation.report.overlay import region_colour
 from nnunet_mtl.lab.demo.picture import CaseAnswer, outlines_figure
 
 REGIONS = {"liver": (1, 2), "tumour": (2,), "spleen": (3,)}

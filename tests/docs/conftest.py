@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import shlex
 import subprocess
@@ -14,9 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,14 +141,11 @@ def small(plans: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Shell]]:
-    """Makes shells. While they are used, nnU-Net's pools are threads of this process, which import nothing anew."""
+    """Makes shells. While they are used, every training is short, and `enable` writes into a folder of the test."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    get_context, get_path, run_training = multiprocessing.get_context, sysconfig.get_path, nnUNetTrainer.run_training
+    get_path, run_training = sysconfig.get_path, nnUNetTrainer.run_training
     purelib = str(tmp_path_factory.mktemp("purelib"))
-
-    def context(method: str | None = None) -> Any:
-        return SimpleNamespace(Pool=ThreadPool) if method == "spawn" else get_context(method)
 
     def run_shortly(trainer: Any) -> None:
         trainer.num_epochs = trainer.num_iterations_per_epoch = trainer.num_val_iterations_per_epoch = 1
@@ -159,10 +153,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("multiprocessing.get_context", context)
         patch.setattr("multiprocessing.cpu_count", lambda: 1)
         patch.setattr(nnUNetTrainer, "run_training", run_shortly)
-        # there `nnunet_mtl enable` writes
         patch.setattr("sysconfig.get_path", lambda name, *more: purelib if name == "purelib" else get_path(name, *more))
         yield Shell
     torch.set_num_threads(threads)

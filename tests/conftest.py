@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: a tiny partially labelled data set that went through nnU-Net's own preprocessing."""
 
 import json
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.context import SpawnContext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +42,29 @@ class PreparedDataset:
         return plans | {"continue_training": False}
 
 
+class _PoolsOfThreads(SpawnContext):
+    """Processes are started as ever; a pool is one of threads of this process."""
+
+    def Pool(self, processes: int | None = None, *more: Any, **options: Any) -> ThreadPool:  # noqa: N802 - as it is called there
+        return ThreadPool(processes, *more, **options)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_nnunet_of_the_user() -> Iterator[None]:
-    """Tests see no folder or switch of the person who runs them."""
+    """Tests see no folder or switch of the person who runs them.
+
+    nnU-Net's pools are of threads. A process of such a pool imports nnU-Net, which takes seconds, to write a file of
+    a few voxels; eight are started for every final validation. The tests of console commands start them.
+    """
+    get_context, pools_of_threads = multiprocessing.get_context, _PoolsOfThreads()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("nnUNet_")]:
             patch.delenv(name)
+        patch.setattr(
+            multiprocessing,
+            "get_context",
+            lambda method=None: pools_of_threads if method == "spawn" else get_context(method),
+        )
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("MPLBACKEND", "agg")
         yield

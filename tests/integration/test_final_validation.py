@@ -1,4 +1,4 @@
-"""nnU-Net's final validation with partially labelled cases, in this process but for its export workers."""
+"""nnU-Net's final validation with partially labelled cases, in this process."""
 
 import json
 import re

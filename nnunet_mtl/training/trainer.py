@@ -30,7 +30,7 @@ from nnunet_mtl.training.checkpoints import Checkpoints
 from nnunet_mtl.training.course import Course
 from nnunet_mtl.training.experiment import Experiment, without_case_table
 from nnunet_mtl.training.final_validation import FinalValidation
-from nnunet_mtl.training.gradient_aggregation import GradientAggregation
+from nnunet_mtl.training.gradient_aggregation import METHODS as AGGREGATES_GRADIENTS
 from nnunet_mtl.training.image_level import ImageLevelTraining
 from nnunet_mtl.training.loss_terms import LossTerms
 from nnunet_mtl.training.loss_weighting import build_weighting, clip_gradients, group_parameters
@@ -193,7 +193,7 @@ class MultiTaskTrainer(ScheduledTrainer):
 
     def _do_i_compile(self) -> bool:
         """Return whether nnU-Net would compile, unless a compiled backward pass would have to run once a term."""
-        return not isinstance(self.weighting, GradientAggregation) and bool(super()._do_i_compile())
+        return self.settings.loss_weighting not in AGGREGATES_GRADIENTS and bool(super()._do_i_compile())
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """Return nnU-Net's optimiser and schedule; classification head and loss weights are groups of their own."""

@@ -128,8 +128,8 @@ def test_every_question_can_have_a_term_of_its_own(training: ImageLevelTraining)
 
 
 def test_a_term_is_present_where_a_usable_answer_is_known(training: ImageLevelTraining) -> None:
-    def present(task: list[int], *, each: bool) -> dict[str, bool]:
-        return training.present(batch(task), conditioned=True, epoch=50, per_question=each)
+    def present(task: list[int], *, per_question: bool) -> dict[str, bool]:
+        return training.present(batch(task), conditioned=True, epoch=50, per_question=per_question)
 
     assert present([0, 0, 0], per_question=True) == {"classification/malignant": True, "classification/stage": True}
     assert present([1, 1, 0], per_question=True) == {"classification/malignant": False, "classification/stage": True}

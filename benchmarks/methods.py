@@ -44,6 +44,7 @@ from nnunet_mtl.lab.methods.cost import Passes, architecture_of, build, stock_ne
 from nnunet_mtl.lab.methods.setting import Setting, default_setting
 from nnunet_mtl.lab.methods.table import MULTI_NETS, change, method_table, ratio
 from nnunet_mtl.networks.layout import Layout
+from nnunet_mtl.training.composition import chosen_loss
 from nnunet_mtl.training.scheduled_trainer import settings_in
 from nnunet_mtl.training.segmentation_loss import RegionCriterion, segmentation_loss
 
@@ -135,7 +136,7 @@ def measured_method(method: Method, setting: Setting, repeats: int) -> dict[str,
     """Return FLOPs, seconds and bytes of a method with the loss that its trainer builds."""
     outputs = [*method.trainer.family.outputs]
     stages = [output.stage for output in outputs] or STAGES
-    mode = method.trainer.chosen_loss(settings_in({}, method.trainer.defaults))
+    mode = chosen_loss(method.trainer, settings_in({}, method.trainer.defaults))
     loss = masked_loss(mode, setting, [output.weight for output in outputs] or scale_weights())
     make = partial(build, architecture_of(method.trainer, setting), setting)
     return measured(make, setting, loss, repeats, stages)

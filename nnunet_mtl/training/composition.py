@@ -15,6 +15,7 @@ from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.tasks.settings import Settings, SettingsError
 from nnunet_mtl.training.image_level import questions_of
 from nnunet_mtl.training.region_embedding import read_region_embedding
+from nnunet_mtl.training.segmentation_loss import LossMode
 
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
 # Defaults of trainers whose own classification head reads no evidence: none is hidden from it, for the same patch would
@@ -112,6 +113,18 @@ def warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
             f"predictions; nnunet_mtl find-best {plans['dataset_name']} fits another",
             stacklevel=2,
         )
+
+
+def chosen_loss(trainer: Any, settings: Settings) -> LossMode:
+    """Return what the segmentation loss of a run is computed on.
+
+    Args:
+        trainer: A subclass of `MultiTaskTrainer`, whose class attributes name its losses.
+        settings: Settings of the run.
+    """
+    mode: LossMode = trainer.loss_mode
+    published: LossMode = trainer.published_loss
+    return published if mode == "masked" and settings.loss == "published" else mode
 
 
 def offered_head(trainer: Any, settings: Settings) -> str:

@@ -53,12 +53,9 @@ class MultiTaskTrainer(ScheduledTrainer):
     Hooks:
         defaults: Defaults of the settings, where they differ from those of every trainer.
         parts: Dotted paths of a method's parts by insertion point, see `nnunet_mtl.networks.insertion_points`.
-        heads: Dotted paths of the heads a trainer offers, by the value of the setting `head`. In every trainer
-            "regions" is `RegionHead` and "slots" is `SlotHead`; the head that a method brings is "own".
+        heads: Dotted paths of segmentation heads by the value of the setting `head`; a method's head is "own".
         variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
-        class_heads: Dotted paths of the classification heads a trainer offers, by the value of the setting
-            `class_head`. In every trainer "evidence" is `EvidenceHead` and "bottleneck" is `BottleneckHead`; the head
-            that a method brings is "own".
+        class_heads: Dotted paths of classification heads by the value of `class_head`; a method's head is "own".
         family: The networks that a trainer trains.
         segments: Whether segmentation is learnt; if not, the questions alone.
         loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.segmentation_loss`.
@@ -144,23 +141,13 @@ class MultiTaskTrainer(ScheduledTrainer):
 
     @classmethod
     def segmentation_head(cls, settings: Settings, tasks: TaskSet) -> str:
-        """Return the dotted path of the head that the setting `head` names.
-
-        Raises:
-            SettingsError: If this trainer does not offer the head.
-        """
+        """Return the dotted path of the head that the setting `head` names, or raise a SettingsError."""
         return composition.offered_head(cls, settings)
 
     @classmethod
     def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
         """Return the arguments of the head beside layout and channels, JSON-able."""
         return {}
-
-    @classmethod
-    def chosen_loss(cls, settings: Settings) -> LossMode:
-        """Return what the segmentation loss of a run with these settings is computed on."""
-        published = cls.loss_mode == "masked" and settings.loss == "published"
-        return cls.published_loss if published else cls.loss_mode
 
     # ---- initialised
 
@@ -205,7 +192,7 @@ class MultiTaskTrainer(ScheduledTrainer):
         """Return the segmentation loss, which reads only what is annotated; its scales are weighted as nnU-Net's."""
         return build_criterion(
             super()._build_loss(),
-            self.chosen_loss(self.settings),
+            composition.chosen_loss(type(self), self.settings),
             self.tasks,
             self.settings,
             batch_dice=self.configuration_manager.batch_dice,

@@ -12,6 +12,7 @@ from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.trainers.nnUNetTrainerCLIPDriven import nnUNetTrainerCLIPDriven
 from nnunet_mtl.trainers.nnUNetTrainerDoDNet import nnUNetTrainerDoDNet
 from nnunet_mtl.trainers.nnUNetTrainerUniSeg import nnUNetTrainerUniSeg
+from nnunet_mtl.training.composition import chosen_loss
 from nnunet_mtl.training.sampling import sampling_probabilities
 from nnunet_mtl.training.scheduled_trainer import settings_in
 from nnunet_mtl.training.segmentation_loss import segmentation_loss
@@ -42,11 +43,11 @@ def test_uniseg_gives_every_task_as_many_draws() -> None:
 
 def test_the_clip_driven_model_averages_over_the_regions_of_all_samples() -> None:
     settings = settings_in({}, nnUNetTrainerCLIPDriven.defaults)
-    assert nnUNetTrainerCLIPDriven.chosen_loss(settings) == "pair"
+    assert chosen_loss(nnUNetTrainerCLIPDriven, settings) == "pair"
     options = {"batch_dice": True, "use_ignore_label": False, "dice_weight": 1.0, "bce_weight": 1.0}
     loss = segmentation_loss("pair", Layout.from_tasks(TASKS), **options)
     assert isinstance(loss, ChannelDiceBCELoss)
     assert loss.slot_of_region.tolist() == [0, 0]
     plain = settings_in({"nnunet_mtl": {"settings": {"loss": "nnunet"}}}, nnUNetTrainerCLIPDriven.defaults)
-    assert nnUNetTrainerCLIPDriven.chosen_loss(plain) == "masked"
-    assert nnUNetTrainerDoDNet.chosen_loss(settings) == "channel"
+    assert chosen_loss(nnUNetTrainerCLIPDriven, plain) == "masked"
+    assert chosen_loss(nnUNetTrainerDoDNet, settings) == "channel"

@@ -16,6 +16,8 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+# what a leaf may define, in the docstring of the trainer
+napoleon_custom_sections = [("Hooks", "params_style")]
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -5,14 +5,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # What is about no single module: chains through all rooms, and the files about the repository itself.
-WHOLE = {"integration", "."}
+WHOLE = {"integration", "docs", "."}
 # What every trainer must pass, whichever file it is in.
 BATTERIES = {"contracts", "mechanisms", "overfitting", "published_defaults"}
 
 
 def _subjects(room: Path) -> set[str]:
     """Return what a test file of a room may be about: a module, the room as a whole, or a page of the documentation."""
-    tops = ROOT if room.parts[:1] in (("trainers",), ("planners",)) else ROOT / "nnunet_mtl"
+    tops = ROOT if room.parts[:1] in (("trainers",), ("planners",), ("benchmarks",)) else ROOT / "nnunet_mtl"
     if not (tops / room).is_dir():
         return set()
     modules = {path.stem for path in (tops / room).glob("*.py")} - {"__init__"}

@@ -41,7 +41,7 @@ def test_the_canary_tries_the_newest_nnunet_and_torch_every_week() -> None:
     assert len(schedule["cron"].split()) == 5
     assert schedule["cron"].split()[-1] != "*"
     assert re.search(r"pip install --upgrade .*\bnnunetv2 torch\b", runs(canary))
-    assert "tests/training/test_overrides.py tests/inference/test_predictor_overrides.py" in runs(canary)
+    assert "tests/training/test_overrides.py tests/inference/test_overrides.py" in runs(canary)
 
 
 def test_a_release_is_published_without_a_password() -> None:

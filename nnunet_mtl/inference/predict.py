@@ -121,8 +121,6 @@ class _Run:
             for question in self.questions
             if question.evidence is not None
         }
-        for line in remarks(self.questions, predictor.folds, predictor.calibrations, options.checkpoint):
-            tqdm.write(line)
 
     def cases_to_do(self) -> list[CaseFiles]:
         """Find the cases and make the output folder ready; what is already there is named in the report."""
@@ -191,7 +189,9 @@ class _Run:
         """Predict the cases: the next ones are read, and the last ones written, by other processes meanwhile."""
         if not self.questions:
             tqdm.write("no image-level answer: the model, or what was chosen of it, has no question to answer")
-        options = self.options
+        options, predictor = self.options, self.predictor
+        for line in remarks(self.questions, predictor.folds, predictor.calibrations, options.checkpoint):
+            tqdm.write(line)
         readers, writers = (Workers(min(number, len(cases))) for number in (options.npp, options.nps))
         off = options.disable_progress_bar
         with readers, writers, tqdm(total=len(cases), desc="cases", unit="case", disable=off) as bar:

@@ -213,7 +213,8 @@ def remarks(
         if raw:
             yield (
                 f"{question.name}: {checkpoint} of {', '.join(raw)} has no calibration: temperature 1, thresholds 0.5 "
-                "(nnUNetv2_train --val calibrates checkpoint_final, with --val_best checkpoint_best)"
+                "(nnUNetv2_train --val calibrates checkpoint_final, with --val_best checkpoint_best, from two "
+                "validation cases of each class on; fold all has none)"
             )
 
 

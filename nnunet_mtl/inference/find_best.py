@@ -26,10 +26,11 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mtl.common.errors import UserError
-from nnunet_mtl.common.messages import listed
+from nnunet_mtl.common.messages import did_you_mean, listed
 from nnunet_mtl.common.swapped_names import swapped
 from nnunet_mtl.datasets.region_postprocessing import Judgement, Maps, judge, mean, write_mark
-from nnunet_mtl.planning.folders import preprocessed_folder, raw_folder
+from nnunet_mtl.inference.model_location import results_folder
+from nnunet_mtl.planning.folders import preprocessed_folder, raw_folder, read_plans
 from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 
@@ -92,13 +93,19 @@ def find_best(options: FindBestOptions) -> dict[str, Any]:
     Raises:
         UserError: If the data set, a model or a fold is missing, or no region has a score.
     """
-    raw = raw_folder(options.dataset)
-    preprocessed_folder(options.dataset)
+    raw, preprocessed = raw_folder(options.dataset), preprocessed_folder(options.dataset)
     dataset_json = read_dataset_json(raw / "dataset.json")
     tasks = TaskSet.from_dataset_json(dataset_json, str(raw / "dataset.json"))
     models = theirs.dumb_trainer_config_plans_to_trained_models_dict(
         list(options.trainers), list(options.configurations), list(options.plans)
     )
+    _refuse_untrained(models, preprocessed)
+    known = theirs.filter_available_models(models, raw.name)
+    if not known:
+        planned = [name for plans in options.plans for name in _configurations(preprocessed, plans)]
+        wanted = f"{listed(options.configurations)} in {listed(options.plans)}"
+        similar = did_you_mean(options.configurations[0], planned)
+        raise FindBestError(f"{raw.name}: there is no {wanted}{similar}; check -c and -p")
     replaced = _Replacements(
         tasks,
         str(dataset_json["file_ending"]),
@@ -109,10 +116,6 @@ def find_best(options: FindBestOptions) -> dict[str, Any]:
         for name in ("determine_postprocessing", "load_summary_json", "generate_inference_command"):
             stack.enter_context(swapped(theirs, name, getattr(replaced, name)))
         try:
-            known = theirs.filter_available_models(models, raw.name)
-            if not known:
-                wanted = f"{listed(options.configurations)} in {listed(options.plans)}"
-                raise FindBestError(f"{raw.name}: there is no {wanted}; check -c and -p")
             best: dict[str, Any] = theirs.find_best_configuration(
                 raw.name,
                 known,
@@ -124,6 +127,17 @@ def find_best(options: FindBestOptions) -> dict[str, Any]:
         except (RuntimeError, FileNotFoundError) as error:  # how nnU-Net reports that a model or a fold is missing
             raise FindBestError(" ".join(str(error).split())) from error
     return best
+
+
+def _refuse_untrained(models: Sequence[dict[str, str]], preprocessed: Path) -> None:
+    """Refuse plans and models that are not there with the nearest name, which nnU-Net's own messages do not give."""
+    for model in models:
+        if model["configuration"] in _configurations(preprocessed, model["plans"]):
+            results_folder(preprocessed.name, model["trainer"], model["plans"], model["configuration"])
+
+
+def _configurations(preprocessed: Path, plans: str) -> list[str]:
+    return list(read_plans(preprocessed / f"{plans}.json")["configurations"])
 
 
 class _Replacements:

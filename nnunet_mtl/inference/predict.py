@@ -121,8 +121,6 @@ class _Run:
             for question in self.questions
             if question.evidence is not None
         }
-        for line in remarks(self.questions, predictor.folds, predictor.calibrations, options.checkpoint):
-            tqdm.write(line)
 
     def cases_to_do(self) -> list[CaseFiles]:
         """Prepare the output folder and return the cases to predict; cases that are kept stand in the report."""
@@ -191,7 +189,9 @@ class _Run:
         """Predict the cases, while other processes read the next cases and write the last."""
         if not self.questions:
             tqdm.write("no image-level answer: the model, or the part chosen with --tasks, has no question")
-        options = self.options
+        options, predictor = self.options, self.predictor
+        for line in remarks(self.questions, predictor.folds, predictor.calibrations, options.checkpoint):
+            tqdm.write(line)
         readers, writers = (Workers(min(number, len(cases))) for number in (options.npp, options.nps))
         off = options.disable_progress_bar
         with readers, writers, tqdm(total=len(cases), desc="cases", unit="case", disable=off) as bar:

@@ -249,6 +249,13 @@ def test_each_fault_of_the_folds_is_one_remark() -> None:
     assert list(remarks((NOMINAL,), (0,), [{names[0]: good}], "checkpoint_final.pth")) == []
 
 
+def test_what_calibrates_is_said_with_what_it_needs() -> None:
+    """`--val` alone is no remedy where a class has too few validation cases, nor where every case was trained on."""
+    (line,) = remarks((NOMINAL,), ("all",), [{NOMINAL.name: Calibration.default(NOMINAL)}], "checkpoint_final.pth")
+    assert "fold all has no calibration" in line
+    assert "from two validation cases of each class on; fold all has none" in line
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [

@@ -162,6 +162,9 @@ def test_a_region_without_a_score_does_not_end_it(prepared: Any, results: Path) 
         (["-tr", OURS, "-c", "3d_lowres"], "3d_lowres"),
         (["-tr", OURS, "-p", "unplanned"], "unplanned"),
         (["-tr", OURS, "-np", "0"], "-np 0"),
+        (["-tr", "nnUNetTrainerMTLAttenton"], f"(did you mean {OURS}__tiny__3d_fullres?)"),
+        (["-tr", OURS, "-p", "tinny"], "(did you mean tiny?)"),
+        (["-tr", OURS, "-c", "3d_fulres"], "(did you mean 3d_fullres?)"),
     ],
 )
 def test_what_is_missing_is_one_line(

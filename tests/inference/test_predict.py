@@ -285,6 +285,8 @@ def test_an_error_is_all_that_is_said(trained: Trained, tmp_path: Path, capsys: 
     captured = capsys.readouterr()
     assert "no such folder" in captured.err
     assert "no image-level answer" not in captured.out
+    assert run("-i", tmp_path / "none", "-o", tmp_path / "output", "-m", trained.asked, "-f", 0) == 2
+    assert "has no calibration" not in capsys.readouterr().out
 
 
 def test_the_nearest_name_is_suggested(

@@ -55,7 +55,7 @@ def by_hand(source: Source, image: torch.Tensor, probability: Callable[[torch.Te
         ({"trainer": "nnUNetTrainer", "labels": "regions"}, lambda logits: logits[:, 1:2].sigmoid()),
         ({"trainer": "nnUNetTrainer", "labels": "softmax"}, lambda logits: logits.softmax(1)[:, 2:3]),
     ],
-    ids=str,
+    ids=["block", "residual encoder", "regions", "softmax"],
 )
 def test_a_case_is_the_mean_of_its_patches_weighted_by_the_evidence_the_network_predicts(
     trained: Trained, data: Path, model: Any, probability: Any

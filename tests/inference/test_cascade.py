@@ -399,6 +399,8 @@ def test_parents_come_before_their_children():
 )
 def test_what_is_typed_wrongly_is_one_line(world, words, match, capsys, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(world.root))
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)  # another data set may have the number there
     here = ["-i", str(world.images), "-o", str(world.output), "-d", "900", "-device", "cpu"]
     assert main(["cascade-predict", *here, "-m", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()

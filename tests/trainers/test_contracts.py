@@ -95,7 +95,7 @@ def test_a_leaf_is_composition_only() -> None:
 
 
 def test_the_docstring_lists_hooks_that_are_there() -> None:
-    assert {"parts", "heads", "course_class", "architecture", "compute_losses"} <= HOOKS
+    assert {"parts", "heads", "course_class", "head_options", "compute_losses"} <= HOOKS
     assert [hook for hook in HOOKS if not hasattr(MultiTaskTrainer, hook)] == []
 
 

@@ -7,7 +7,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_mtl.checks.findings import Finding
 from nnunet_mtl.common.errors import UserError
-from nnunet_mtl.common.messages import one_line
+from nnunet_mtl.common.messages import listed, one_line
 from nnunet_mtl.planning.fold_coverage import dataset_faults, fold_faults
 from nnunet_mtl.planning.splits import read_splits
 from nnunet_mtl.tasks import TaskSet
@@ -35,16 +35,20 @@ def check_folds(name: str, taskset: TaskSet, cases: Sequence[str], *, foreground
     for fault in dataset_faults(taskset, known) if known else ():
         yield Finding("warning", fault.text, fault.remedy)
     if preprocessed is not None and (preprocessed / "splits_final.json").exists():
-        yield from _folds(preprocessed / "splits_final.json", name, taskset, known)
+        yield from _folds(preprocessed / "splits_final.json", name, taskset, cases, set(known))
 
 
-def _folds(path: Path, name: str, taskset: TaskSet, cases: list[str]) -> Iterator[Finding]:
+def _folds(path: Path, name: str, taskset: TaskSet, cases: Sequence[str], known: set[str]) -> Iterator[Finding]:
+    remedy = f"nnunet_mtl make-splits -d {name} --overwrite"
     try:
         splits = read_splits(path)
     except UserError as error:
-        yield Finding("problem", one_line(error), f"nnunet_mtl make-splits -d {name} --overwrite")
+        yield Finding("problem", one_line(error), remedy)
         return
-    known, faultless = set(cases), True
+    strange = sorted({case for split in splits for part in ("train", "val") for case in split[part]}.difference(cases))
+    if strange:
+        yield Finding("problem", f"{path}: names cases that are not in imagesTr: {listed(strange)}", remedy)
+    faultless = not strange
     for number, split in enumerate(splits):
         train, validation = ([case for case in split[part] if case in known] for part in ("train", "val"))
         for fault in fold_faults(taskset, train, validation, name):

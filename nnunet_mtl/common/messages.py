@@ -68,5 +68,9 @@ def key_path(path: str, key: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message on one line, or its type where it has none.
+
+    SimpleITK's messages begin with places in its source, which are left out.
+    """
+    text = " ".join(str(error).split())
+    return re.sub(r".*(ITK ERROR|sitk::ERROR): ", "", text) or type(error).__name__

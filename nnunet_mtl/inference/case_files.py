@@ -15,7 +15,7 @@ from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_split
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from nnunet_mtl.common.errors import UserError
-from nnunet_mtl.common.messages import listed
+from nnunet_mtl.common.messages import listed, one_line
 from nnunet_mtl.datasets.file_integrity import file_problem
 
 
@@ -59,11 +59,14 @@ class CaseFiles:
             The image, (C, Z, Y, X), and its properties as nnU-Net's reader returns them.
 
         Raises:
-            InputError: If a file is missing or damaged, or the files hold more or fewer channels.
-            Exception: Any error of nnU-Net's reader.
+            InputError: If a file is missing, damaged or unreadable, or the files hold more or fewer channels.
         """
         self.check()
-        image, properties = reader.read_images([str(path) for path in self.images])
+        try:
+            image, properties = reader.read_images([str(path) for path in self.images])
+        except Exception as error:  # readers raise anything, mostly without the name of the file
+            names = ", ".join(str(path) for path in self.images)
+            raise InputError(f"{names}: cannot be read ({one_line(error)}); write it again") from error
         if len(image) != n_channels:
             raise InputError(self._wrong_number(len(image), n_channels))
         return image, properties

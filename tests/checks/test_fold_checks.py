@@ -26,12 +26,12 @@ def preprocessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def check(cases: dict[str, Any], *, foreground: bool = True) -> list[Finding]:
+def check(cases: dict[str, Any], *, foreground: bool = True, not_in_block: str = "") -> list[Finding]:
     tasks = {name: {"regions": [name]} for name in ("liver", "kidney")}
     questions = {"grade": {"kind": "ordinal", "classes": ["low", "high"]}}
     block = {"version": 1, "tasks": tasks, "classification": questions, "cases": cases}
     taskset = TaskSet.from_dataset_json({"labels": LABELS, "regions_class_order": [1, 2], "nnunet_mtl": block})
-    return list(check_folds(NAME, taskset, list(cases), foreground=foreground))
+    return list(check_folds(NAME, taskset, [*cases, *not_in_block], foreground=foreground))
 
 
 def test_every_fold_of_the_splits_is_looked_at(preprocessed: Path) -> None:
@@ -51,7 +51,16 @@ def test_every_fold_of_the_splits_is_looked_at(preprocessed: Path) -> None:
 def test_cases_that_are_not_in_the_block_break_nothing(preprocessed: Path) -> None:
     splits = [{"train": ["a", "d", "x"], "val": ["b", "c", "y"]}]
     (preprocessed / "splits_final.json").write_text(json.dumps(splits))
-    assert [finding.level for finding in check(CASES)] == ["ok"]
+    assert [finding.level for finding in check(CASES, not_in_block="xy")] == ["ok"]
+
+
+def test_cases_of_folds_that_are_not_there_are_a_problem(preprocessed: Path) -> None:
+    splits = [{"train": ["a", "d", "x"], "val": ["b", "c"]}, {"train": ["a", "d"], "val": ["b", "c", "x"]}]
+    (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    (finding,) = check(CASES)
+    assert finding.level == "problem"
+    assert "splits_final.json: names cases that are not in imagesTr: x" in finding.text
+    assert finding.remedy == f"nnunet_mtl make-splits -d {NAME} --overwrite"
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[3]"])

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 
 from nnunet_mtl.inference.case_files import CaseFiles, InputError, find_cases, number_of_channels
 
@@ -94,3 +95,10 @@ def test_a_case_of_whole_files_is_right(tmp_path: Path) -> None:
     path = tmp_path / "a_0000.png"
     path.write_bytes(b"content")
     CaseFiles("a", (path,), path).check()
+
+
+def test_what_a_reader_cannot_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a_0000.png"
+    path.write_bytes(b"no picture at all")
+    with pytest.raises(InputError, match=r"a_0000\.png: cannot be read \(.+\); write it again$"):
+        CaseFiles("a", (path,)).read(NaturalImage2DIO(), 3)

@@ -74,7 +74,7 @@ def test_a_page_is_whole(name: str) -> None:
     [
         *zip(
             RULES,
-            ["x\n" * 50, "```\n", "our choice", "**Cost.**", "`nnUNetTrainerTAL`", "`tests/cli/test_command_line.py`", "2020\n" * 2],
+            ["x\n" * 50, "```\n", "our choice", "**Cost.**", "`nnUNetTrainerTAL`", "`tests/conftest.py`", "2020\n" * 2],
             ["x\n" * 51, "```python\n", "a choice", "Cost.", "`nnUNetTrainerX`", "`tests/x.py`", "2020\n" + "x\n" * 3],
             strict=True,
         )

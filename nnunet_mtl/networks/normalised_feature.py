@@ -1,4 +1,4 @@
-"""GroupNorm, ReLU and the mean over space, such that the means differ between images: for DoDNet, TGNet, CLIP-driven."""
+"""GroupNorm, ReLU and mean over space, whose means differ between images: for DoDNet, TGNet and CLIP-driven."""
 
 import torch
 from torch import Tensor, nn

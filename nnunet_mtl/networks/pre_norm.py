@@ -21,7 +21,7 @@ def run_encoder(encoder: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tenso
 
     Returns:
         The outputs of all stages, and the inputs of their last normalisations, both full resolution first. In a
-        residual stage the last normalisation is that of the last block's last convolution, before the shortcut is added.
+        residual stage the last normalisation follows the last block's last convolution, before the shortcut is added.
     """
     stem = getattr(encoder, "stem", None)
     x = x if stem is None else stem(x)

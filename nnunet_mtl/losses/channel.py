@@ -1,8 +1,8 @@
 """Dice and cross-entropy averaged channel by channel, where tasks share channels: the loss of DoDNet and TGNet.
 
 Zhang, Xie, Xia, Shen, DoDNet, CVPR 2021, and its released code, re-implemented from equations. TGNet's paper prints
-the same two terms with the smoothing inside the sum and the cross-entropy without a mean; as in DoDNet's code is our
-reading of it.
+the same two terms with the smoothing inside the sum and the cross-entropy without a mean; we read them as in DoDNet's
+code.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,23 @@ from nnunet_mtl.losses.partial import MaskedLoss, annotated_sums, sum_over_proce
 
 
 class ChannelDiceBCELoss(MaskedLoss):
-    """The mean over channels of the means over the samples in which a channel is annotated.
+    """For every channel the mean over the samples in which it is annotated, then the mean over these channels.
 
-    With A_c the annotated (sample, region) pairs whose region reads channel c, n the number of voxels that count::
+    A_c are the annotated (sample, region) pairs whose region reads channel c, n is the number of voxels that count::
 
         dice = mean over c with A_c of mean over A_c of 1 - 2 sum(p y) / (sum(p) + sum(y) + 1)
         bce  = mean over c with A_c of mean over A_c of 1/n * sum over voxels of BCE
 
-    The one voxel of smoothing stands in the denominator alone: where a region is empty its Dice term is the constant 1,
-    and the cross-entropy alone teaches. Dice is of each sample, never of the batch. Under `torch.distributed` the means
-    run over the batches of all processes, as in the other losses (ours: the published code averages within a process).
+    The smoothing of one voxel stands in the denominator only. The Dice term of an empty region is therefore the
+    constant 1, and only the cross-entropy has a gradient. The Dice is computed for every sample, never for the batch.
+    Under `torch.distributed` the means run over the batches of all processes, as in the other losses; this is our
+    choice, the published code averages within a process.
 
     Args:
-        slot_of_region: The channel each region reads, (R,).
+        slot_of_region: Channel that every region reads, (R,).
         use_ignore_label: Whether the last channel of the targets marks voxels to ignore.
-        dice_weight: Weight of "dice".
-        bce_weight: Weight of "bce".
+        dice_weight: Weight of the Dice term.
+        bce_weight: Weight of the cross-entropy term.
     """
 
     slot_of_region: Tensor
@@ -46,7 +47,7 @@ class ChannelDiceBCELoss(MaskedLoss):
         self.slot_of_region = torch.tensor(slot_of_region, dtype=torch.long)
 
     def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
-        """Compute the unweighted terms "dice" and "bce"; arguments, result and errors as of `MaskedDiceBCELoss`."""
+        """Compute the unweighted terms "dice" and "bce"; arguments, result and errors as in `MaskedDiceBCELoss`."""
         self._check(logits, target, annotated, len(self.slot_of_region))
         pairs, valid, sums = annotated_sums(logits, target, annotated, use_ignore_label=self.use_ignore_label)
         intersection, sum_pred, sum_gt = sums.overlap

@@ -1,7 +1,8 @@
-"""What the answers to a question about the whole image cost, learnt from patches and with labels that may be missing.
+"""The loss of questions about the whole image, which learns from patches and with labels that may be missing.
 
-A question with C classes has C outputs (nominal: one softmax; multilabel: a sigmoid each), or C - 1 where its classes
-are ordered: the logits of P(y > k), so that a mistake by two classes costs more than one by one.
+A nominal question with C classes has C logits in one softmax; a multilabel question has C logits, every one with a
+sigmoid. An ordinal question has C - 1 logits, those of P(y > k), so that a mistake by two classes costs more than a
+mistake by one class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,9 @@ class CaseTargets(NamedTuple):
     """The answers to one question in the cases of a batch.
 
     Attributes:
-        target: (B, C) float32: one-hot, for multilabel 1 where the label holds; not read where unknown.
-        known: (B,) bool, whether the case has a label.
+        target: (B, C) float32: one-hot; for a multilabel question 1 for every class that applies. Not read where
+            `known` is false.
+        known: Whether the case has a label, (B,) bool.
     """
 
     target: Tensor
@@ -27,7 +29,7 @@ class CaseTargets(NamedTuple):
 
 
 def n_outputs(kind: str, n_classes: int) -> int:
-    """Return how many logits a question has: one per class, or for an ordinal one, one per step between classes."""
+    """Return how many logits a question has: C for C classes, but C - 1 if the question is ordinal."""
     _known_kind(kind)
     return n_classes - 1 if kind == "ordinal" else n_classes
 
@@ -35,8 +37,8 @@ def n_outputs(kind: str, n_classes: int) -> int:
 def probabilities(kind: str, logits: Tensor) -> Tensor:
     """Turn logits, (..., outputs), into the probability of each class, (..., C) float32.
 
-    Those of a nominal or ordinal question are not negative and sum to one. Where the cumulative logits of an ordinal
-    question are not in descending order, as P(y > k) must be, each is lowered to the smallest before it.
+    The probabilities of a nominal or ordinal question are not negative and sum to one. P(y > k) must not rise with k:
+    if a logit of an ordinal question is larger than an earlier one, it is lowered to the smallest earlier logit.
     """
     logits = logits.float()
     if kind == "nominal":
@@ -50,35 +52,39 @@ def probabilities(kind: str, logits: Tensor) -> Tensor:
 
 
 def patch_weight(evidence: Tensor, half: float) -> Tensor:
-    """Return how much a patch says about its case: nothing without evidence, one half with `half` voxels of it.
+    """Return the weight of a patch: 0 without evidence, one half with `half` voxels of evidence.
 
     Args:
-        evidence: Evidence volume of each patch in voxels, (B,).
-        half: The volume that counts one half, at least 0; with 0, any evidence counts fully.
+        evidence: Evidence volume of every patch in voxels, (B,).
+        half: Volume that gives the weight one half, at least 0; with 0 any evidence gives the weight 1.
 
     Returns:
         Weights of 0 to 1, (B,) float32.
     """
     evidence = evidence.float()
-    # the bound keeps 0 / 0 at 0
+    # The bound makes 0 / 0 a 0.
     return evidence / (evidence + half).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class ClassificationLoss(nn.Module):
-    """Mean over the answered questions of a batch, each patch weighted by the evidence it holds.
+    """Mean over the labelled (sample, question) pairs of a batch, weighted by the evidence in the patches.
 
-    A (sample, question) pair counts if the case has a label and the pair is usable. The mean divides by the number of
-    these pairs and not by their weights: a batch of patches that hold little evidence moves little. Weights of evidence
-    are constants: no gradient reaches what predicted the evidence.
+    A pair counts if the case has a label and the pair is usable. The mean divides by the number of these pairs and not
+    by the sum of their weights, so that patches with little evidence have a small gradient. The weights are constants:
+    the network that predicted the evidence gets no gradient from them.
 
-    Labels that are missing are not read, and the logits there get a gradient of exactly zero. Under `torch.distributed`
-    the count is that of all processes, see `mean_over_processes`; every process must call the loss equally often.
+    Missing labels are not read, and their logits get a gradient of exactly zero. Under `torch.distributed` the mean
+    divides by the number of pairs of all processes, see `mean_over_processes`; every process must call the loss equally
+    often.
 
     Args:
-        questions: The questions; their order is that of the columns of `usable`.
-        class_weights: (C,) for each question. A weight multiplies the loss of samples of that class; for multilabel
-            questions, that of the positive answers to that label.
-        half_evidence: See `patch_weight`.
+        questions: Questions in the order of the columns of `usable`.
+        class_weights: Weights of the classes, (C,), by the name of the question. A weight multiplies the loss of the
+            samples of its class; for a multilabel question, the loss of the samples to which the class applies.
+        half_evidence: Evidence volume in voxels at which a patch has the weight one half, see `patch_weight`.
+
+    Raises:
+        ValueError: If there is no question, or the class weights of a question have the wrong shape.
     """
 
     def __init__(
@@ -92,7 +98,7 @@ class ClassificationLoss(nn.Module):
         for index, question in enumerate(self.questions):
             weights = class_weights[question.name]
             _check_shape(f"class weights of {question.name}", weights, (len(question.classes),))
-            # by index: a question may have any name, a buffer may not
+            # Named by index, because a question may have any name and a buffer may not.
             self.register_buffer(f"_class_weights_{index}", weights.float(), persistent=False)
 
     def forward(
@@ -102,13 +108,14 @@ class ClassificationLoss(nn.Module):
         evidence: Mapping[str, Tensor],
         usable: Tensor,
     ) -> Tensor:
-        """Compute the loss, in float32 whatever the dtype of the logits and under autocast.
+        """Compute the loss, in float32 for any dtype of the logits and also under autocast.
 
         Args:
-            logits: (B, outputs) for each question.
-            targets: What is known, for each question; best on the CPU, as is `usable`: looking for what is known on a
-                CUDA device waits for that device.
-            evidence: Evidence volume of each patch in voxels, (B,); a question that is not there weighs every patch 1.
+            logits: Logits (B, outputs) by the name of the question.
+            targets: Labels by the name of the question. Best on the CPU, like `usable`, because finding the labelled
+                samples on a CUDA device waits for that device.
+            evidence: Evidence volume of every patch in voxels, (B,), by the name of the question. For a question that
+                is missing here every patch has the weight 1.
             usable: Which pairs may count, (B, Q) bool.
 
         Returns:
@@ -116,7 +123,7 @@ class ClassificationLoss(nn.Module):
 
         Raises:
             ValueError: If the shapes do not fit together.
-            TypeError: If `usable` or what is known is not bool.
+            TypeError: If `usable` or the `known` of a target is not bool.
         """
         self._check(logits, targets, evidence, usable)
         losses = []
@@ -156,19 +163,19 @@ class ClassificationLoss(nn.Module):
 
 
 def _nominal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of each sample, (P,)."""
+    """Return the cross-entropy of every sample, (P,)."""
     return -(target * weights * logits.log_softmax(1)).sum(1)
 
 
 def _ordinal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean over k of the cross-entropy of y > k, (P,); the weight is the true class's."""
-    above = target.flip(1).cumsum(1).flip(1)[:, 1:]  # how far up the one-hot lies: P(y >= k + 1) = P(y > k)
+    """Return the mean over k of the cross-entropy of y > k, (P,), weighted by the weight of the true class."""
+    above = target.flip(1).cumsum(1).flip(1)[:, 1:]  # 1 where the true class is k + 1 or more, that is y > k
     loss = nn.functional.binary_cross_entropy_with_logits(logits, above, reduction="none")
     return loss.mean(1) * (target * weights).sum(1)
 
 
 def _multilabel(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean over labels of their cross-entropy, (P,)."""
+    """Return the mean over the classes of their cross-entropies, (P,)."""
     loss = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weights)
     return loss.mean(1)
 

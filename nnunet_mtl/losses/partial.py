@@ -1,15 +1,15 @@
-"""Losses over what was annotated: what they share, and nnU-Net's region loss over (sample, region) pairs.
+"""Segmentation losses for partial annotations: the base of all of them, and nnU-Net's region loss.
 
-Three modes cover the partial-label methods. They differ in what the logits mean and in how pairs are put together:
+A pair is a sample and a region; it is annotated if the annotator labelled the region in the sample. The losses of the
+partial-label methods differ in what the logits mean and in how they combine the pairs:
 
-- region (`MaskedDiceBCELoss`): a sigmoid per region, the mean over annotated pairs. Where tasks share output channels
-  it is the channel mode too: the mask then leaves only the regions of each sample's own task.
-- summed (`summed.SummedDiceBCELoss`): the same pairs, their sum (MultiTalent).
-- marginal (`marginal.MarginalDiceCELoss`): one softmax, of which labels that nobody told apart are merged (TAL).
+- region (`MaskedDiceBCELoss`): a sigmoid for every region, the mean over annotated pairs. It serves tasks that share
+  output channels too, if the mask leaves only the regions of the sample's task.
+- summed (`multitalent.summed.SummedDiceBCELoss`): a sigmoid for every region, the sum over annotated pairs.
+- marginal (`tal.marginal.MarginalDiceCELoss`): one softmax, in which labels that nobody annotated are merged.
 
-Of the first two only the annotated channels are gathered and computed on. What nobody annotated is therefore never
-read, its logits get a gradient of exactly zero, and a batch without any annotation gives a zero that is still attached
-to the network.
+The first two compute only on the channels of annotated pairs. The logits of all other channels are not read and get a
+gradient of exactly zero. A batch without any annotation gives a loss of zero that is still attached to the network.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 
 
 class Overlap(NamedTuple):
-    """Sums over the valid voxels, per (sample, region) pair or per region, each (P,) or (R,) float32."""
+    """Sums over the valid voxels, for P (sample, region) pairs or for R regions; three tensors (P,) or (R,) float32."""
 
     intersection: Tensor
     sum_pred: Tensor
@@ -28,7 +28,7 @@ class Overlap(NamedTuple):
 
 
 class PairSums(NamedTuple):
-    """Sums over the valid voxels of each annotated (sample, region) pair: Dice's, and cross-entropy (P,) float32."""
+    """Sums over the valid voxels of P annotated pairs: those of the Dice, and the cross-entropy, (P,) float32."""
 
     overlap: Overlap
     cross_entropy: Tensor
@@ -38,23 +38,23 @@ def gather_pairs(volume: Tensor, pairs: Tensor) -> Tensor:
     """Pick channels of a batch.
 
     Args:
-        volume: (B, C, *spatial), contiguous, or else it is copied first.
-        pairs: Sample and channel of each pick, (P, 2) long, on the device of `volume`.
+        volume: (B, C, *spatial); it is copied first if it is not contiguous.
+        pairs: Sample and channel of every pair, (P, 2) long, on the device of `volume`.
 
     Returns:
-        The picked channels, (P, *spatial), same dtype. Channels that are not picked get a gradient of exactly zero.
+        The channels of the pairs, (P, *spatial), same dtype. All other channels get a gradient of exactly zero.
     """
     # index_select and not volume[sample, channel]: the backward of the latter sorts its indices on CUDA.
     return volume.flatten(0, 1).index_select(0, pairs[:, 0] * volume.shape[1] + pairs[:, 1])
 
 
 def overlap(probability: Tensor, truth: Tensor, weight: Tensor | None = None) -> Overlap:
-    """Sum what Dice needs over the voxels of each pair.
+    """Add up, over the voxels of every pair, the intersection, the prediction and the truth, from which Dice follows.
 
     Args:
         probability: (P, *spatial) float32.
         truth: Whether a voxel lies in the region, (P, *spatial), bool, or float32 of 0 and 1.
-        weight: 1 where a voxel counts and 0 elsewhere, as `truth`, broadcast to it; None if all do.
+        weight: 1 where a voxel counts and 0 elsewhere, broadcast to the shape of `truth`; None if all voxels count.
     """
     axes = tuple(range(1, probability.ndim))
     if weight is not None:
@@ -63,15 +63,12 @@ def overlap(probability: Tensor, truth: Tensor, weight: Tensor | None = None) ->
 
 
 def pair_sums(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> PairSums:
-    """Compute what Dice and cross-entropy need, in float32 whatever the dtype of the logits and under autocast.
+    """Compute the sums for Dice and cross-entropy, in float32 for any dtype of the logits and also under autocast.
 
     Args:
         logits: Logits before the sigmoid, (P, *spatial), any floating dtype.
         target: Whether a voxel lies in the region, (P, *spatial) bool.
-        valid: Voxels that count, (P, *spatial) bool; None if all do.
-
-    Returns:
-        Voxel sums per pair.
+        valid: Voxels that count, (P, *spatial) bool; None if all voxels count.
     """
     logits, truth = logits.float(), target.float()
     weight = None if valid is None else valid.float()
@@ -80,7 +77,7 @@ def pair_sums(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Pa
 
 
 def soft_dice(sums: Overlap, smooth: float) -> Tensor:
-    """Return nnU-Net's soft Dice, elementwise; 1 where region and prediction are empty and `smooth` > 0."""
+    """Return nnU-Net's soft Dice of every pair or region; 1 if region and prediction are empty and `smooth` > 0."""
     return (2 * sums.intersection + smooth) / (sums.sum_gt + sums.sum_pred + smooth).clamp_min(1e-8)
 
 
@@ -90,12 +87,11 @@ def process_count() -> int:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Add up a float tensor over all processes; every process must call this, whatever it holds.
+    """Add up a float tensor over all processes; every process must call this function.
 
-    The gradient is that of the local values times the number of processes. DistributedDataParallel averages gradients
-    over processes; where each process computes the same function of the returned sums, that average is then the
-    gradient of the function on the union of the batches. Because every process would send the same thing, the backward
-    needs no communication of its own.
+    In the backward pass, the gradient of the local values is multiplied by the number of processes. If all processes
+    compute the same function of the returned sums, the gradients that DistributedDataParallel then averages are those
+    of the function on the union of the batches. The backward pass itself sends nothing between processes.
     """
     n_processes = process_count()
     if n_processes == 1:
@@ -106,29 +102,29 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def mean_over_processes(values: Tensor, count: Tensor) -> Tensor:
-    """Divide the sum of `values` by the number of things it covers on all processes.
+    """Return the local share of a mean over all processes: the sum of `values` divided by the count of all processes.
 
     Args:
         values: Local values, (P,); P may be 0.
-        count: How many things the local values cover, () float32; not differentiated.
+        count: Local count by which the mean divides, () float32; it gets no gradient.
 
     Returns:
-        Scalar. Its mean over the processes is the quotient for the union of the batches, and so is that of its
-        gradient. Zero, attached to `values`, where the count is zero everywhere.
+        Scalar. The average of this scalar over the processes is the mean over the union of their batches; the same
+        holds for the gradient. Zero, but attached to `values`, if the count of all processes is zero.
     """
     return values.sum() * (process_count() / sum_over_processes(count).clamp_min(1))
 
 
 def batch_overlap(pairs: Overlap, region: Tensor, n_regions: int) -> tuple[Overlap, Tensor]:
-    """Add up the pairs of each region, over the batch and over all processes.
+    """Add up the pairs of every region, over the batch and over all processes.
 
     Args:
-        pairs: Sums per pair, (P,) each; P may be 0.
-        region: Region of each pair, (P,) long.
+        pairs: Sums of every pair, (P,); P may be 0.
+        region: Region of every pair, (P,) long.
         n_regions: R.
 
     Returns:
-        Sums per region, (R,), and 1 where a region is annotated in any sample, else 0, (R,) float32.
+        The sums of every region, (R,); and for every region 1 if it is annotated in any sample, else 0, (R,) float32.
     """
     rows = torch.stack([*pairs, torch.ones_like(pairs.sum_gt)])
     total = sum_over_processes(rows.new_zeros(len(rows), n_regions).index_add(1, region, rows))
@@ -136,7 +132,7 @@ def batch_overlap(pairs: Overlap, region: Tensor, n_regions: int) -> tuple[Overl
 
 
 def mean_dice_loss(pairs: Overlap, region: Tensor, n_regions: int, *, batch_dice: bool, smooth: float) -> Tensor:
-    """Return the mean of 1 - Dice over the regions annotated anywhere (`batch_dice`), or over the pairs."""
+    """Return the mean of 1 - Dice over the regions annotated in any sample (`batch_dice`), or over the pairs."""
     if not batch_dice:
         loss = 1 - soft_dice(pairs, smooth)
         return mean_over_processes(loss, loss.new_full((), loss.numel()))
@@ -150,8 +146,8 @@ def annotated_sums(
     """Sum over the voxels of the annotated (sample, region) pairs; arguments as of `MaskedDiceBCELoss.terms`.
 
     Returns:
-        Sample and region of each pair, (P, 2) long; the voxels that count, (B, *spatial) bool, or None if all do; and
-        the sums.
+        Sample and region of every pair, (P, 2) long; the voxels that count, (B, *spatial) bool, or None if all voxels
+        count; and the sums of the pairs.
     """
     pairs = annotated.nonzero().to(logits.device, non_blocking=True)
     valid = ~target[:, -1] if use_ignore_label else None
@@ -160,12 +156,12 @@ def annotated_sums(
 
 
 class MaskedLoss(nn.Module, ABC):
-    """What all modes share: two weighted terms, and what they are called with.
+    """Base of the segmentation losses: the weighted sum of a Dice term and a cross-entropy term.
 
     Args:
         use_ignore_label: Whether the last channel of the targets marks voxels to ignore.
         dice_weight: Weight of the term "dice".
-        bce_weight: Weight of the other term, the cross-entropy.
+        bce_weight: Weight of the cross-entropy term.
     """
 
     def __init__(self, *, use_ignore_label: bool, dice_weight: float, bce_weight: float) -> None:
@@ -175,13 +171,13 @@ class MaskedLoss(nn.Module, ABC):
         self.bce_weight = bce_weight
 
     def forward(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
-        """Return the weighted sum of `terms`, a scalar; arguments as there."""
+        """Return the weighted sum of the two terms, a scalar; arguments as in `terms`."""
         dice, cross_entropy = self.terms(logits, target, annotated).values()
         return self.dice_weight * dice + self.bce_weight * cross_entropy
 
     @abstractmethod
     def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
-        """Compute the unweighted terms: "dice", then the cross-entropy; a mode says what its logits are."""
+        """Compute the unweighted terms: "dice" first, then the cross-entropy."""
 
     def _check(self, logits: Tensor, target: Tensor, annotated: Tensor, n_regions: int) -> None:
         channels = n_regions + self.use_ignore_label
@@ -196,15 +192,15 @@ class MaskedLoss(nn.Module, ABC):
 class MaskedDiceBCELoss(MaskedLoss):
     """nnU-Net's Dice and binary cross-entropy over the annotated (sample, region) pairs.
 
-    With everything annotated it is nnU-Net's own loss for region training plus `dice_weight` (the Dice term is 1 - Dice
-    and not -Dice, so that it is never negative); the gradients are equal. Under `torch.distributed` the normalisers are
-    those of the union of all processes' batches: the mean of the processes' losses is the loss of the union, and
-    gradients averaged by DistributedDataParallel are its gradients. Every process must then call the loss equally
-    often, also with nothing annotated.
+    If everything is annotated, the loss equals nnU-Net's loss for region training plus `dice_weight`, because the Dice
+    term is 1 - Dice (never negative) and not -Dice; the gradients are equal. Under `torch.distributed` the loss divides
+    by the counts of all processes' batches together. The mean of the processes' losses is then the loss of the joint
+    batch, and the gradients averaged by DistributedDataParallel are its gradients. Every process must call the loss
+    equally often, also for batches without annotations.
 
     Args:
-        batch_dice: Sum over the annotated samples of a region before dividing, then average over the regions that are
-            annotated anywhere in the batch. Otherwise each annotated pair has its own Dice.
+        batch_dice: Whether to compute one Dice for every region from the sums over its annotated samples, and average
+            over the regions that are annotated in any sample. Otherwise every annotated pair has its own Dice.
         use_ignore_label: Whether the last channel of the targets marks voxels to ignore.
         dice_weight: Weight of 1 - Dice.
         bce_weight: Weight of the cross-entropy.
@@ -229,13 +225,14 @@ class MaskedDiceBCELoss(MaskedLoss):
 
         Args:
             logits: Segmentation logits before the sigmoid, (B, R, *spatial).
-            target: Region targets, (B, R, *spatial) bool; with the ignore label (B, R + 1, *spatial), it comes last.
-                Values of regions that are not annotated are not read.
-            annotated: Which regions the annotator labelled, (B, R) bool. On the CPU or where `logits` are; the CPU is
-                better, because finding the pairs on a CUDA device waits for that device.
+            target: Region targets, (B, R, *spatial) bool; with an ignore label (B, R + 1, *spatial), the ignore label
+                last. Targets of regions that are not annotated are not read.
+            annotated: Which regions the annotator labelled, (B, R) bool, on the CPU or on the device of `logits`. The
+                CPU is faster, because finding the pairs on a CUDA device waits for that device.
 
         Returns:
-            "dice" and "bce", scalar float32, never negative; zero, but attached to `logits`, if nothing is annotated.
+            "dice" and "bce", two float32 scalars, never negative; zero, but attached to `logits`, if nothing is
+            annotated.
 
         Raises:
             ValueError: If the shapes do not fit together.
@@ -255,7 +252,8 @@ class MaskedDiceBCELoss(MaskedLoss):
 def _mean_cross_entropy(values: Tensor, n_voxels: int, valid: Tensor | None, annotated: Tensor) -> Tensor:
     if valid is None:
         return mean_over_processes(values / n_voxels, values.new_full((), values.numel()))
-    # With the ignore label nnU-Net divides the sum over voxels and regions by the number of valid voxels, so that
-    # R regions weigh R times as much as without it. Kept: a data set annotated throughout trains as it does there.
+    # With an ignore label nnU-Net divides the sum over voxels and regions by the number of valid voxels, so that the
+    # cross-entropy weighs R times as much as without one. This loss does the same: a completely annotated data set
+    # trains as it does with nnU-Net.
     in_use = annotated.any(1).to(valid.device, non_blocking=True)
     return mean_over_processes(values, (valid.flatten(1).sum(1) * in_use).sum().float())

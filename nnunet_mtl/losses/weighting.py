@@ -1,4 +1,4 @@
-"""How the terms of the loss are weighted against each other: equal, fixed, learned uncertainty, or by their progress.
+"""Weights of the terms of the loss: equal, fixed, learned as uncertainties, or computed from how fast a term falls.
 
 Kendall, Gal, Cipolla: Multi-task learning using uncertainty to weigh losses, CVPR 2018. Liebel, Körner: Auxiliary tasks
 in multi-task learning, arXiv 1805.06334, 2018. Liu, Johns, Davison: End-to-end multi-task learning with attention
@@ -16,21 +16,22 @@ from nnunet_mtl.common.errors import UserError
 from nnunet_mtl.common.messages import did_you_mean, listed, shown, spelt
 from nnunet_mtl.losses.partial import process_count
 
-# Learned uncertainties are kept where exp(-s) is finite and small: a term that reaches 0 would send s to -infinity.
+# Bound of |s|, s = log sigma^2. Without it a term that reaches 0 would send s to -infinity and exp(-s) to infinity.
 LOG_VARIANCE_BOUND = 5.0
-# A Dice can exceed 1 by rounding, and 1 - Dice be that much below 0.
+# By rounding a Dice can exceed 1, and 1 - Dice can be below 0, by this much.
 ROUNDING = 1e-4
 
 
 class LossWeightingError(UserError):
-    """Weights name no term of the loss or are no weights, or a term that is to be weighted is negative."""
+    """A given weight names no term of the loss or is not a number of at least 0, or a term of the loss is negative."""
 
 
 class LossWeighting(nn.Module):
-    """Base of every weighting: terms, K of them, become one scalar, and some weights follow from what is learned.
+    """Base of every weighting: computes one scalar from K terms of the loss.
 
-    A term that nothing in the batch teaches adds neither its loss nor its regulariser, but stays in the graph, as do
-    its parameters: their gradient is 0, not missing, which DistributedDataParallel would not stand.
+    A term is present in a batch if the batch holds an annotation for it. A term that is not present adds neither its
+    loss nor its regulariser. It stays in the graph all the same, so that its parameters get a gradient of 0:
+    DistributedDataParallel fails where a gradient is missing.
 
     Args:
         terms: Names of the terms, in the order of `loss_terms` of the trainer.
@@ -44,11 +45,11 @@ class LossWeighting(nn.Module):
         """Return the total, a scalar.
 
         Args:
-            losses: The terms, scalars, at least 0.
-            present: Which of them anything in the batch teaches; on the CPU, so that nothing waits for the device.
+            losses: Terms by name, scalars of at least 0.
+            present: Whether a term is present in the batch, by name; on the CPU, so that nothing waits for the device.
 
         Raises:
-            LossWeightingError: If a term is negative. Finding it costs one wait for the device a step.
+            LossWeightingError: If a term is negative. This check waits once for the device in every step.
         """
         values = torch.stack([losses[term] for term in self.terms])
         _refuse_negative(values.detach(), self.terms)
@@ -56,7 +57,7 @@ class LossWeighting(nn.Module):
         return (taught.to(values.device, non_blocking=True) * self.weighted(values)).sum()
 
     def weighted(self, values: Tensor) -> Tensor:
-        """Return what each term adds to the total, (K,), of their values, (K,)."""
+        """Return what the terms add to the total, (K,), from the values of the terms, (K,)."""
         raise NotImplementedError
 
     def backward(
@@ -71,8 +72,8 @@ class LossWeighting(nn.Module):
         Args:
             losses: As in `forward`.
             present: As in `forward`.
-            parameters: What is trained; not read where gradients are those of the total.
-            scale: What a loss passes before its gradient is computed: that of a `GradScaler`.
+            parameters: Trained parameters; read only by weightings that change the gradients of single terms.
+            scale: Function that is applied to a loss before its gradient is computed, such as that of a `GradScaler`.
         """
         total: Tensor = self(losses, present)
         torch.autograd.backward(scale(total))
@@ -80,7 +81,10 @@ class LossWeighting(nn.Module):
         return total
 
     def _average_gradients(self) -> None:
-        """Average over ranks what DistributedDataParallel does not know of, before anything is unscaled or clipped."""
+        """Average over ranks the gradients of the weighting's own parameters, which DistributedDataParallel ignores.
+
+        This comes before gradients are unscaled and clipped.
+        """
         if process_count() > 1:
             for parameter in self.parameters():
                 gradient = parameter.grad
@@ -89,25 +93,26 @@ class LossWeighting(nn.Module):
                     gradient /= process_count()
 
     def weights(self) -> dict[str, float]:
-        """Return by what factor the loss of each term enters the total now."""
+        """Return the factor with which the loss of every term enters the total now, by name."""
         raise NotImplementedError
 
     def end_epoch(self, means: Mapping[str, float]) -> None:
-        """Learn what the terms were in an epoch of training.
+        """Take note of the terms' means at the end of a training epoch; the base does nothing.
 
         Args:
-            means: Of each term over the batches that taught it, the same on all ranks; NaN where none did.
+            means: Mean of every term over the batches in which it was present, the same on all ranks; NaN if there was
+                no such batch.
         """
 
 
 class EqualWeights(LossWeighting):
-    """The sum of all terms, of any sign: the default."""
+    """The default: the sum of all terms, which may be negative."""
 
     def __init__(self, terms: Sequence[str] = ()) -> None:
         super().__init__(terms)
 
     def forward(self, losses: Mapping[str, Tensor], present: Mapping[str, bool]) -> Tensor:
-        """Return the sum; a term that nothing teaches is 0 times what it holds."""
+        """Return the sum of the terms; a term that is not present is multiplied by 0."""
         return torch.stack([loss if present[term] else 0 * loss for term, loss in losses.items()]).sum()
 
     def weights(self) -> dict[str, float]:
@@ -116,11 +121,11 @@ class EqualWeights(LossWeighting):
 
 
 class FixedWeights(LossWeighting):
-    """Weights that are given.
+    """Weights that the user gives.
 
     Args:
         terms: Names of the terms.
-        factors: Of some terms, their weight, at least 0; 1 for the others.
+        factors: Weights by the name of the term, at least 0; a term that is missing here has the weight 1.
     """
 
     factors: Tensor
@@ -134,15 +139,15 @@ class FixedWeights(LossWeighting):
         return self.factors * values
 
     def weights(self) -> dict[str, float]:
-        """Return what was given."""
+        """Return the given weights."""
         return dict(zip(self.terms, self.factors.tolist(), strict=True))
 
 
 class UncertaintyWeights(LossWeighting):
     """Base of learned weights: a log variance s = log sigma^2 for each term, 0 at the start, kept in [-5, 5].
 
-    It is kept there by moving it back before it is used, not by a clamp in the equation, whose gradient would be 0 and
-    hold it at the bound for ever.
+    A log variance beyond a bound is moved back to the bound before it is used. A clamp in the equation would not do:
+    its gradient beyond the bound is 0, and the log variance would stay there for ever.
     """
 
     def __init__(self, terms: Sequence[str]) -> None:
@@ -151,7 +156,7 @@ class UncertaintyWeights(LossWeighting):
 
     def weighted(self, values: Tensor) -> Tensor:
         """Return the weighted terms and their regularisers, (K,)."""
-        # by `data`: the graph of an earlier call stays valid, for which the value was moved back already
+        # `data` is changed so that the graph of an earlier call, which used the bounded value too, stays valid.
         self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         return self.factors(self.log_variance) * values + self.regulariser(self.log_variance)
 
@@ -162,20 +167,20 @@ class UncertaintyWeights(LossWeighting):
         return dict(zip(self.terms, factors.tolist(), strict=True))
 
     def factors(self, log_variance: Tensor) -> Tensor:
-        """Return what the losses are multiplied with, (K,)."""
+        """Return the factors of the losses, (K,), from the log variances, (K,)."""
         raise NotImplementedError
 
     def regulariser(self, log_variance: Tensor) -> Tensor:
-        """Return what keeps the variances from growing, (K,)."""
+        """Return the terms that keep the variances from growing, (K,), from the log variances, (K,)."""
         raise NotImplementedError
 
 
 class KendallWeights(UncertaintyWeights):
     """Homoscedastic uncertainty (Kendall et al.), with s = log sigma^2.
 
-    Regression terms, `regression/...`, add ``exp(-s)/2 L + s/2``, smallest at sigma^2 = L; all others, which are
-    cross-entropies and overlaps of probabilities, ``exp(-s) L + s/2``, smallest at sigma^2 = 2 L. The total is negative
-    where a term is small.
+    A regression term L, `regression/...`, adds ``exp(-s)/2 L + s/2``, which is smallest at sigma^2 = L. All other terms
+    are cross-entropies and overlaps of probabilities; they add ``exp(-s) L + s/2``, which is smallest at sigma^2 = 2 L.
+    What a small term adds is negative.
     """
 
     scale: Tensor
@@ -186,7 +191,7 @@ class KendallWeights(UncertaintyWeights):
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
 
     def factors(self, log_variance: Tensor) -> Tensor:
-        """Return exp(-s), or half of it, (K,)."""
+        """Return exp(-s), for regression terms exp(-s)/2, (K,)."""
         return self.scale * torch.exp(-log_variance)
 
     def regulariser(self, log_variance: Tensor) -> Tensor:
@@ -197,8 +202,8 @@ class KendallWeights(UncertaintyWeights):
 class LiebelKoernerWeights(UncertaintyWeights):
     """Uncertainty whose regulariser is never negative (Liebel, Körner), of MA-MTLN and ACSNet.
 
-    A term adds ``L / (2 sigma^2) + log(1 + sigma^2)``, smallest at ``sigma^2 = (L + sqrt(L^2 + 8 L)) / 4``. Published
-    with sigma as the parameter; here it is s = log sigma^2, which cannot pass through 0.
+    A term L adds ``L / (2 sigma^2) + log(1 + sigma^2)``, which is smallest at ``sigma^2 = (L + sqrt(L^2 + 8 L)) / 4``.
+    The published parameter is sigma; here it is s = log sigma^2, so that sigma^2 cannot reach 0.
     """
 
     def factors(self, log_variance: Tensor) -> Tensor:
@@ -211,16 +216,17 @@ class LiebelKoernerWeights(UncertaintyWeights):
 
 
 class DynamicWeightAverage(LossWeighting):
-    """Weights by how fast a term falls (Liu et al.): more for what learns more slowly.
+    """Weights computed from how fast the terms fall (Liu et al.): a term that falls more slowly gets a larger weight.
 
-    With L(e) a term's mean over epoch e, ``r = L(e - 1) / L(e - 2)`` and the weights are ``K softmax(r / T)``; 1 in the
-    first two epochs. They add up to K. A term that an epoch did not teach keeps its last two means; until it has two, r
-    is 1. So is r where the earlier mean is 0, or 0 to rounding beside the later one: how fast a term left zero says
-    nothing of how fast it learns, and an infinite ratio would leave the other terms no weight.
+    With L(e) the mean of a term over epoch e and ``r = L(e - 1) / L(e - 2)``, the weights are ``K softmax(r / T)``,
+    which add up to K. In the first two epochs all weights are 1. A term that was not present in an epoch keeps its last
+    two means; until a term has two means, its r is 1. Its r is also 1 if the earlier mean is 0 or rounds to 0 beside
+    the later one: such a ratio says nothing about how fast the term learns, and an infinite ratio would leave the other
+    terms no weight.
 
     Args:
         terms: Names of the terms.
-        temperature: T; the larger, the more equal.
+        temperature: T; a larger temperature makes the weights more equal.
     """
 
     factors: Tensor
@@ -241,12 +247,12 @@ class DynamicWeightAverage(LossWeighting):
         return dict(zip(self.terms, self.factors.tolist(), strict=True))
 
     def end_epoch(self, means: Mapping[str, float]) -> None:
-        """Set the weights of the next epoch; arguments as of `LossWeighting.end_epoch`."""
+        """Set the weights of the next epoch; arguments as in `LossWeighting.end_epoch`."""
         new = self.history.new_tensor([means[term] for term in self.terms])
         known = new.isfinite()
         self.history = torch.where(known, torch.stack([self.history[1], new]), self.history)
         before, now = self.history
-        # no ratio without two means, which are NaN before, and none from 0
+        # The ratio is 1 until a term has two means (missing ones are NaN), and if the earlier mean is 0.
         ratio = torch.where(before > torch.finfo(now.dtype).eps * now, now / before, 1.0)
         self.factors = len(self.terms) * torch.softmax(ratio / self.temperature, 0)
 
@@ -255,14 +261,15 @@ def fixed_factors(text: str, terms: Sequence[str]) -> dict[str, float]:
     """Read weights such as "liver=1,malignancy=0.5".
 
     Args:
-        text: Names of tasks or questions, or whole names of terms, and numbers.
+        text: NAME=WEIGHT pairs, separated by commas. NAME is a task, a question or the whole name of a term.
         terms: Names of the terms, such as `segmentation/liver`.
 
     Returns:
-        The weight by the name of the term.
+        The weights by the name of the term.
 
     Raises:
-        LossWeightingError: Naming what is no term, names two, is given twice, or is no number of at least 0.
+        LossWeightingError: If a name fits no term or several terms, a name is given twice, a weight is not a number of
+            at least 0, or all weights are 0.
     """
     factors: dict[str, float] = {}
     for assignment in text.split(","):

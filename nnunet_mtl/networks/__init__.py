@@ -2,14 +2,14 @@
 
 What every network shares lies in this folder. Start with the table of places:
 
-- `insertion_points`: the table, and what stands at a place if a trainer names nothing (`off_parts`, `decoders`).
-- `description`: what a network is made of, read once from the arguments of the plans; `architecture` writes these.
+- `insertion_points`: the table; `off_parts` and `decoders` hold the parts that a network gets if a trainer names none.
+- `description`: the parts and heads of a network, read once from arguments in the plans that `architecture` writes.
 - `multitask_network`: the base of all networks. `task_guided`: the base of those in which the task can enter anywhere.
 - `unet`: nnU-Net's U-Nets with these places. `dodnet.residual_unet`, `streams.streamed_unet` and `mamtln.pyramid_unet`
   hold the other networks.
 - `heads`: segmentation heads. `classification`: heads that answer questions about the image, with `evidence_pooling`
   and `standardisation`; `probe_head` is the one that `nnunet_mtl probe` exports.
-- `task_passes`: how often a network runs for all tasks. `multitask_output`: what it returns then.
+- `task_passes`: runs a network for one task or for all tasks. `multitask_output`: everything a network returns.
 - `attention`: the task-guided attention of `nnUNetTrainerMTLAttention`. `task_code`: Cond-Input and Cond-Dec.
 - `pre_norm`: features before their normalisation. `normalised_feature`, `gradient`, `unused_parameters`, `unwrapped`
   and `layout` (the regions): small helpers of several networks.

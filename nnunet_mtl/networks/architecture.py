@@ -1,4 +1,4 @@
-"""From the stock `architecture` block of a plans file to that of the task-guided network; JSON in, JSON out."""
+"""Turns the `architecture` block of nnU-Net's plans into the block of a network of this package; JSON in, JSON out."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ from nnunet_mtl.networks.insertion_points import GuidedParts, PyramidParts, Stre
 from nnunet_mtl.networks.layout import Layout
 
 PUBLISHED_NETWORK = "nnunet_mtl.networks.dodnet.residual_unet.PublishedUNet"
-"""DoDNet's and TGNet's own network, named by plans of `nnunet_mtl.planning.published`; task-guided as it is."""
+"""DoDNet's and TGNet's own network, which plans of `nnunet_mtl.planning.published` name. It has insertion points
+already, so that its class name stays."""
 
 _STOCK_PACKAGE = "dynamic_network_architectures.architectures."
 
@@ -19,8 +20,8 @@ class SupervisedOutput(NamedTuple):
     """An output that the loss is computed on.
 
     Attributes:
-        stage: Stage of the encoder whose size its targets have, 0 for full resolution.
-        weight: Of its loss.
+        stage: Stage of the encoder that has the spatial size of the output's targets, 0 for full resolution.
+        weight: Weight of the output in the loss.
     """
 
     stage: int
@@ -28,13 +29,13 @@ class SupervisedOutput(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Networks that have the same insertion points, one for each network nnU-Net plans.
+    """Networks that have the same insertion points, one for every network that nnU-Net plans.
 
     Attributes:
-        networks: Dotted path of the counterpart of each stock class, by its name.
-        parts_class: Their insertion points and what stands there if a trainer names nothing.
-        regresses: Whether they predict values per voxel too.
-        outputs: What deep supervision is of, full resolution first; by default nnU-Net's stages and weights.
+        networks: Dotted path of this package's network by the name of nnU-Net's class.
+        parts_class: The insertion points, with the part that stands at each point if a trainer names none.
+        regresses: Whether the networks can predict values per voxel too.
+        outputs: Outputs of deep supervision, full resolution first; by default nnU-Net's stages and weights.
     """
 
     networks: Mapping[str, str]
@@ -44,9 +45,9 @@ class Family(NamedTuple):
 
     @property
     def points(self) -> dict[str, str]:
-        """Dotted path of what stands at each point if a trainer names nothing, by the point's name."""
-        off = {one: getattr(self.parts_class, one) for one in table_of(self.parts_class)}
-        return {one: f"{part.__module__}.{part.__qualname__}" for one, part in off.items()}
+        """Dotted path of the part that stands at a point if a trainer names none, by the name of the point."""
+        defaults = {point: getattr(self.parts_class, point) for point in table_of(self.parts_class)}
+        return {point: f"{part.__module__}.{part.__qualname__}" for point, part in defaults.items()}
 
 
 def _counterparts(module: str, prefix: str) -> dict[str, str]:
@@ -54,10 +55,10 @@ def _counterparts(module: str, prefix: str) -> dict[str, str]:
 
 
 GUIDED = Family(_counterparts("unet", "TaskGuided"), GuidedParts)
-"""nnU-Net's U-Nets with points at which the task can enter."""
+"""nnU-Net's U-Nets with insertion points at which the task can enter."""
 
 STREAMED = Family(_counterparts("streams.streamed_unet", "Streamed"), StreamedParts, regresses=True)
-"""One encoder, of which every task sees a stream, and a decoder for each task."""
+"""nnU-Net's U-Nets with one encoder for all tasks, and a stream of its features and a decoder for every task."""
 
 PYRAMID = Family(
     _counterparts("mamtln.pyramid_unet", "Pyramid"),
@@ -70,7 +71,7 @@ _FAMILIES = (GUIDED, STREAMED, PYRAMID)
 
 
 def family_of(network_class: str) -> Family:
-    """Return the family of a network by its dotted path; GUIDED, the general one, for what is none of ours."""
+    """Return the family of a network, given by its dotted path; GUIDED if the network is none of this package."""
     return next((family for family in _FAMILIES if network_class in family.networks.values()), GUIDED)
 
 
@@ -91,32 +92,32 @@ def multitask_architecture(
     class_dropout: float = 0.0,
     class_gradient: float = 1.0,
 ) -> dict[str, Any]:
-    """Return the `architecture` block of the task-guided counterpart of a stock network.
+    """Return the `architecture` block of this package's network in the place of nnU-Net's.
 
-    Applied to its own result it only sets the same values again.
+    The function may also be applied to a block that it returned.
 
     Args:
         architecture: Block with `network_class_name`, `arch_kwargs` and `_kw_requires_import`; not changed.
-        layout: The regions.
-        patch_size: Of the configuration, in voxels.
-        parts: Dotted paths of classes by point of the family; a point that is not named takes the family's.
-        family: Which networks.
-        method_options: Numbers of the parts, JSON-able.
-        regressions: Names of what is predicted as a value per voxel.
-        head: Dotted path of the head class.
-        head_options: Its own arguments, JSON-able.
-        gates: "identity" or "faithful".
-        questions: What a classification head is asked, each as `nnunet_mtl.networks.classification.Question` says.
+        layout: The regions that the network predicts.
+        patch_size: Patch size of the configuration, in voxels.
+        parts: Dotted paths of the parts, by insertion point; a point that is missing here gets the default part.
+        family: The family from which the network is taken.
+        method_options: Numbers with which the parts are built, in types that JSON has.
+        regressions: Names of the tasks for which the network predicts a value per voxel.
+        head: Dotted path of the segmentation head's class.
+        head_options: Arguments of the segmentation head, in types that JSON has.
+        gates: "identity" or "faithful", see `nnunet_mtl.networks.attention`.
+        questions: Questions of the classification head, see `nnunet_mtl.networks.classification.Question`.
         classification: Dotted path of the classification head's class.
-        class_dropout: Dropout of the classification head.
-        class_gradient: How much of the head's gradient reaches the encoder and decoder, 0 to 1.
+        class_dropout: Dropout probability of the classification head.
+        class_gradient: Share of the classification head's gradient that reaches encoder and decoder, 0 to 1.
 
     Raises:
-        ArchitectureError: If the network class has no task-guided form, or a point is not known.
+        ArchitectureError: If the family has no network in the place of this one, or has no such insertion point.
     """
-    strange = [point for point in parts if point not in family.points]
-    if strange:
-        raise ArchitectureError(f"parts: no point {strange[0]!r}; known are {', '.join(family.points)}")
+    unknown = [point for point in parts if point not in family.points]
+    if unknown:
+        raise ArchitectureError(f"parts: no point {unknown[0]!r}; known are {', '.join(family.points)}")
     result: dict[str, Any] = copy.deepcopy(dict(architecture))
     result["network_class_name"] = _counterpart(architecture["network_class_name"], family)
     classes = {**family.points, **parts, "segmentation_head": head, "classification": classification}
@@ -143,8 +144,8 @@ def _bottleneck_size(patch_size: Sequence[int], strides: Sequence[int | Sequence
     """Return the spatial size of the encoder's last feature; a stride rounds up."""
     size = [int(edge) for edge in patch_size]
     for stride in strides:
-        each = [stride] * len(size) if isinstance(stride, int) else stride
-        size = [-(-edge // step) for edge, step in zip(size, each, strict=True)]
+        steps = [stride] * len(size) if isinstance(stride, int) else stride
+        size = [-(-edge // step) for edge, step in zip(size, steps, strict=True)]
     return size
 
 

@@ -1,9 +1,10 @@
 """Task-guided channel attention on the skip connections.
 
-What a gate reads decides whether it knows the image. Share of the image in the variance of trained "identity" gates
-(patches x tasks, `python benchmarks/gates.py`, seed 0, Dice 0.92, three skips from the coarsest): 36, 59 and 62 % with
-the mean and the standard deviation of a pre-norm convolution, standardised over images (seed 1: 11, 12 and 36 %); 0 %
-without the standardisation, 0 to 2 % with layer normalisation in its place. Interaction of image and task: 1 to 4 %.
+What a gate reads decides whether its factors depend on the image. The following shares of the variance of trained
+"identity" gates (patches x tasks) come from the image: 36, 59 and 62 % at three skips from the coarsest, with the mean
+and the standard deviation of a convolution before its normalisation, standardised over images (seed 1: 11, 12 and
+36 %); 0 % without the standardisation; 0 to 2 % with layer normalisation in its place. The interaction of image and
+task has 1 to 4 %. Measured by `python benchmarks/gates.py`, seed 0, Dice 0.92.
 """
 
 import math
@@ -21,16 +22,17 @@ Gates = Literal["identity", "faithful"]
 class TaskGuidedAttention(nn.Module):
     """Scales every channel of a skip by a factor computed from the coarser decoder feature and from the task.
 
-    The descriptor v of the feature is standardised over the images seen in training: what pooled features have in
-    common is much larger than what tells images apart, and gates that read them as they are learn the task alone.
+    The descriptor v of the feature is standardised over the images seen in training. Pooled features differ little
+    between images compared with what all images have in common; without standardisation gates learn the task alone.
 
     Args:
         skip_channels: Channels of the skip.
         feature_channels: Channels of the coarser decoder feature.
         num_tasks: K.
-        gates: "identity": 2 sigmoid(perceptron(v, e)), exactly 1 before training, v the mean and the standard deviation
-            of every channel, e the task's code; "faithful": sigmoid(W [v || e] + b) with v the means, averaged to as
-            many as the skip has channels, initialised as published, near one half.
+        gates: "identity": the factors are 2 sigmoid(perceptron(v, e)), exactly 1 before training; v holds the mean and
+            the standard deviation of every channel, e is the task's one-hot code. "faithful": the factors are
+            sigmoid(W [v || e] + b), near one half before training, initialised as published; v holds the means of the
+            channels, averaged to as many values as the skip has channels.
 
     Source: Wu, Pang, Sowmya, TGNet: a task-guided network architecture for multi-organ and tumour segmentation from
     partially labelled datasets, ISBI 2022. Written from the paper; the descriptor and "identity" are ours.
@@ -54,14 +56,14 @@ class TaskGuidedAttention(nn.Module):
         Args:
             skip: Encoder feature, (B, C, *spatial).
             feature: Coarser decoder feature before its normalisation, (B, C', *coarser spatial).
-            upsampled: Not read; what the skip will be merged with, (B, C, *spatial).
+            upsampled: Not read.
             task: Task index per sample, (B,) long.
         """
         factors = self.factors(feature, task).to(skip.dtype)
         return skip * factors.reshape(*factors.shape, *[1] * (skip.ndim - 2))
 
     def factors(self, feature: Tensor, task: Tensor) -> Tensor:
-        """Return the factor of every skip channel, (B, C), in float32 under autocast too."""
+        """Return the factor of every skip channel, (B, C), in float32 also under autocast."""
         with torch.autocast(feature.device.type, enabled=False):
             mean, deviation = pooled(feature)
             code = (task[:, None] == self.task_indices).to(mean.dtype)
@@ -85,7 +87,7 @@ class IdentityGate(nn.Module):
         self.description = nn.Linear(2 * feature_channels, hidden)
         self.task_embedding = nn.Linear(num_tasks, hidden, bias=False)
         self.output = nn.Linear(hidden, skip_channels)
-        # Image and task reach the hidden layer with unit variance each; by default the code, one of many inputs,
+        # Image and task both reach the hidden layer with unit variance. By default the task's code, one of many inputs,
         # would hardly count. nnU-Net re-initialises convolutions after construction, never linear layers.
         nn.init.normal_(self.description.weight, std=1 / math.sqrt(2 * feature_channels))
         nn.init.zeros_(self.description.bias)
@@ -94,7 +96,7 @@ class IdentityGate(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, mean: Tensor, deviation: Tensor, code: Tensor) -> Tensor:
-        """Return factors (B, C) between 0 and 2 of pooled features (B, C') and the task's one-hot code (B, K)."""
+        """Return factors (B, C) between 0 and 2 from pooled features (B, C') and the task's one-hot code (B, K)."""
         described = self.description(self.standardise(torch.cat((mean, deviation), dim=1)))
         return 2 * torch.sigmoid(self.output(functional.leaky_relu(described + self.task_embedding(code))))
 
@@ -115,8 +117,9 @@ class PublishedGate(nn.Module):
         self.output = nn.Linear(skip_channels + num_tasks, skip_channels)
 
     def forward(self, mean: Tensor, deviation: Tensor, code: Tensor) -> Tensor:
-        """Return factors (B, C) between 0 and 1 of pooled features (B, C') and the task's one-hot code (B, K)."""
-        # The published descriptor has the channels of the skip; with those of the coarser stage W would be too large.
+        """Return factors (B, C) between 0 and 1 from pooled features (B, C') and the task's one-hot code (B, K)."""
+        # The published descriptor has as many values as the skip has channels; with the number of channels of the
+        # coarser stage W would be larger than published.
         described = self.standardise(functional.adaptive_avg_pool1d(mean, self.skip_channels))
         return torch.sigmoid(self.output(torch.cat((described, code), dim=1)))
 
@@ -126,6 +129,6 @@ def pooled(feature: Tensor) -> tuple[Tensor, Tensor]:
     dims = tuple(range(2, feature.ndim))
     dtype = torch.promote_types(feature.dtype, torch.float32)
     mean = feature.mean(dims, dtype=dtype)
-    # Accumulated in float32 without a float32 copy of the feature, which autograd would have to keep.
+    # Adds up in float32 without a float32 copy of the feature, which autograd would have to keep.
     rms = torch.linalg.vector_norm(feature, dim=dims, dtype=dtype) / math.sqrt(feature[0, 0].numel())
     return mean, (rms.square() - mean.square()).clamp_min(0).add(1e-6).sqrt()

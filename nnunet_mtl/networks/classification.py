@@ -1,7 +1,7 @@
-"""Heads that answer questions about the whole image from what the U-Net computed for one patch.
+"""Heads that answer questions about the whole image from the features that the U-Net computed for one patch.
 
-Fine texture survives in the shallow stages, the class of a lesion in the deep ones, and both drown in a mean over the
-patch: so every stage is read, and read under the structure that the question is about.
+The shallow stages hold fine texture, the deep stages hold the class of a lesion, and a mean over the patch hides both.
+The main head therefore reads every stage, and only inside the structure that the question is about: its evidence.
 """
 
 import math
@@ -16,21 +16,22 @@ from nnunet_mtl.networks.evidence_pooling import evidence_at, pooled_by_score, p
 from nnunet_mtl.networks.standardisation import RunningStandardiser
 
 HIDDEN = 32
-# Standard deviations. A channel that was constant so far, or another scanner, must not outvote all the others.
+# Bound of standardised values, in standard deviations: a channel that was constant so far, or that another scanner
+# shifts, must not outweigh all other channels.
 _FARTHEST = 5.0
-# Least probability that is evidence. Smaller ones add up to a structure where there is none: to 10 to 30 voxels in
-# patches of 24 x 32 x 32 in which the demonstration's network finds no voxel of the tumour.
+# Least probability that counts as evidence. Smaller probabilities would add up to a structure that is not there: to 10
+# to 30 voxels in patches of 24 x 32 x 32 in which the demonstration's network finds no voxel of the tumour.
 _LEAST = 0.1
 
 
 class Question(TypedDict):
-    """A question about the whole image, as it stands in the plans.
+    """A question about the whole image, in the form in which the plans hold it.
 
     Attributes:
-        name: Its name.
-        outputs: Number of logits of its answer.
-        evidence: Index of the region it is about; -1 for none.
-        task: Index of the task that owns that region; -1 for none.
+        name: Name that no other question has.
+        outputs: Number of logits of the answer.
+        evidence: Index of the region that the question is about; -1 if it is about no region.
+        task: Index of the task that owns the region; -1 if the question is about no region.
     """
 
     name: str
@@ -40,11 +41,11 @@ class Question(TypedDict):
 
 
 class KnownEvidence(NamedTuple):
-    """Where the evidence of Q questions was annotated.
+    """Annotated evidence of Q questions.
 
     Attributes:
-        mask: Ground truth of each question's region, (B, Q, *spatial) bool; not read where it is not known.
-        known: Whether the region was annotated in this sample, (B, Q) bool.
+        mask: Ground truth of every question's region, (B, Q, *spatial) bool; not read where `known` is false.
+        known: Whether the question's region was annotated in the sample, (B, Q) bool.
     """
 
     mask: Tensor
@@ -52,14 +53,15 @@ class KnownEvidence(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Tensors that the last normalisation of a stage reads.
+    """Features that a classification head may read.
 
     Attributes:
-        encoder: Of every encoder stage, full resolution first, each (B, C, *spatial).
-        decoder: Of the coarsest decoder stage, (B, C, *spatial), computed under the sample's task.
-        attended: Output of that stage and of its attention, (B, C, *spatial), or the descriptor of a branch of its
-            own, (B, C); None if the network has no such.
-        streams: What each question sees of the deepest stage, (B, C, *spatial); none if there are no streams.
+        encoder: Input of the last normalisation of every encoder stage, full resolution first, (B, C, *spatial).
+        decoder: Input of the last normalisation of the coarsest decoder stage, (B, C, *spatial), computed for the
+            sample's task.
+        attended: Output of the attention behind the coarsest decoder stage, (B, C, *spatial); in MA-MTLN's network the
+            descriptor of the classification branch, (B, C); None if the network has neither.
+        streams: For every question its stream of the deepest stage, (B, C, *spatial); empty if the network has none.
     """
 
     encoder: list[Tensor]
@@ -70,37 +72,38 @@ class Features(NamedTuple):
 
 @torch.no_grad()
 def evidence_mask(region_logits: Tensor, known_mask: Tensor | None = None, known: Tensor | None = None) -> Tensor:
-    """Return the evidence of one question: the annotation where there is one, else the network's own probability.
+    """Return the evidence of one question: the annotation of its region if known, else the network's probability.
 
-    A probability below one tenth is no evidence, so that there is an outside in either case.
+    Probabilities below 0.1 become 0, so that the network's evidence has an outside as an annotation has.
 
     Args:
         region_logits: Full-resolution logits of the question's region, (B, *spatial).
-        known_mask: Ground truth, (B, *spatial) bool; None if nothing is known.
-        known: Whether the ground truth is known, (B,) bool.
+        known_mask: Ground truth of the region, (B, *spatial) bool; None if no sample has one.
+        known: Whether the ground truth of the sample is known, (B,) bool.
 
     Returns:
         Values between 0 and 1, (B, 1, *spatial), float32, without a gradient.
     """
-    own = torch.sigmoid(region_logits.float())
-    own = torch.where(own < _LEAST, torch.zeros_like(own), own)
+    evidence = torch.sigmoid(region_logits.float())
+    evidence = torch.where(evidence < _LEAST, torch.zeros_like(evidence), evidence)
     if known_mask is not None and known is not None:
-        own = torch.where(known.reshape(-1, *[1] * (own.ndim - 1)), known_mask.to(own.dtype), own)
-    return own.unsqueeze(1)
+        known = known.reshape(-1, *[1] * (evidence.ndim - 1))
+        evidence = torch.where(known, known_mask.to(evidence.dtype), evidence)
+    return evidence.unsqueeze(1)
 
 
 class ClassificationHead(nn.Module):
-    """Base of the heads, which say how one question is answered: `answer` builds it, `forward` runs it.
+    """Base of the classification heads. `answer` builds the module that answers one question, `forward` runs it.
 
     Args:
-        questions: The questions.
+        questions: Questions about the image, one module for each.
         encoder_channels: Channels of the encoder's stages, full resolution first.
         decoder_channels: Channels of the decoder's stages, coarsest first.
         dropout: Probability with which a value of the descriptor is dropped in training.
 
     Attributes:
-        reads_attended: Whether `Features.attended` is read, which not every network has.
-        reads_streams: Whether `Features.streams` is read, and questions are to have streams.
+        reads_attended: Whether the head reads `Features.attended`, which not every network gives.
+        reads_streams: Whether the head reads `Features.streams`; the network then builds a stream for every question.
     """
 
     reads_attended: ClassVar[bool] = False
@@ -120,81 +123,75 @@ class ClassificationHead(nn.Module):
         )
 
     def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
-        """Return what is built for one question; the other arguments are the constructor's."""
+        """Return the module that answers one question; the other arguments are those of the constructor."""
         raise NotImplementedError
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
         """Return the logits of one question, (B, outputs), at least float32.
 
         Args:
-            index: Of the question.
-            features: Of one pass.
-            evidence: (B, 1, *spatial) at full resolution; None for a question without.
+            index: Index of the question.
+            features: Features of one pass.
+            evidence: (B, 1, *spatial) at full resolution; None for a question without evidence.
         """
         raise NotImplementedError
 
 
 class NoClassification(ClassificationHead):
-    """No answers: how a network is told to have no head (a misspelt dotted path gives None, refused).
-
-    Args:
-        questions: Not used, like the others; here so that heads are built alike.
-        others: Not used.
-    """
+    """Stands for "no classification head": it has no questions and takes the same arguments as the other heads."""
 
     def __init__(self, questions: Sequence[Question], *others: Any) -> None:
         super().__init__((), *others)
 
 
 class EvidenceHead(ClassificationHead):
-    """Every stage of the encoder and the coarsest of the decoder, pooled under the evidence of the question.
+    """Pools every encoder stage and the coarsest decoder stage under the evidence of the question.
 
-    Questions share no parameters and do not disturb each other. A question without evidence reads the encoder only,
-    which no task changes, pooled by attention.
+    The questions share no parameters. A question without evidence reads the encoder only, pooled by attention.
 
-    What lies outside the evidence is not read. It can still tell on a feature inside: within the receptive field, and
-    where the U-Net itself pools over the patch, in its normalisations and in the gates on its skips.
+    The head does not read voxels outside the evidence. They can still influence features inside it: through the
+    receptive field, and where the U-Net itself pools over the patch (its normalisations, the gates on its skips).
     """
 
     def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
-        """As of the base."""
+        """Return a module that pools under the evidence, or by attention if the question has no evidence."""
         if question["evidence"] < 0:
             return AnswerByAttention(encoder, question["outputs"], dropout)
         return AnswerUnderEvidence([*encoder, decoder[0]], question["outputs"], dropout)
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """As of the base."""
+        """Return the logits of one question, (B, outputs); arguments as in `ClassificationHead.forward`."""
         logits: Tensor = self.answers[index](features, evidence)
         return logits
 
 
 class BottleneckHead(ClassificationHead):
-    """The usual head, a control: reads the mean of the deepest stage before its normalisation, and no evidence."""
+    """The usual head, for comparison: reads the mean of the deepest stage before normalisation, and no evidence."""
 
     def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
-        """As of the base."""
+        """Return a perceptron on the channels of the deepest stage."""
         return Perceptron(encoder[-1], question["outputs"], dropout)
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """As of the base; `evidence` is not read."""
+        """Return the logits of one question, (B, outputs); `evidence` is not read."""
         logits: Tensor = self.answers[index](mean_over_patch(self.deepest(index, features)))
         return logits
 
     def deepest(self, index: int, features: Features) -> Tensor:
-        """Return what a question is answered from, (B, C, *spatial)."""
+        """Return the feature from which a question is answered, (B, C, *spatial)."""
         return features.encoder[-1]
 
 
 def mean_over_patch(feature: Tensor) -> Tensor:
-    """Return the mean of every channel of (B, C, *spatial), (B, C), at least float32."""
+    """Return the mean of every channel over space, (B, C), at least float32, from a feature (B, C, *spatial)."""
     return feature.flatten(2).mean(2, dtype=torch.promote_types(feature.dtype, torch.float32))
 
 
 class AnswerUnderEvidence(nn.Module):
-    """Answers one question from what lies under its evidence; without evidence the answer is the same for any image.
+    """Answers one question from the features under its evidence. If the evidence is empty, all images get one answer.
 
     Args:
-        channels: Channels of the stages read: the encoder's, full resolution first, then the decoder's coarsest.
+        channels: Channels of the encoder's stages, full resolution first, then of the coarsest decoder stage.
         outputs: Number of logits.
         dropout: Probability with which a value of the descriptor is dropped in training.
     """
@@ -204,11 +201,11 @@ class AnswerUnderEvidence(nn.Module):
         self.perceptron = Perceptron(3 * sum(channels), outputs, dropout)
 
     def forward(self, features: Features, evidence: Tensor) -> Tensor:
-        """Return logits (B, outputs) of the features of one pass and evidence (B, 1, *spatial)."""
+        """Return logits (B, outputs) from the features of one pass and the evidence (B, 1, *spatial)."""
         volume = evidence.flatten(1).sum(1)
         pyramid = []
         for feature in features.encoder:
-            # from stage to stage: the same shares as from full resolution, without its large windows
+            # Shrunk from stage to stage: the shares are those of shrinking from full resolution, the windows smaller.
             evidence = evidence_at(evidence, feature.shape[2:])
             pyramid.append(evidence)
         stages = zip([*features.encoder, features.decoder], [*pyramid, pyramid[-2]], strict=True)
@@ -218,7 +215,7 @@ class AnswerUnderEvidence(nn.Module):
 
 
 class AnswerByAttention(nn.Module):
-    """Answers one question from where in the patch a learnt score says to look; evenly everywhere before training.
+    """Answers one question from features weighted by a learnt score; before training all voxels weigh the same.
 
     Args:
         channels: Channels of the encoder's stages, full resolution first.
@@ -232,17 +229,17 @@ class AnswerByAttention(nn.Module):
         self.perceptron = Perceptron(3 * sum(channels), outputs, dropout)
 
     def forward(self, features: Features, evidence: None) -> Tensor:
-        """Return logits (B, outputs) of the encoder's features."""
+        """Return logits (B, outputs) from the encoder's features."""
         stages = zip(features.encoder, self.scores, strict=True)
         logits: Tensor = self.perceptron(torch.cat([pooled_by_score(*stage) for stage in stages], dim=1))
         return logits
 
 
 class Perceptron(nn.Module):
-    """One hidden layer on a standardised descriptor; the last layer starts at zero.
+    """A perceptron with one hidden layer on a standardised descriptor; the last layer starts at zero.
 
     Args:
-        size: Values of the descriptor.
+        size: Number of values of the descriptor.
         outputs: Number of logits.
         dropout: Probability with which a value of the descriptor is dropped in training.
     """
@@ -263,8 +260,8 @@ class Perceptron(nn.Module):
 
         Args:
             descriptor: (B, size).
-            presence: How much of a descriptor there is, 0 to 1, (B,): E / (E + 1) for evidence of E voxels. At 0 the
-                standardised descriptor is that of the average image; below one half it does not count in the average.
+            presence: How far to trust the descriptor, 0 to 1, (B,): E / (E + 1) for evidence of E voxels. At 0 the
+                descriptor is replaced by that of the average image; samples below 0.5 do not enter the average.
         """
         counts = None if presence is None else presence >= 0.5
         values = self.standardise(descriptor, counts).clamp(-_FARTHEST, _FARTHEST)

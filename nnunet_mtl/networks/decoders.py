@@ -1,4 +1,4 @@
-"""How many decoders there are: one for all tasks, or one for each."""
+"""Parts that decide how many decoders a network has: one for all tasks, or one for every task."""
 
 import copy
 from collections.abc import Callable
@@ -12,12 +12,7 @@ from nnunet_mtl.networks.unused_parameters import zero_of
 
 
 class SharedDecoder(nn.Module):
-    """The network's own decoder serves every task.
-
-    Args:
-        decoder: Not kept, like the other; here so that both are built alike.
-        num_tasks: Not used.
-    """
+    """The network's own decoder serves all tasks; the arguments are not used."""
 
     conditioned: ClassVar[bool] = False
 
@@ -26,14 +21,14 @@ class SharedDecoder(nn.Module):
 
 
 class TaskDecoders(nn.Module):
-    """A decoder for each task; a sample passes through that of its own task and no other sees it.
+    """A decoder for every task; a sample passes only through the decoder of its own task.
 
-    The first task's is the network's own, the others start as nnU-Net initialises them. This is the Multi-Head network
-    of TGNet's comparison, after Chen, Ma, Zheng, Med3D: transfer learning for 3D medical image analysis, 2019
-    (arXiv:1904.00625). It adds K - 1 times the weights of a decoder.
+    The first task uses the network's own decoder. The decoders of the other tasks start as nnU-Net initialises them.
+    This is the Multi-Head network of TGNet's comparison, after Chen, Ma, Zheng, Med3D: transfer learning for 3D medical
+    image analysis, 2019 (arXiv:1904.00625). It adds K - 1 times the weights of a decoder.
 
     Args:
-        decoder: The network's own.
+        decoder: The network's own decoder.
         num_tasks: K.
     """
 
@@ -41,7 +36,7 @@ class TaskDecoders(nn.Module):
 
     def __init__(self, decoder: Any, num_tasks: int) -> None:
         super().__init__()
-        # The stock decoder refers to the encoder, which is not to be copied.
+        # nnU-Net's decoder refers to the encoder, which must not be copied.
         memo = {id(decoder.encoder): None}
         self.others = nn.ModuleList(copy.deepcopy(decoder, dict(memo)) for _ in range(num_tasks - 1))
 
@@ -49,20 +44,21 @@ class TaskDecoders(nn.Module):
         """Run every sample through its task's decoder.
 
         Args:
-            run: Called with a decoder, the samples' tensors and their tasks; returns tensors, in tuples or lists.
-            decoder: The network's own.
-            tensors: Tensors (B, ...) in tuples, lists and None.
-            task: (B,) long. Read on the host, for it decides what is run.
+            run: Function of a decoder, the tensors of some samples and the tasks of these samples; returns tensors, in
+                tuples or lists.
+            decoder: The network's own decoder.
+            tensors: Tensors (B, ...) or None, in nested tuples and lists.
+            task: Task index of every sample, (B,) long. The host reads it, because it decides which decoders run.
 
         Returns:
-            What `run` returns, its samples in the order of the batch.
+            The tensors that `run` returns, with the samples in the order of the batch.
         """
         decoders = (decoder, *self.others)
-        of_sample: list[int] = task.tolist()
-        present = sorted(set(of_sample))
-        rows = [[row for row, one in enumerate(of_sample) if one == index] for index in present]
-        groups = [torch.tensor(of_task, device=task.device) for of_task in rows]
-        order = torch.tensor([row for of_task in rows for row in of_task], device=task.device).argsort()
+        indices: list[int] = task.tolist()
+        present = sorted(set(indices))
+        rows = [[row for row, index in enumerate(indices) if index == wanted] for wanted in present]
+        groups = [torch.tensor(group, device=task.device) for group in rows]
+        order = torch.tensor([row for group in rows for row in group], device=task.device).argsort()
         results = [
             run(decoders[index], _map(partial(_selected, group), tensors), task[group])
             for index, group in zip(present, groups, strict=True)

@@ -1,4 +1,4 @@
-"""The description of a network: what it is made of beside the encoder and decoder that nnU-Net's plans describe."""
+"""The description of a network: the parts and heads that it has beside the encoder and decoder of nnU-Net's plans."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -22,24 +22,24 @@ class ArchitectureError(UserError):
 
 @dataclass(frozen=True)
 class NetworkDescription(Generic[Parts]):
-    """What a network of this package receives: complete, and checked when it is made.
+    """Everything from which a network of this package is built. The description is checked when it is made.
 
     Attributes:
         layout: The regions the network predicts.
-        parts: Classes of what stands at the insertion points, see `nnunet_mtl.networks.insertion_points`.
-        segmentation_head: Class of the head, see `nnunet_mtl.networks.heads`.
-        head_options: Arguments of that class beside the layout and the channels.
+        parts: Classes of the parts at the insertion points, see `nnunet_mtl.networks.insertion_points`.
+        segmentation_head: Class of the segmentation head, see `nnunet_mtl.networks.heads`.
+        head_options: Arguments of the segmentation head beside the layout and the channels.
         classification: Class of the classification head, see `nnunet_mtl.networks.classification`.
         questions: Questions about the whole image that the classification head answers.
-        class_dropout: Dropout of the classification head.
-        class_gradient: Share of that head's gradient that reaches encoder and decoder, 0 to 1.
+        class_dropout: Dropout probability of the classification head.
+        class_gradient: Share of the classification head's gradient that reaches encoder and decoder, 0 to 1.
         method_options: Numbers that parts are built with, by name.
-        regressions: Names of the tasks whose answer is a value per voxel.
-        gates: How the factors of `task_attention` are computed and start.
+        regressions: Names of the tasks for which the network predicts a value per voxel.
+        gates: How `task_attention` computes its factors, and with which factors it starts.
         bottleneck_size: Spatial size of the encoder's last feature at the planned patch size.
 
     Raises:
-        ArchitectureError: If something is missing or does not fit; the message names the argument of the plans.
+        ArchitectureError: If an argument is missing or does not fit. The message names the argument of the plans.
     """
 
     layout: Layout
@@ -80,16 +80,16 @@ def read_description(
 
     Args:
         arguments: Keyword arguments from the plans' `arch_kwargs`, whose dotted paths nnU-Net has replaced by classes;
-            an argument that is missing has the default of `NetworkDescription` or of the class of parts. Without
-            arguments about regions one task owns all regions, and every region has a slot and a label value of its own.
+            a missing argument gets the default of `NetworkDescription` or of `parts_class`. Without arguments about
+            regions, one task owns all regions, and every region has a slot and a label value of its own.
         num_classes: R, the number of regions.
         parts_class: One of the classes of `nnunet_mtl.networks.insertion_points`.
 
     Returns:
-        The description, and the arguments that are not part of it: those of nnU-Net's network.
+        The description, and the remaining arguments, with which nnU-Net's network is built.
 
     Raises:
-        ArchitectureError: If the arguments do not fit.
+        ArchitectureError: If the arguments do not describe a network that can be built.
     """
     others = dict(arguments)
     layout = _layout(num_classes, *(others.pop(name, None) for name in _REGIONS))
@@ -97,10 +97,10 @@ def read_description(
     return NetworkDescription(layout, parts, **_taken(others, NetworkDescription)), others
 
 
-def _taken(arguments: dict[str, Any], of: Any) -> dict[str, Any]:
-    """Take the arguments that are fields of a dataclass out of the others."""
-    names = [one.name for one in fields(of) if one.name in arguments and one.name not in _BUILT_FROM]
-    return {name: arguments.pop(name) for name in names}
+def _taken(arguments: dict[str, Any], dataclass_type: Any) -> dict[str, Any]:
+    """Remove the arguments that are fields of a dataclass from `arguments`, and return them."""
+    names = [entry.name for entry in fields(dataclass_type) if entry.name in arguments]
+    return {name: arguments.pop(name) for name in names if name not in _BUILT_FROM}
 
 
 def _layout(

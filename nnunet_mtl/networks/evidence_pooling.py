@@ -1,7 +1,7 @@
-"""What a feature map says about the structure a question is about, and nothing about what lies beside it.
+"""Pools a feature map inside a structure, the evidence of a question, and reads nothing outside the structure.
 
-Every function keeps for the backward pass no more than the feature, which a normalisation has kept already, and one
-channel of weights: the products of the two are computed again.
+To save memory, the functions keep for the backward pass only the feature, which a normalisation keeps anyway, and one
+channel of weights. The backward pass computes their products again.
 """
 
 import math
@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-# Of a cell of the feature map. It makes empty evidence finite and is far below the least share of a cell that one voxel
-# fills in the coarsest stage: descriptors that shrink with the size of a lesion would tell its size before its texture.
+# Added to the denominators, so that empty evidence gives finite values; as a share of a cell of the feature map. It is
+# far below the share that one voxel fills of a cell of the coarsest stage: with a larger number the descriptors of
+# small lesions would shrink, and tell the size of a lesion before its texture.
 _FLOOR = 1e-8
 _EPS = 1e-6
 
@@ -24,7 +25,7 @@ def evidence_at(mask: Tensor, size: Sequence[int]) -> Tensor:
 
     Args:
         mask: Evidence between 0 and 1, (B, 1, *spatial), float32.
-        size: Spatial size of the coarser grid, two or three axes; each axis may shrink by a factor of its own.
+        size: Spatial size of the coarser grid, two or three axes; the axes may shrink by different factors.
 
     Returns:
         (B, 1, *size), exactly 0 in cells without evidence.
@@ -39,8 +40,8 @@ def evidence_at(mask: Tensor, size: Sequence[int]) -> Tensor:
 def pooled_under(feature: Tensor, evidence: Tensor) -> Tensor:
     """Return mean, standard deviation and maximum of every channel under the evidence.
 
-    Weighted by the evidence, e: the mean and the deviation of f, and the maximum of relu(f) e / max e. What lies where
-    e is exactly 0 has no influence, neither on the result nor through a gradient.
+    With the evidence e as weight: the mean and the standard deviation of f, and the maximum of relu(f) e / max e.
+    Voxels where e is exactly 0 have no influence on the result and get no gradient.
 
     Args:
         feature: f, (B, C, *spatial).
@@ -56,11 +57,11 @@ def pooled_under(feature: Tensor, evidence: Tensor) -> Tensor:
 
 
 def pooled_by_score(feature: Tensor, score: Tensor) -> Tensor:
-    """Return what `pooled_under` returns with a weight that the feature itself decides: attention over the patch.
+    """Return what `pooled_under` returns, with weights computed from the feature itself: attention over the patch.
 
     Args:
         feature: f, (B, C, *spatial).
-        score: How a voxel's score, the logarithm of its weight, is computed from its channels: (C,).
+        score: s, (C,). The logarithm of a voxel's weight is the scalar product of s and the voxel's channels.
     """
     pooled: Tensor = checkpoint(
         _scored, feature, score.to(feature.dtype), use_reentrant=False, preserve_rng_state=False
@@ -75,8 +76,8 @@ def _pooled(feature: Tensor, evidence: Tensor) -> Tensor:
     total = weight.sum(2, dtype=dtype) + _FLOOR
     mean = weighted.sum(2, dtype=dtype) / total
     largest = functional.relu(weighted.amax(2)) / (weight.amax(2).to(dtype) + _FLOOR)
-    # As a norm: squares would leave the range of half precision. A learnt weight learns from mean and maximum only,
-    # because the square root has no gradient at 0.
+    # Computed as a norm, because squares would leave the range of half precision. The weight is detached, because the
+    # square root has no gradient at 0: a learnt weight gets its gradient from mean and maximum only.
     centred = (values - mean.unsqueeze(2).to(values.dtype)) * weight.detach().sqrt()
     variance = torch.linalg.vector_norm(centred, dim=2, dtype=dtype).square() / total
     return torch.cat((mean, (variance + _EPS).sqrt() - math.sqrt(_EPS), largest), dim=1)

@@ -1,4 +1,4 @@
-"""How much of a head's gradient reaches the features that it shares with the others."""
+"""Scales the gradient that a head sends back into features which it shares with other heads."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ from torch import Tensor
 
 
 def scale_gradient(x: Tensor, factor: float, *, attached: bool = False) -> Tensor:
-    """Return `x`, whose gradient will be multiplied by `factor`, without a copy; with 0 none is computed.
+    """Return `x` without a copy; in the backward pass its gradient is multiplied by `factor`.
 
     Args:
         x: Any shape.
-        factor: 0 to 1.
-        attached: Whether a gradient of 0 is computed too, as DistributedDataParallel needs it of every weight.
+        factor: 0 to 1. With 0 no gradient is computed, unless `attached`.
+        attached: Whether weights behind `x` get a gradient of 0 if `factor` is 0. DistributedDataParallel needs a
+            gradient of every weight.
     """
     if factor == 1:
         return x

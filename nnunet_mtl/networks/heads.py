@@ -10,16 +10,16 @@ from nnunet_mtl.networks.layout import Layout
 
 
 class DeepestStage(NamedTuple):
-    """What a head may read of the encoder's deepest stage.
+    """Tensors of the encoder's deepest stage that a segmentation head may read.
 
-    The decoder starts from another tensor, the bottleneck: the stage's output, normalised and activated, behind the
-    parts at `encoder_attention` and `bottleneck_conditioning`. DoDNet's network has one tensor for both.
+    The decoder starts from another tensor, the bottleneck: the normalised and activated output of the deepest stage,
+    behind the parts at `encoder_attention` and `bottleneck_conditioning`. In DoDNet's network one tensor is both.
 
     Attributes:
-        before_norm: What the stage's last normalisation reads, (B, C, *spatial), as no part but that at
-            `encoder_conditioning` has changed it; in DoDNet's network the output of the fusion. None unless the head
-            has `reads_deepest`.
-        tokens: Tokens (B, T, D) that the part at `bottleneck_conditioning` hands on; None if it does not.
+        before_norm: Input of the deepest stage's last normalisation, (B, C, *spatial). Only the part at
+            `encoder_conditioning` has an influence on this tensor. In DoDNet's network: the output of the fusion. None
+            if the head does not have `reads_deepest`.
+        tokens: Tokens (B, T, D) from the part at `bottleneck_conditioning`; None if that part gives none.
     """
 
     before_norm: Tensor | None = None
@@ -27,16 +27,16 @@ class DeepestStage(NamedTuple):
 
 
 class RegionHead(nn.Module):
-    """Every region owns an output channel: the layout of nnU-Net's own head, and what other heads derive from.
+    """A head in which every region has its own output channel, as in nnU-Net's head. Other heads derive from it.
 
     Attributes:
-        conditioned: Whether the task enters here.
+        conditioned: Whether the task enters in the head.
         reads_deepest: Whether `context` reads `DeepestStage.before_norm`.
-        reads_tokens: Whether `context` reads `DeepestStage.tokens`; refused in a network whose parts give none.
-        shared: Whether tasks share output channels, so that a sample's loss may only be about one task.
+        reads_tokens: Whether `context` reads `DeepestStage.tokens`. A network whose parts give no tokens is refused.
+        shared: Whether tasks share output channels. The loss of a sample then covers one task only.
 
     Args:
-        layout: The regions.
+        layout: The regions, with their tasks, slots and label values.
         deepest_channels: C, channels of `DeepestStage.before_norm`.
     """
 
@@ -54,41 +54,41 @@ class RegionHead(nn.Module):
         return layout.num_regions
 
     def seg_layer(self, convolution: nn.Module, layout: Layout) -> nn.Module:
-        """Return what makes a scale's logits of its features; here the decoder's own 1x1 convolution.
+        """Return the layer that computes the output of one scale from the features of that scale.
 
         Args:
-            convolution: That of one scale.
-            layout: The regions.
+            convolution: The decoder's 1x1 convolution of the scale; this class returns it unchanged.
+            layout: The regions, with their tasks, slots and label values.
         """
         return convolution
 
     def context(self, deepest: DeepestStage, *task: Tensor) -> Any:
-        """Return what every scale needs, computed once for a pass; here nothing.
+        """Return a value that `forward` gets at every scale. It is computed once in a pass; in this class it is None.
 
         Args:
-            deepest: What the head may read of the deepest stage.
-            task: (B,) long, if the head is conditioned.
+            deepest: Tensors of the encoder's deepest stage.
+            task: Task indices, (B,) long, if the head is conditioned; nothing otherwise.
         """
         return None
 
     def forward(self, features: Tensor, seg_layer: Callable[[Tensor], Tensor], context: Any = None) -> Tensor:
-        """Return what the loss reads, (B, P, *spatial), of decoder features (B, C, *spatial)."""
+        """Return the output that the loss reads, (B, P, *spatial), from decoder features (B, C, *spatial)."""
         return seg_layer(features)
 
     def regions(self, raw: Tensor) -> Tensor:
-        """Return logits (B, R, *spatial) before the sigmoid (or softmax) of what `forward` returned."""
+        """Return the logits of the regions, (B, R, *spatial), before the sigmoid, from what `forward` returned."""
         return raw
 
 
 class SlotHead(RegionHead):
     """Tasks share one output channel per slot ("organ", "tumour"); a region reads the channel of its slot.
 
-    The channels mean something only for the task the features were computed for: the logits of other tasks' regions
-    repeat them and have to be masked (in training) or left out (`TaskPasses` does).
+    The channels are valid only for the task for which the features were computed. The regions of the other tasks repeat
+    the same channels: the loss has to mask them, and `TaskPasses` leaves them out.
 
     Args:
-        layout: The regions, of which each reads its slot.
-        deepest_channels: Not read here.
+        layout: The regions and the slot that every region reads.
+        deepest_channels: Not used.
     """
 
     shared: ClassVar[bool] = True
@@ -105,5 +105,5 @@ class SlotHead(RegionHead):
         return layout.num_slots
 
     def forward(self, features: Tensor, seg_layer: Callable[[Tensor], Tensor], context: Any = None) -> Tensor:
-        """Return logits (B, R, *spatial) of decoder features (B, C, *spatial)."""
+        """Return logits (B, R, *spatial) from decoder features (B, C, *spatial)."""
         return seg_layer(features).index_select(1, self.slot_of_region)

@@ -1,12 +1,13 @@
 """The table of insertion points: every place in a network at which a method can put a part of its own.
 
-The fields of the three classes below are the points, in the order of a pass through the network, and their defaults
-are what stands there if a trainer names nothing. A trainer names its part by dotted path in `parts` or `variants`. A
-part whose class attribute `conditioned` is true is called with the task index of every sample, (B,) long, after its
-other arguments. Parts are called with tensors of floating dtype, (B, C, *spatial) if no other shape is given.
+Every field of the three classes below is an insertion point. The fields stand in the order of a pass through the
+network. The default of a field is the part that the network gets if a trainer names none. A trainer names a part by its
+dotted path in `parts` or `variants`. If the class attribute `conditioned` of a part is true, the part is called with
+the task index of every sample, (B,) long, after its other arguments. The tensors have a floating dtype and the shape
+(B, C, *spatial) if the table gives no other shape.
 
-A method can bring two heads too: a segmentation head (`nnunet_mtl.networks.heads`), which may read tokens that the
-part at the bottleneck hands on, and a classification head (`nnunet_mtl.networks.classification`).
+A method can also bring two heads: a segmentation head (`nnunet_mtl.networks.heads`), which may read tokens from the
+part at the bottleneck, and a classification head (`nnunet_mtl.networks.classification`).
 """
 
 from dataclasses import dataclass, field, fields
@@ -34,11 +35,11 @@ class InsertionPoint:
     """A row of the table.
 
     Attributes:
-        place: Where in the network the point lies, in one word or two, as tables of methods show the place.
-        built_with: Arguments of the constructor, by name.
-        called_with: Arguments of the call, by name, without the task.
-        tensors: Their shapes, whether they were normalised, and what the part returns.
-        hands_on: What the part may hand to other parts beside what it returns to its own place.
+        place: Where in the network the point lies, in one or two words; tables of methods show these words.
+        built_with: Names of the constructor's arguments.
+        called_with: Names of the arguments of the call, without the task.
+        tensors: Shapes of these arguments, whether they were normalised, and what the part returns.
+        hands_on: What other parts may get from this part beside its return value.
     """
 
     place: str
@@ -55,7 +56,7 @@ def row(place: str, **columns: str) -> dict[str, InsertionPoint]:
 
 def table_of(parts_class: type[Any]) -> dict[str, InsertionPoint]:
     """Return the rows of a class of parts, by the names of its points."""
-    return {one.name: one.metadata["point"] for one in fields(parts_class)}
+    return {point.name: point.metadata["point"] for point in fields(parts_class)}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class GuidedParts:
 
 @dataclass(frozen=True)
 class StreamedParts:
-    """Points of the U-Nets with a decoder for every task (`streams.streamed_unet`); nothing here knows a task index."""
+    """Points of the U-Nets with a decoder for every task (`streams.streamed_unet`); no part gets a task index."""
 
     streams: PartClass = field(
         default=SharedStreams,

@@ -1,4 +1,4 @@
-"""Which regions a network predicts: the tasks they belong to, the slots they share, the label values they hold."""
+"""The regions that a network predicts: the task that owns a region, the slot it reads, the label values it holds."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,14 @@ from nnunet_mtl.tasks import TaskSet
 class Layout(NamedTuple):
     """The regions of a task set, in the order of nnU-Net's output channels.
 
-    A leaf is a label value of the files. Regions are sets of leaves and may nest (a tumour inside its organ) or overlap
-    (a vessel inside the liver); background, 0, is in no region.
+    A leaf is a label value of the files. A region is a set of leaves. Regions may nest (a tumour inside its organ) or
+    overlap (a vessel inside the liver). Background, 0, is in no region.
 
     Attributes:
-        task_of_region: Index of the task of each of the R regions, every task from 0 on.
-        slot_of_region: Index of the output channel each region reads where tasks share channels, every slot from 0 on.
-        labels_of_region: Label values of each region, positive.
+        task_of_region: For every one of the R regions the index of its task; all indices from 0 on occur.
+        slot_of_region: For every region the index of its slot, the output channel that the region reads if tasks share
+            channels; all indices from 0 on occur.
+        labels_of_region: For every region its label values, positive numbers.
     """
 
     task_of_region: tuple[int, ...]
@@ -48,5 +49,5 @@ class Layout(NamedTuple):
 
     @property
     def membership(self) -> tuple[tuple[bool, ...], ...]:
-        """Which regions hold which leaf, R rows of L + 1; the first column is background and in none."""
+        """Whether a region holds a leaf, R rows of L + 1 values; the first column, background, is in no region."""
         return tuple((False, *(leaf in labels for leaf in self.leaves)) for labels in self.labels_of_region)

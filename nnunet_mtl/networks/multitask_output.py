@@ -1,4 +1,4 @@
-"""What a multi-task network returns when it is asked for everything it computed."""
+"""The full output of a multi-task network: segmentation, answers, evidence and regression."""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MultiTaskOutput:
-    """Segmentation logits and image-level logits of one forward call; not a tuple: a list means deep supervision here.
+    """Segmentation logits and image-level logits of one forward call.
+
+    This class is not a tuple, because nnU-Net takes a tuple or list for outputs of deep supervision.
 
     Attributes:
-        segmentation: Logits before the sigmoid (or softmax), (B, R, *spatial); with deep supervision a list of them,
-            full resolution first.
-        classification: Logits per question, each (B, outputs), float32; empty for a network without a head.
-        evidence: Evidence volume per question that is about a region, each (B,), float32: the sum of the region's mask
-            over the patch, in voxels, or of the probabilities that count as evidence.
-        regression: Values per voxel of each regression task, (B, 1, *spatial).
+        segmentation: Logits before the sigmoid (or softmax), (B, R, *spatial); with deep supervision a list of such
+            tensors, full resolution first.
+        classification: Logits by the name of the question, (B, outputs) float32; empty without a classification head.
+        evidence: Evidence volume in voxels by the name of the question, (B,) float32, for questions about a region: the
+            sum over the patch of the region's mask, or of the probabilities that count as evidence.
+        regression: Values per voxel by the name of the regression task, (B, 1, *spatial).
     """
 
     segmentation: Tensor | list[Tensor]

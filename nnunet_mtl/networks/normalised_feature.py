@@ -1,19 +1,19 @@
-"""Features behind a GroupNorm whose groups keep what tells images apart: of DoDNet, TGNet and the CLIP-driven model."""
+"""GroupNorm, ReLU and mean over space, whose means differ between images: for DoDNet, TGNet and CLIP-driven."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_MOST_GROUPS = 16  # DoDNet's released code
+_MOST_GROUPS = 16  # as in DoDNet's released code
 
 
 class NormalisedFeature(nn.Module):
-    """ReLU(GN(g)), with groups of two channels or more: within a group, channels keep their means' differences.
+    """ReLU(GN(g)), with groups of two or more channels, so that the channels of a group keep different means.
 
-    With one channel a group, GN would be InstanceNorm, behind which every image has the same mean.
+    A GroupNorm with one channel in a group is an InstanceNorm, behind which every image has the same means.
 
     Args:
-        channels: Of the feature; with a single one its mean is lost all the same.
+        channels: Number of channels, C; with C = 1 the mean is lost all the same.
     """
 
     def __init__(self, channels: int) -> None:
@@ -21,7 +21,7 @@ class NormalisedFeature(nn.Module):
         self.norm = nn.GroupNorm(num_groups(channels), channels)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Return (B, C, *spatial), at least float32, of a feature of that shape."""
+        """Return (B, C, *spatial), at least float32, from a feature of the same shape."""
         return functional.relu(self.norm(feature.to(_at_least_single(feature))), inplace=True)
 
 
@@ -29,12 +29,12 @@ class GlobalMean(nn.Module):
     """GAP: the mean of every channel over space."""
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Return (B, C, 1, ..., 1), at least float32, of a feature (B, C, *spatial)."""
+        """Return (B, C, 1, ..., 1), at least float32, from a feature (B, C, *spatial)."""
         return feature.mean(tuple(range(2, feature.ndim)), keepdim=True, dtype=_at_least_single(feature))
 
 
 def num_groups(channels: int) -> int:
-    """Return the largest divisor of the number of channels that is 16 at most and leaves two channels in a group."""
+    """Return the largest divisor of `channels` that is at most 16 and gives groups of at least two channels; or 1."""
     divisors = (groups for groups in range(1, min(_MOST_GROUPS, channels // 2) + 1) if channels % groups == 0)
     return max(divisors, default=1)
 

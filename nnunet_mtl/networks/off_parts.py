@@ -1,7 +1,8 @@
-"""What stands at an insertion point where a trainer names nothing; parts derive from these classes or imitate them.
+"""The parts that stand at an insertion point if a trainer names none: they change nothing.
 
-"Nothing" is always a class: a misspelt dotted path gives None, which is refused. Constructors take what
-`nnunet_mtl.networks.insertion_points` says the point is built with, so that parts of one point are built alike.
+Other parts derive from these classes or have the same methods. "No part" is always a class and never None, because
+nnU-Net turns a misspelt dotted path into None, which is refused. The arguments of the constructors and of the calls are
+those in the table of `nnunet_mtl.networks.insertion_points`, whether a class uses them or not.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from nnunet_mtl.networks.pre_norm import run_stage
 
 
 class NoConditioning(nn.Module):
-    """The image, or merged decoder features, stay as they are."""
+    """Leaves the image, or the merged decoder features, unchanged."""
 
     conditioned: ClassVar[bool] = False
 
@@ -32,7 +33,7 @@ class NoConditioning(nn.Module):
 
 
 class NoEncoderConditioning(nn.Module):
-    """A stage of the encoder runs as nnU-Net runs it."""
+    """Runs a stage of the encoder as nnU-Net does."""
 
     conditioned: ClassVar[bool] = False
 
@@ -45,12 +46,12 @@ class NoEncoderConditioning(nn.Module):
 
 
 class FeatureWithTokens(NamedTuple):
-    """What a part at the bottleneck returns if it `gives_tokens`.
+    """Return value of a part at the bottleneck that has `gives_tokens`.
 
     Attributes:
-        feature: What the decoder reads, (B, C + extra channels, *spatial).
-        tokens: What the segmentation head finds in `DeepestStage.tokens`, (B, T, D): T tokens of D numbers for every
-            sample, one per task for example. The part decides on T and D; the head has to expect them.
+        feature: Feature that the decoder reads, (B, C + extra channels, *spatial).
+        tokens: Tokens that the segmentation head gets as `DeepestStage.tokens`, (B, T, D): T tokens of D numbers for
+            every sample, for example one token for every task. The part chooses T and D; the head must fit them.
     """
 
     feature: Tensor
@@ -58,10 +59,10 @@ class FeatureWithTokens(NamedTuple):
 
 
 class NoBottleneckConditioning(nn.Module):
-    """The bottleneck, which the decoder starts from, stays as it is.
+    """Leaves the bottleneck, from which the decoder starts, unchanged.
 
     Attributes:
-        gives_tokens: Whether the part returns a `FeatureWithTokens` in place of the feature alone.
+        gives_tokens: Whether the part returns a `FeatureWithTokens` and not only a feature.
     """
 
     conditioned: ClassVar[bool] = False
@@ -81,7 +82,7 @@ class NoBottleneckConditioning(nn.Module):
 
 
 class NoTaskAttention(nn.Module):
-    """The skip stays as it is."""
+    """Leaves the skip unchanged."""
 
     conditioned: ClassVar[bool] = False
 
@@ -94,7 +95,7 @@ class NoTaskAttention(nn.Module):
 
 
 class NoStageAttention(nn.Module):
-    """The output of a stage stays as it is; stands at the encoder's outputs and behind the decoder's stages."""
+    """Leaves the output of an encoder or decoder stage unchanged."""
 
     conditioned: ClassVar[bool] = False
 

@@ -1,7 +1,8 @@
-"""Tensors before a normalisation: the only ones whose spatial mean says something about the image.
+"""Runs stages and blocks of nnU-Net, and also returns the input of their last normalisation.
 
-InstanceNorm gives every channel the same mean and variance in every image, so what is pooled behind it is nearly
-constant. Autograd keeps the input of a normalisation for its backward pass: pooling there costs no memory.
+InstanceNorm gives every channel the same mean and variance in every image, so that pooled values behind it are nearly
+constant. Only tensors before a normalisation have a spatial mean that depends on the image. Autograd keeps the input of
+a normalisation anyway, so that pooling there costs no memory.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +13,15 @@ from torch import Tensor, nn
 
 
 def run_encoder(encoder: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Run an encoder exactly as calling it does, and return what each stage's last normalisation read too.
+    """Run an encoder exactly as a call of the encoder does; also return the input of every stage's last normalisation.
 
     Args:
         encoder: A plain or residual encoder that returns its skips.
         x: Image, (B, C, *spatial).
 
     Returns:
-        The output of every stage and the input of its last normalisation, full resolution first. In a residual stage
-        the latter is that of the last block's last convolution, before the shortcut is added.
+        The outputs of all stages, and the inputs of their last normalisations, both full resolution first. In a
+        residual stage the last normalisation follows the last block's last convolution, before the shortcut is added.
     """
     stem = getattr(encoder, "stem", None)
     x = x if stem is None else stem(x)
@@ -33,22 +34,22 @@ def run_encoder(encoder: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tenso
 
 
 def run_stage(stage: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a stage of an encoder or decoder exactly as calling it does, and return what its last normalisation read too.
+    """Run a stage exactly as a call of the stage does; also return the input of the stage's last normalisation.
 
     Args:
-        stage: Convolution or residual blocks, after a pooling or not.
+        stage: Stage of an encoder or decoder: convolution or residual blocks, perhaps behind a pooling.
         x: (B, C, *spatial).
 
     Returns:
-        The stage's output and the input of its last normalisation, both (B, C', *spatial). In blocks that activate
-        before they normalise the latter is activated; without a normalisation it is the output itself.
+        The stage's output and the input of its last normalisation, both (B, C', *spatial). The second tensor is
+        activated if the blocks activate before they normalise; it is the output itself if there is no normalisation.
     """
     pooling, blocks = stage_blocks(stage)
     return run_blocks([*pooling, *blocks], x)
 
 
 def run_blocks(blocks: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run some blocks of a stage, at least one, and return the same of them as `run_stage` does of all."""
+    """Run one or more blocks of a stage; return their output and the input of their last normalisation."""
     *first, last = blocks
     for module in first:
         x = module(x)
@@ -59,18 +60,18 @@ def run_blocks(blocks: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stage_blocks(stage: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return what a stage pools with, if it does, and its convolution or residual blocks, in their order."""
+    """Return the pooling modules of a stage, if any, and the convolution or residual blocks, in their order."""
     *pooling, last = stage if isinstance(stage, nn.Sequential) else (stage,)
     return pooling, list(cast(Any, last.blocks if hasattr(last, "blocks") else last.convs))
 
 
 def is_residual(block: nn.Module) -> bool:
-    """Return whether `run_residual_block` runs a block."""
+    """Return whether a block is one that `run_residual_block` can run."""
     return isinstance(block, BasicBlockD | BottleneckD | GuidedBlock)
 
 
 def run_modules(modules: Iterable[nn.Module], norm: nn.Module | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Run modules one after the other, and return what one of them, a normalisation, read too; None without one."""
+    """Run modules in order; also return the input of `norm`, one of these modules, or None if `norm` is None."""
     before_norm: Tensor | None = None
     for module in modules:
         if module is norm:
@@ -80,15 +81,15 @@ def run_modules(modules: Iterable[nn.Module], norm: nn.Module | None, x: Tensor)
 
 
 def unguided(shortcut: Tensor, first: Tensor) -> Tensor:
-    """Return the shortcut as it is, as in a stock block."""
+    """Return the shortcut unchanged, as in nnU-Net's blocks."""
     return shortcut
 
 
 class GuidedBlock(nn.Module):
-    """A residual block of this package, which normalises before it convolves and so returns what nothing normalised.
+    """Base of residual blocks that normalise before they convolve; no normalisation follows their output.
 
     Args:
-        output_channels: Of its first convolution and of its output.
+        output_channels: Channels of the block's first convolution and of the block's output.
     """
 
     def __init__(self, output_channels: int) -> None:
@@ -96,24 +97,24 @@ class GuidedBlock(nn.Module):
         self.output_channels = output_channels
 
     def run(self, x: Tensor, guide: Callable[[Tensor, Tensor], Tensor] = unguided) -> Tensor:
-        """Return the block's output; arguments as of `run_residual_block`."""
+        """Return the block's output; arguments as in `run_residual_block`."""
         raise NotImplementedError
 
 
 def run_residual_block(
     block: Any, x: Tensor, guide: Callable[[Tensor, Tensor], Tensor] = unguided
 ) -> tuple[Tensor, Tensor]:
-    """Run a residual block as calling it does, but for what becomes of its shortcut.
+    """Run a residual block as a call of the block does, except that `guide` may change the shortcut.
 
     Args:
         block: A `BasicBlockD`, `BottleneckD` or `GuidedBlock`.
         x: (B, C, *spatial).
-        guide: Given the shortcut and the output of the block's first convolution, which nothing has changed yet;
-            returns what is added to the block's other branch.
+        guide: Function of the shortcut and of the output of the block's first convolution, before its normalisation;
+            returns the tensor that is added to the block's other branch.
 
     Returns:
-        The block's output and the input of its last normalisation, that of the last convolution; without one, and
-        of a `GuidedBlock`, the output twice.
+        The block's output and the input of the last convolution's normalisation. A block without normalisation and a
+        `GuidedBlock` return the output twice.
     """
     if isinstance(block, GuidedBlock):
         x = block.run(x, guide)

@@ -1,4 +1,4 @@
-"""A linear probe as a classification head: one linear layer on what every stage of the encoder says of the evidence."""
+"""A linear probe as a classification head: one linear layer on the encoder's features, pooled under the evidence."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ def patch_descriptor(before_norm: Sequence[Tensor], evidence: Tensor | None) -> 
     """Return mean, deviation and maximum of every channel of every stage under the evidence.
 
     Args:
-        before_norm: What the last normalisation of each encoder stage reads, full resolution first, (B, C, *spatial).
-        evidence: Between 0 and 1 at full resolution, (B, 1, *spatial), float32; None: the whole patch, evenly.
+        before_norm: Input of the last normalisation of every encoder stage, full resolution first, (B, C, *spatial).
+        evidence: Values between 0 and 1 at full resolution, (B, 1, *spatial) float32; None weighs all voxels alike.
 
     Returns:
-        (B, 3 x all channels), at least float32.
+        (B, 3 x the sum of all stages' channels), at least float32.
     """
     if evidence is None:
         evidence = before_norm[0].new_ones((len(before_norm[0]), 1, *before_norm[0].shape[2:]), dtype=torch.float32)
@@ -30,27 +30,27 @@ def patch_descriptor(before_norm: Sequence[Tensor], evidence: Tensor | None) -> 
 
 
 class ProbeHead(ClassificationHead):
-    """The head that `nnunet_mtl probe --export` writes; it is fitted there and not by a trainer.
+    """The head that `nnunet_mtl probe --export` writes. The probe fits its weights, no trainer does.
 
-    Linear without any bound: the weighted mean of what it says of patches is what it says of their weighted mean, which
-    is what was fitted.
+    The head is linear: the weighted mean of the logits of patches equals the logits of the patches' weighted mean
+    descriptor, and the probe fits the latter.
     """
 
     def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
-        """As of the base."""
+        """Return a linear layer on the descriptors of all encoder stages."""
         return LinearAnswer(3 * sum(encoder), question["outputs"])
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """As of the base."""
+        """Return the logits of one question, (B, outputs); arguments as in `ClassificationHead.forward`."""
         logits: Tensor = self.answers[index](patch_descriptor(features.encoder, evidence))
         return logits
 
 
 class LinearAnswer(nn.Module):
-    """One linear layer on a standardised descriptor; answers nothing in particular until it is loaded.
+    """One linear layer on a standardised descriptor; its logits are 0 until `load` sets its weights.
 
     Args:
-        size: Values of the descriptor.
+        size: Number of values of the descriptor.
         outputs: Number of logits.
     """
 
@@ -62,13 +62,13 @@ class LinearAnswer(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, descriptor: Tensor) -> Tensor:
-        """Return logits (B, outputs) of descriptors (B, size)."""
+        """Return logits (B, outputs) from descriptors (B, size)."""
         logits: Tensor = self.output(self.standardise(descriptor))
         return logits
 
     @torch.no_grad()
     def load(self, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> None:
-        """Take over a fitted probe: mean and variance (size,), weight (outputs, size) and bias (outputs,)."""
+        """Set the numbers of a fitted probe: mean and variance (size,), weight (outputs, size) and bias (outputs,)."""
         self.standardise.mean.copy_(mean)
         self.standardise.var.copy_(var)
         self.standardise.num_batches.fill_(1)

@@ -1,17 +1,19 @@
-"""Values pooled from an image, on the scale on which images differ from one another."""
+"""Standardises values pooled from images by their mean and variance over images."""
 
 import torch
 from torch import Tensor, nn
 
 
 class RunningStandardiser(nn.Module):
-    """Removes mean and scale over images, with running estimates in training and in evaluation alike.
+    """Subtracts the mean over images and divides by the standard deviation, both running estimates.
 
-    Unlike in batch normalisation no sample is scaled by its neighbours in the batch.
+    Training and evaluation both use the running estimates. Unlike in batch normalisation, a sample therefore does not
+    depend on the other samples of its batch.
 
     Args:
         channels: Number of values per image.
-        momentum: Weight of a new batch in the running estimates, once so many have been seen; a plain average before.
+        momentum: Weight of a new batch in the estimates. Until 1 / momentum batches have been seen, all batches weigh
+            the same.
     """
 
     mean: Tensor
@@ -30,7 +32,7 @@ class RunningStandardiser(nn.Module):
 
         Args:
             values: (B, C).
-            counts: Which samples enter the estimates, (B,) bool; all of them by default. All are standardised.
+            counts: Which samples enter the estimates, (B,) bool; by default all. All samples are standardised.
         """
         if self.training:
             counts = torch.ones_like(values[:, 0], dtype=torch.bool) if counts is None else counts
@@ -39,7 +41,7 @@ class RunningStandardiser(nn.Module):
 
     @torch.no_grad()
     def _update(self, values: Tensor, counts: Tensor) -> None:
-        """Move the estimates; a batch none of whose samples counts leaves them where they are."""
+        """Update the estimates; a batch without a sample that counts does not change them."""
         any_counts = counts.any().to(values.dtype)
         self.num_batches += any_counts
         weight = any_counts / self.num_batches.clamp_min(1).clamp_max(1 / self.momentum)
@@ -48,11 +50,11 @@ class RunningStandardiser(nn.Module):
 
 
 def _mean(values: Tensor, counts: Tensor) -> Tensor:
-    # selected, not multiplied: a sample that does not count may be infinite
+    # where() and not a product, because a sample that does not count may be infinite.
     return torch.where(counts, values, torch.zeros_like(values)).sum(0) / counts.sum().clamp_min(1)
 
 
 def _blend(estimate: Tensor, seen: Tensor, weight: Tensor) -> None:
     updated = estimate.lerp(seen, weight)
-    # An overflow under mixed precision must not stay in the estimate for good.
+    # An overflow under mixed precision must not stay in the estimate for ever.
     estimate.copy_(torch.where(updated.isfinite(), updated, estimate))

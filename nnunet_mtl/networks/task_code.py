@@ -13,8 +13,8 @@ class TaskCode(NoConditioning):
 
     At the image this is Cond-Input, which TGNet's comparison takes from Chen, Xu, Koltun, Fast image processing with
     fully-convolutional networks, ICCV 2017; at the merged features of every decoder stage it is Cond-Dec, after
-    Dmitriev and Kaufman, Learning multi-class segmentations from single-class datasets, CVPR 2019. Nothing else
-    changes: with zero weights for these channels both are the network without a task.
+    Dmitriev and Kaufman, Learning multi-class segmentations from single-class datasets, CVPR 2019. If the weights for
+    these channels are zero, both networks equal the network without a task.
 
     Args:
         num_tasks: K.
@@ -29,10 +29,10 @@ class TaskCode(NoConditioning):
 
     @staticmethod
     def extra_channels(num_tasks: int) -> int:
-        """Return K."""
+        """Return the number of appended channels, K."""
         return num_tasks
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:  # type: ignore[override]
-        """Return (B, C + K, *spatial) of (B, C, *spatial) and task indices (B,)."""
+        """Return (B, C + K, *spatial) from a feature (B, C, *spatial) and task indices (B,)."""
         code = (task[:, None] == self.task_indices).to(x.dtype)
         return cat((x, code.reshape(*code.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])), dim=1)

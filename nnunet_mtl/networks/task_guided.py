@@ -1,4 +1,4 @@
-"""Networks in which the task can enter at any point of a U-Net: the points, and how decoder and head are run."""
+"""Base of the networks with the insertion points of `GuidedParts`: builds the parts, runs the decoder and the head."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,12 +16,12 @@ from nnunet_mtl.networks.unused_parameters import zero_of
 
 
 class Decoded(NamedTuple):
-    """What a decoder makes of a batch.
+    """Result of a decoder.
 
     Attributes:
-        stages: Features of its stages, coarsest first, (B, C, *spatial) each.
-        deepest: What the segmentation head may read of the deepest stage.
-        features: What answers are read from; None if there are none to read.
+        stages: Features of the decoder's stages, coarsest first, (B, C, *spatial).
+        deepest: Tensors of the deepest stage that the segmentation head may read.
+        features: Features from which answers are computed; None if no answer is read.
     """
 
     stages: list[Tensor]
@@ -34,7 +34,7 @@ class GuidedChannels(NamedTuple):
 
     Attributes:
         encoder_outputs: Channels of the encoder's outputs as the decoder reads them, deepest first.
-        skips: Channels of every skip and of the decoder feature it meets, coarsest first.
+        skips: For every skip, coarsest first, its channels and the channels of the coarser decoder feature.
         decoder_stages: Channels of the decoder's stages, coarsest first.
     """
 
@@ -53,7 +53,7 @@ class TaskGuidedNetwork(MultiTaskNetwork):
 
     @staticmethod
     def backbone_channels(description: NetworkDescription[GuidedParts], input_channels: int) -> tuple[int, int]:
-        """Return how many channels the backbone reads, and how many its segmentation layers make."""
+        """Return the numbers of the backbone's input channels and of its segmentation layers' output channels."""
         layout = description.layout
         extra = description.parts.input_conditioning.extra_channels(layout.num_tasks)
         return input_channels + extra, description.segmentation_head.channels(layout)
@@ -61,10 +61,10 @@ class TaskGuidedNetwork(MultiTaskNetwork):
     def build_parts(
         self, description: NetworkDescription[GuidedParts], bottleneck_channels: int, channels: GuidedChannels
     ) -> None:
-        """Build what stands at the insertion points.
+        """Build the parts at the insertion points.
 
         Args:
-            description: That of the network.
+            description: Says which parts the network has.
             bottleneck_channels: Channels of the tensor that `bottleneck_conditioning` is called with.
             channels: Channels of the tensors that the other parts are called with.
         """
@@ -90,17 +90,17 @@ class TaskGuidedNetwork(MultiTaskNetwork):
         )
 
     def condition_bottleneck(self, x: Tensor, task: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        """Return what the part at the bottleneck makes of `x`, (B, C, *spatial), and its tokens, if it gives any."""
+        """Apply the part at the bottleneck to `x`, (B, C, *spatial); return the new feature, and its tokens or None."""
         part = self.bottleneck_conditioning
-        made = part(x, *(task if part.conditioned else ()))
-        return (made.feature, made.tokens) if part.gives_tokens else (made, None)
+        result = part(x, *(task if part.conditioned else ()))
+        return (result.feature, result.tokens) if part.gives_tokens else (result, None)
 
     def decoding_steps(self, decode: Callable[..., Decoded], *, conditioned: bool, raw: bool) -> tuple[Step, ...]:
-        """Return decoding and segmenting, as one where every task has a decoder of its own.
+        """Return two steps, decode and segment, or one step for both if every task has its own decoder.
 
         Args:
-            decode: Called with a decoder, the previous step's result and the task if the step is conditioned.
-            conditioned: Whether decoding is.
+            decode: Function of a decoder, the previous step's result and, if `conditioned`, the task indices.
+            conditioned: Whether the task enters in the decoder.
             raw: As in `steps`.
         """
         if not self.decoders.conditioned:
@@ -131,12 +131,12 @@ def call(part: nn.Module, *arguments: Tensor, task: tuple[Tensor, ...]) -> Tenso
 
 
 def widen(convolution: nn.Module, extra: int) -> None:
-    """Let a convolution read `extra` more channels, appended to those it reads; it is then initialised anew.
+    """Give a convolution `extra` more input channels, behind the present ones, and initialise its weights anew.
 
     Args:
-        convolution: A convolution or transposed convolution of one group, changed in place, so that its name and its
-            keys in the state dict stay.
-        extra: At least 0.
+        convolution: A convolution or transposed convolution of one group. It is changed in place, so that its name and
+            its keys in the state dict stay.
+        extra: At least 0; with 0 nothing changes.
     """
     if not extra:
         return

@@ -1,8 +1,9 @@
-"""How many passes a patch costs: what does not depend on the task runs once, the rest once per task.
+"""Runs a network for one task or for all tasks: steps that do not depend on the task run once, the rest once per task.
 
-A network is an ordered list of steps. Each says whether the task enters there, and that alone decides the cost of all
-K tasks: one pass where it enters nowhere, K heads or K decoders on one encoder pass where it enters late, K whole
-passes where it enters at the input. Answers are read off the passes: each once, from the pass of its own task.
+A network is an ordered list of steps. Every step says whether the task enters there. The first step at which the task
+enters decides what a patch costs for all K tasks: one pass if there is no such step, one encoder pass and K decoders or
+heads if the task enters late, K whole passes if it enters at the input. An answer is a value that is read from a pass
+beside the logits. Every answer is read once, in the pass of the task that it belongs to.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 OFF = -100.0
-"""Logit of the regions of tasks that were not selected: absent, and in the range of half precision when summed."""
+"""Logit of the regions of tasks that were not selected: it means "absent", and half precision can hold sums of it."""
 
 
 class Step(NamedTuple):
     """One part of a network.
 
     Attributes:
-        run: Called with the previous step's result (the image at first) and, if `conditioned`, with the task index
-            (B,) as second argument. A step that is not conditioned is never shown the task.
-        conditioned: Whether the task enters here.
+        run: Function of the previous step's result (for the first step: of the image). A conditioned step also gets the
+            task indices, (B,), as its second argument.
+        conditioned: Whether the task enters at this step.
     """
 
     run: Callable[..., Any]
@@ -33,9 +34,9 @@ class PassResult(NamedTuple):
     """What the last step returns.
 
     Attributes:
-        logits: (B, R, *spatial); for one task per sample also a list of them.
-        features: What answers are read from; None if there are none to read.
-        regression: Values per voxel by task, each (B, 1, *spatial); None of networks that predict none.
+        logits: (B, R, *spatial), or a list of such tensors if every sample has one task.
+        features: Features from which answers are computed; None if no answer is read.
+        regression: Values per voxel by the name of the task, (B, 1, *spatial); None if the network predicts none.
     """
 
     logits: Any
@@ -44,11 +45,11 @@ class PassResult(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Something read off a pass beside its logits.
+    """A value that is read from a pass beside its logits.
 
     Attributes:
-        read: Called with the pass's result.
-        task: Index of the task whose pass it is read from; -1 if it reads nothing that depends on the task.
+        read: Function that computes the value from the result of a pass.
+        task: Index of the task in whose pass the value is read; -1 if the value is the same in every pass.
     """
 
     read: Callable[[PassResult], Any]
@@ -58,13 +59,15 @@ class Answer(NamedTuple):
 class TaskPasses(nn.Module):
     """Runs steps for one task per sample, or for all selected tasks with the task-free prefix shared.
 
-    Tasks are looped over, not stacked into the batch: the peak memory of all tasks is that of one, plus the result.
+    Tasks run one after the other and are not stacked into the batch. All tasks therefore need the memory of one task
+    plus that of the result.
 
     Args:
-        task_of_region: Index of the task that owns each of the R regions, 0 to K-1, each at least once.
+        task_of_region: For every one of the R regions the index of the task that owns the region. Every index from 0 to
+            K-1 occurs.
 
     Attributes:
-        selected: Indices of the tasks that are run where no task is given, ascending; all of them at first.
+        selected: Indices of the tasks that run if `forward` is given no task, ascending. At first all tasks.
     """
 
     region_order: Tensor
@@ -72,24 +75,24 @@ class TaskPasses(nn.Module):
     def __init__(self, task_of_region: Sequence[int]) -> None:
         super().__init__()
         owners = torch.tensor(task_of_region, dtype=torch.long, device="cpu")
-        # Regions sorted by owner: task k owns the entries between its bound and the next.
+        # Regions sorted by task: those of task k are the entries from bounds[k] to bounds[k + 1].
         self.register_buffer("region_order", torch.sort(owners, stable=True).indices, persistent=False)
         self.bounds: list[int] = [0, *torch.bincount(owners).cumsum(0).tolist()]
         self.selected = list(range(self.num_tasks))
 
     @property
     def num_tasks(self) -> int:
-        """K."""
+        """Number of tasks, K."""
         return len(self.bounds) - 1
 
     def select(self, tasks: Sequence[int]) -> None:
-        """Choose the tasks that are run where no task is given.
+        """Choose the tasks that run if `forward` is given no task.
 
         Args:
-            tasks: Indices, at least one, in any order.
+            tasks: One or more task indices, in any order.
 
         Raises:
-            ValueError: If there is none, or one is not an index of a task.
+            ValueError: If `tasks` is empty, or holds a number that is not the index of a task.
         """
         if not tasks or not set(tasks) <= set(range(self.num_tasks)):
             raise ValueError(f"expected one or more task indices between 0 and {self.num_tasks - 1}, got {list(tasks)}")
@@ -105,16 +108,16 @@ class TaskPasses(nn.Module):
         """Run the steps and read the answers.
 
         Args:
-            steps: The network's parts in order; the last one returns a `PassResult`.
+            steps: The steps of the network in order; the last step returns a `PassResult`.
             image: (B, C, *spatial).
-            task: Task index of each sample, (B,) long, tasks mixed freely; None for all selected tasks.
-            answers: What to read, by name.
+            task: Task index of every sample, (B,) long; the samples may have different tasks. None runs all selected
+                tasks.
+            answers: The answers to read, by name.
 
         Returns:
-            Logits and answers. With `task` both are those of the one pass. Else the logits are a fresh contiguous
-            tensor (B, R, *spatial) in which every region's channel is that of its own task's pass, or `OFF` if that
-            task is not selected; and every answer is read once, in its own task's pass, but left out if that task is
-            not selected.
+            The logits and the answers by name. If `task` is given, both come from one pass. If not, the logits are a
+            new contiguous tensor (B, R, *spatial): the channel of a region comes from the pass of the task that owns
+            the region, and is `OFF` if that task is not selected. Answers of tasks that are not selected are left out.
         """
         answers = answers or {}
         if task is not None:
@@ -134,14 +137,14 @@ class TaskPasses(nn.Module):
         logits: Tensor | None = None
         read: dict[str, Any] = {}
         for index in self.selected:
-            # What is free of the task is the same in every pass: the first one answers it.
+            # Answers that do not depend on the task are the same in every pass, so the first pass gives them.
             wanted = (index, -1) if logits is None else (index,)
             task = torch.full((image.shape[0],), index, dtype=torch.long, device=image.device)
-            of_task, answered = _read(steps, state, task, {n: a for n, a in answers.items() if a.task in wanted})
+            task_logits, answered = _read(steps, state, task, {n: a for n, a in answers.items() if a.task in wanted})
             if logits is None:
-                logits = torch.full_like(of_task, OFF, memory_format=torch.contiguous_format)
+                logits = torch.full_like(task_logits, OFF, memory_format=torch.contiguous_format)
             regions = self._regions(index)
-            logits.index_copy_(1, regions, of_task.index_select(1, regions))
+            logits.index_copy_(1, regions, task_logits.index_select(1, regions))
             read |= answered
         assert logits is not None  # at least one task is selected
         return logits, {name: read[name] for name in answers if name in read}
@@ -163,6 +166,6 @@ def _run(steps: Sequence[Step], state: Any, task: Tensor | None) -> Any:
 
 
 def _read(steps: Sequence[Step], state: Any, task: Tensor, answers: Mapping[str, Answer]) -> tuple[Tensor, Any]:
-    """Return logits and answers of one pass; its features are freed before the next pass begins."""
+    """Return logits and answers of one pass. As a function, so that the features are freed before the next pass."""
     result = _run(steps, state, task)
     return result.logits, {name: answer.read(result) for name, answer in answers.items()}

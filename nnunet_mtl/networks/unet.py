@@ -1,7 +1,7 @@
-"""nnU-Net's U-Nets, with places at which the task can enter.
+"""nnU-Net's U-Nets with insertion points at which the task can enter.
 
-Encoder, decoder, their names and their state-dict keys are those of the stock classes; what conditions them are
-siblings.
+The encoder, the decoder, their attribute names and their state-dict keys are those of nnU-Net's classes. The parts at
+the insertion points are attributes beside them.
 """
 
 from functools import partial
@@ -28,14 +28,14 @@ class _Encoded(NamedTuple):
 
 
 class _TaskGuidedUNet(TaskGuidedNetwork):
-    """What both U-Nets share; comes before a stock class among the bases.
+    """Base of both U-Nets. Among the bases of a U-Net it comes before nnU-Net's class.
 
-    Without arguments for the insertion points it is the stock network with one task that owns every channel, which is
-    what nnU-Net's planner builds to estimate memory.
+    Without arguments for the insertion points the network is nnU-Net's own, with one task that owns every region.
+    nnU-Net's planner builds the network like this to estimate its memory.
     """
 
     def build(self, description: NetworkDescription[GuidedParts]) -> None:
-        """Build parts and heads, and widen the convolutions that read what parts append."""
+        """Build parts and heads, and widen the convolutions that read the channels which parts append."""
         parts, tasks = description.parts, description.layout.num_tasks
         channels = list(self.encoder.output_channels)
         widen(self.decoder.transpconvs[0], parts.bottleneck_conditioning.extra_channels())
@@ -46,7 +46,7 @@ class _TaskGuidedUNet(TaskGuidedNetwork):
         self.build_heads(description, channels, channels[-2::-1])
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
-        """Return encoding, decoding and segmenting, the last two as one where every task has a decoder of its own."""
+        """Return three steps: encode, decode, segment; the last two are one step if every task has its own decoder."""
         encoder_parts = (self.input_conditioning, *self.encoder_conditioning)
         decoder_parts = (self.bottleneck_conditioning, *self.task_attention, self.decoder_conditioning)
         encode = Step(partial(self._encode, keep_features=keep_features), any(p.conditioned for p in encoder_parts))

@@ -8,6 +8,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def unwrapped(network: nn.Module) -> Any:
-    """Return the network inside DistributedDataParallel and torch.compile, whichever of the two is around it."""
+    """Return the network without the wrappers of DistributedDataParallel and torch.compile, if it has them."""
     inner = network.module if isinstance(network, DistributedDataParallel) else network
     return inner._orig_mod if isinstance(inner, OptimizedModule) else inner

@@ -40,7 +40,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, *spatial), no value negative, of that."""
+        """Return (B, C, *spatial), without negative values, from a feature of the same shape."""
         flat = x.flatten(2)
         factors: Tensor = self.factors(torch.cat((flat.mean(2), flat.amax(2)), dim=1))
         return functional.relu(x * factors.reshape(*factors.shape, *[1] * (x.ndim - 2)))
@@ -75,11 +75,11 @@ class ChannelAttentionHead(ClassificationHead):
         self.hidden = nn.Linear(sum(channels), sum(channels) // 2)
 
     def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
-        """As of the base: the last layer."""
+        """Return the last layer for one question."""
         return nn.Linear(sum((*encoder[-2:], decoder[0])) // 2, question["outputs"])
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """As of the base; `evidence` is not read."""
+        """Return the logits of one question, (B, outputs); `evidence` is not read."""
         inputs = (*features.encoder[-2:], cast(Tensor, features.attended))
         finer, deepest, decoded = (
             attend(x.to(torch.promote_types(x.dtype, torch.float32)))

@@ -45,7 +45,7 @@ class DeformableConvolution(nn.Module):
         self.predict = ZeroConvolution(input_channels, (dimensions + 1) * self.places, dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C', *spatial), at least float32, of (B, C, *spatial)."""
+        """Return (B, C', *spatial), at least float32, from (B, C, *spatial)."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             predicted = self.predict(x)
@@ -69,7 +69,7 @@ class ZeroConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(output_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C', *spatial) of (B, C, *spatial)."""
+        """Return (B, C', *spatial) from (B, C, *spatial)."""
         convolve = functional.conv2d if x.ndim == 4 else functional.conv3d
         return convolve(x, self.weight, self.bias, padding=1)
 

@@ -30,7 +30,7 @@ def plain_convolution(input_channels: int, output_channels: int, dimensions: int
 
 
 class SpatialAttention(nn.Module):
-    """What the module says, on one stage.
+    """The attention of the equations above, on one stage.
 
     With k = 3^d it has k (3 C^2 + 2) + 6 C + 2 parameters and, where the convolutions are deformable,
     (d + 1) k (3 k C + 2) more.
@@ -63,8 +63,8 @@ class DeformableAttention(NoStageAttention):
     """Spatial attention with deformable convolutions at the deepest stages of the decoder; the others as they are.
 
     Args:
-        channels: Of the stage.
-        level: Number of the stage, counted from the deepest, 0.
+        channels: Channels of the stage.
+        level: Index of the stage, 0 the deepest.
         dimensions: 2 or 3.
         deformable_stages: How many stages have it; all of them if there are fewer.
         **options: Not used.
@@ -80,7 +80,7 @@ class DeformableAttention(NoStageAttention):
         self.attend = SpatialAttention(channels, dimensions, type(self).convolution) if here else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, *spatial) of that."""
+        """Return (B, C, *spatial) from a feature of the same shape."""
         attended: Tensor = self.attend(x)
         return attended
 

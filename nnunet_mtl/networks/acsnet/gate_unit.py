@@ -75,5 +75,5 @@ class GateAfterNorm(GateUnit):
     """
 
     def gated(self, x: Tensor, s: Tensor) -> Tensor:
-        """Return the output for given factors; arguments as of `GateUnit.gated`."""
+        """Return the output for given factors; arguments as in `GateUnit.gated`."""
         return (s * functional.relu(self.norm(self.refine(x)))).to(x.dtype)

@@ -132,7 +132,7 @@ class RegionEmbeddingHead(RegionHead):
             self.embedding.copy_(rows)
 
     def context(self, deepest: DeepestStage, *task: Tensor) -> Tensor:
-        """Return theta, (B, R, 153), in float32 under autocast too.
+        """Return theta, (B, R, 153), in float32 also under autocast.
 
         Args:
             deepest: With `before_norm`, (B, C, *spatial).
@@ -149,7 +149,7 @@ class RegionEmbeddingHead(RegionHead):
     def forward(  # type: ignore[override]
         self, features: Tensor, seg_layer: Callable[[Tensor], Tensor], context: Tensor
     ) -> Tensor:
-        """Return logits (B, R, *spatial), float32 under autocast too.
+        """Return logits (B, R, *spatial), float32 also under autocast.
 
         Args:
             features: Decoder features of any scale, (B, C', *spatial).

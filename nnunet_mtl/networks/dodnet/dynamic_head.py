@@ -23,12 +23,13 @@ def theta_size(width: int, outputs: int) -> int:
 
 
 def dynamic_layers(x: Tensor, theta: Tensor, outputs: int) -> Tensor:
-    """Apply three 1x1 convolutions with ReLU between, whose weights differ by sample, in float32 under autocast too.
+    """Apply three 1x1 convolutions with ReLU between, whose weights differ by sample, in float32 also under autocast.
 
-    As batched matrix products: a convolution with a group per sample would be compiled anew for every batch size.
+    The convolutions are batched matrix products, because a convolution with one group for every sample would be
+    compiled again for every batch size.
 
     Args:
-        x: What the H heads of a sample read, (B, W, *spatial).
+        x: Feature that all H heads of a sample read, (B, W, *spatial).
         theta: Weights and biases of every head, (B, H, T), T = `theta_size(W, outputs)`: first the weights of the three
             layers, each (out, in) row by row, then their three biases.
         outputs: Channels that a head returns.
@@ -42,7 +43,7 @@ def dynamic_layers(x: Tensor, theta: Tensor, outputs: int) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         sizes = [*map(math.prod, shapes), *(out for out, _ in shapes)]
         numbers = torch.split(theta.to(dtype), sizes, dim=2)
-        # All heads read the same features: as one product, because to broadcast would copy the features for each.
+        # The first layers of all heads are one product, because broadcasting would copy the features for every head.
         y, together = x.to(dtype).flatten(2), heads
         for layer, (out, width) in enumerate(shapes):
             weight = numbers[layer].reshape(-1, together * out, width)
@@ -56,16 +57,17 @@ def dynamic_layers(x: Tensor, theta: Tensor, outputs: int) -> Tensor:
 def initialise_controller(
     controller: nn.Linear, sources: Sequence[tuple[int, float]], width: int, last: float = 1.0
 ) -> None:
-    """Start a controller so that the layers it computes start as nnU-Net's convolutions do: He's variance and bias 0.
+    """Initialise a controller such that its layers start like nnU-Net's convolutions, with He's variance and bias 0.
 
-    Every source has the same share in the variance of the weights. With PyTorch's initialisation that of a task's code,
-    one of hundreds of inputs, would be next to nothing, and the layers would make the features fade.
+    All sources contribute the same share to the variance of the computed weights. With PyTorch's initialisation the
+    task's code, one of hundreds of inputs, would contribute almost nothing, and the layers would make features vanish.
 
     Args:
-        controller: Computes `theta_size(width, outputs)` numbers; changed in place.
-        sources: What is concatenated to make its input: how many numbers, and the sum of squares to expect of them.
-        width: Channels of the layers it computes.
-        last: Factor of the weights of the last of these layers, so that logits start near 0 if it is small.
+        controller: Linear layer that computes `theta_size(width, outputs)` numbers; changed in place.
+        sources: For every vector that is concatenated to the controller's input its length and its expected sum of
+            squares.
+        width: Channels of the computed layers.
+        last: Factor on the weights of the last computed layer; if it is small, logits start near 0.
     """
     outputs = (controller.out_features - theta_size(width, 0)) // (width + 1)
     share = 2 / width / len(sources)
@@ -80,9 +82,9 @@ def initialise_controller(
 class PooledDescriptor(nn.Sequential):
     """v = GAP(ReLU(GroupNorm(x))), a number (B, C) per channel of a feature (B, C, *spatial) before its normalisation.
 
-    GroupNorm's weights start so that the squares of v sum to about 4. The pooled numbers are positive and nearly the
-    same in every image: at 1 they would act as one bias with a learning rate C / (2 pi) times that of the others, and
-    the small dynamic layers of a wide network may not survive their first steps.
+    GroupNorm's weights start such that the squares of v sum to about 4. The pooled numbers are positive and nearly the
+    same in every image. With weights of 1 they would act as one bias with a learning rate C / (2 pi) times that of the
+    other parameters, and training could destroy the small dynamic layers of a wide network in its first steps.
 
     Args:
         channels: C.
@@ -111,7 +113,7 @@ class DynamicHead(SlotHead):
     That one theta serves all scales of deep supervision is our choice, and so is the initialisation.
 
     Args:
-        layout: The regions, of which each reads its slot.
+        layout: The regions and the slot that every region reads.
         deepest_channels: C.
         width: W.
 
@@ -137,7 +139,7 @@ class DynamicHead(SlotHead):
         return width
 
     def context(self, deepest: DeepestStage, task: Tensor) -> Tensor:  # type: ignore[override]
-        """Return theta, (B, T), in float32 under autocast too.
+        """Return theta, (B, T), in float32 also under autocast.
 
         Args:
             deepest: With `before_norm`, (B, C, *spatial).
@@ -150,7 +152,7 @@ class DynamicHead(SlotHead):
     def forward(  # type: ignore[override]
         self, features: Tensor, seg_layer: Callable[[Tensor], Tensor], context: Tensor
     ) -> Tensor:
-        """Return logits (B, R, *spatial), float32 under autocast too; those of other tasks' regions mean nothing.
+        """Return logits (B, R, *spatial), float32 also under autocast; those of other tasks' regions mean nothing.
 
         Args:
             features: Decoder features of any scale, (B, C', *spatial).

@@ -1,4 +1,4 @@
-"""What DoDNet's backbone is made of: weight-standardised convolutions in blocks that normalise before they convolve.
+"""The blocks of DoDNet's backbone: weight-standardised convolutions in blocks that normalise before they convolve.
 
 Source: Zhang, Xie, Xia, Shen, DoDNet: learning to segment multi-organ and tumors from multiple partially labeled
 datasets, CVPR 2021, and its released code, re-implemented from equations. Weight standardisation is Qiao, Wang, Liu,
@@ -31,7 +31,7 @@ class StandardisedConv2d(nn.Conv2d):
     """A 2D convolution with standardised filters."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C', *spatial') of (B, C, *spatial)."""
+        """Return (B, C', *spatial') from (B, C, *spatial)."""
         return functional.conv2d(x, standardised(self.weight), self.bias, self.stride, self.padding)
 
 
@@ -39,7 +39,7 @@ class StandardisedConv3d(nn.Conv3d):
     """A 3D convolution with standardised filters."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C', *spatial') of (B, C, *spatial)."""
+        """Return (B, C', *spatial') from (B, C, *spatial)."""
         return functional.conv3d(x, standardised(self.weight), self.bias, self.stride, self.padding)
 
 
@@ -54,8 +54,8 @@ def standardised_conv(
 
     Args:
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
-        channels: It reads.
-        output_channels: It makes.
+        channels: Number of input channels.
+        output_channels: Number of output channels.
         kernel_size: Odd, along every axis.
         stride: Along every axis; 1 by default.
     """
@@ -83,10 +83,10 @@ class PreActivationBlock(GuidedBlock):
 
     Args:
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
-        channels: Of x.
-        output_channels: Of u and R(x).
-        kernel_size: Along every axis.
-        stride: Of f, along every axis; 1 by default.
+        channels: Channels of x.
+        output_channels: Channels of u and R(x).
+        kernel_size: Kernel size along every axis.
+        stride: Stride of f along every axis; 1 by default.
     """
 
     def __init__(
@@ -114,12 +114,12 @@ class PreActivationBlock(GuidedBlock):
         guide: Callable[[Tensor, Tensor], Tensor] = unguided,
         condition: Callable[[Tensor], Tensor] = _unconditioned,
     ) -> Tensor:
-        """Return R(x), which nothing has normalised.
+        """Return R(x), behind which no normalisation stands.
 
         Args:
             x: (B, C, *spatial).
-            guide: Given P(x) and u; returns what is added to f'(u).
-            condition: Given what the first convolution is about to read; returns what it reads.
+            guide: Function of P(x) and u; returns the tensor that is added to f'(u).
+            condition: Function of the normalised x; returns the tensor that the first convolution reads.
         """
         first = self.conv1(condition(self.norm1(x)))
         shortcut = guide(self.skip(x), first)
@@ -132,15 +132,15 @@ class PreActivationBlock(GuidedBlock):
 
 
 class PreActivationStage(nn.Module):
-    """Blocks one after the other, of which the first changes size and channels.
+    """Blocks in a row; the first block changes size and channels.
 
     Args:
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
-        channels: Of x.
-        output_channels: Of every block.
-        kernel_size: Along every axis.
-        n_blocks: At least 1.
-        stride: Of the first block.
+        channels: Channels of x.
+        output_channels: Output channels of every block.
+        kernel_size: Kernel size along every axis.
+        n_blocks: Number of blocks, at least 1.
+        stride: Stride of the first block.
     """
 
     def __init__(

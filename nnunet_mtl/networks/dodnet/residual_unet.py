@@ -50,11 +50,11 @@ class _Shape(NamedTuple):
 class ResidualUNet(nn.Module):
     """The network without a task: encoder, fusion, decoder.
 
-    The fusion makes the channels of the stage before the last, and a decoder stage those of the next skip, so that
-    skips of any widths can be added.
+    The output of the fusion has as many channels as the last stage but one, and the output of a decoder stage as many
+    as the next skip, so that skips can be added whatever their number of channels.
 
     Args:
-        num_classes: Channels that the segmentation layers make.
+        num_classes: Output channels of the segmentation layers.
         input_channels: Channels of the image.
         n_stages: S, at least 2.
         features_per_stage: Channels of the stages, at least 2, full resolution first.
@@ -126,10 +126,10 @@ class ResidualUNet(nn.Module):
         InitWeights_He(1e-2)(module)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Return how many numbers the convolutions make of one patch, which nnU-Net's planners estimate memory by.
+        """Return how many values the convolutions output for one patch; nnU-Net's planners estimate memory with it.
 
         Args:
-            input_size: Of the patch, in voxels; the gates' and heads' own numbers are left out.
+            input_size: Size of the patch, in voxels; the gates' and heads' own numbers are left out.
         """
         size, sizes = list(input_size), []
         for stride in self.encoder.strides:
@@ -146,7 +146,7 @@ class ResidualUNet(nn.Module):
 
 
 class PublishedUNet(TaskGuidedNetwork, ResidualUNet):
-    """DoDNet's and TGNet's network; what conditions it are siblings of encoder, fusion and decoder.
+    """DoDNet's and TGNet's network; the parts are attributes beside encoder, fusion and decoder.
 
     The task enters at the points of `nnunet_mtl.networks.insertion_points`. Two of these points lie between a
     normalisation with its activation and a convolution, which reads the appended channels: `bottleneck_conditioning` in
@@ -157,7 +157,7 @@ class PublishedUNet(TaskGuidedNetwork, ResidualUNet):
     gives_attended: ClassVar[bool] = False
 
     def build(self, description: NetworkDescription[GuidedParts]) -> None:
-        """Build parts and heads, and widen the convolutions that read what parts append."""
+        """Build parts and heads, and widen the convolutions that read the channels which parts append."""
         parts, tasks = description.parts, description.layout.num_tasks
         *channels, last = self.encoder.output_channels
         widen(self.fusion.conv, parts.bottleneck_conditioning.extra_channels())
@@ -170,7 +170,7 @@ class PublishedUNet(TaskGuidedNetwork, ResidualUNet):
         self.build_heads(description, [*channels, channels[-1]], channels[::-1])
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
-        """Return encoding, fusing, decoding and segmenting, the last two as one where every task has its decoder."""
+        """Return four steps: encode, fuse, decode, segment; the last two are one if every task has its own decoder."""
         encode = Step(self._encode, any(p.conditioned for p in (self.input_conditioning, *self.encoder_conditioning)))
         fuse = Step(self._fuse, bool(self.bottleneck_conditioning.conditioned))
         decode = partial(self._decode, keep_features=keep_features)
@@ -191,7 +191,7 @@ class PublishedUNet(TaskGuidedNetwork, ResidualUNet):
 
     def _decode(self, decoder: "PublishedDecoder", fused: _Fused, *task: Tensor, keep_features: bool) -> Decoded:
         encoded = (fused.bottleneck, *reversed(fused.skips))
-        x, *skips = (part(each) for part, each in zip(self.encoder_attention, encoded, strict=True))
+        x, *skips = (part(feature) for part, feature in zip(self.encoder_attention, encoded, strict=True))
         stages: list[Tensor] = []
         features = None
         for skip, gate, stage, attend in zip(
@@ -200,7 +200,7 @@ class PublishedUNet(TaskGuidedNetwork, ResidualUNet):
             upsampled = _resized_to(x, skip)
             merged = upsampled + call(gate, skip, x, upsampled, task=task)
             if keep_features and not stages:
-                # What the heads are built for: of the coarsest skip's channels, and before a normalisation.
+                # The heads are built for a feature before a normalisation with the channels of the coarsest skip.
                 *shared, decoded = (scale_gradient(tensor, self.class_gradient) for tensor in (*skips[::-1], x, merged))
                 features = Features(shared, decoded)
             x = attend(stage(merged, partial(call, self.decoder_conditioning, task=task)))
@@ -213,9 +213,9 @@ class PublishedEncoder(nn.Module):
     """The stem, which normalises nothing, and the stages.
 
     Args:
-        input_channels: Of the image.
-        shape: Of the network.
-        n_blocks: Of every stage.
+        input_channels: Channels of the image.
+        shape: Channels, kernels and strides of the network.
+        n_blocks: Number of blocks of every stage.
     """
 
     def __init__(self, input_channels: int, shape: _Shape, n_blocks: Sequence[int]) -> None:
@@ -224,8 +224,8 @@ class PublishedEncoder(nn.Module):
         self.conv_op, self.strides, self.output_channels = conv_op, strides, features
         self.stem = standardised_conv(conv_op, input_channels, features[0], kernel_sizes[0])
         self.stages = nn.ModuleList(
-            PreActivationStage(conv_op, *of_stage)
-            for of_stage in zip([features[0], *features], features, kernel_sizes, n_blocks, strides, strict=False)
+            PreActivationStage(conv_op, *numbers)
+            for numbers in zip([features[0], *features], features, kernel_sizes, n_blocks, strides, strict=False)
         )
 
 
@@ -234,8 +234,8 @@ class Fusion(nn.Module):
 
     Args:
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
-        channels: It reads.
-        output_channels: It makes.
+        channels: Number of input channels.
+        output_channels: Number of output channels.
         dimensions: Number of axes.
     """
 
@@ -251,7 +251,8 @@ class Fusion(nn.Module):
 
         Args:
             x: The encoder's last feature.
-            condition: Given what the convolution is about to read; returns what it reads, and tokens or None.
+            condition: Function of the normalised feature; returns the feature that the convolution reads, and tokens
+                or None.
         """
         feature, tokens = condition(self.norm(x))
         return self.conv(feature), tokens
@@ -261,16 +262,16 @@ class PublishedDecoder(nn.Module):
     """The stages of the decoder and its segmentation layers, both coarsest first.
 
     Args:
-        shape: Of the network.
-        n_blocks: Of every stage.
-        outputs: Channels of the segmentation layers.
-        full_resolution_only: Whether there is but one of these.
+        shape: Channels, kernels and strides of the network.
+        n_blocks: Number of blocks of every stage.
+        outputs: Output channels of the segmentation layers.
+        full_resolution_only: Whether only the finest stage has a segmentation layer.
 
     Attributes:
         deep_supervision: Whether the loss is computed on every scale; nnU-Net sets it.
     """
 
-    encoder: ClassVar[None] = None  # nnU-Net's decoders refer to theirs
+    encoder: ClassVar[None] = None  # nnU-Net's decoders refer to the encoder; this one does not
 
     def __init__(self, shape: _Shape, n_blocks: Sequence[int], outputs: int, *, full_resolution_only: bool) -> None:
         super().__init__()
@@ -279,12 +280,12 @@ class PublishedDecoder(nn.Module):
         made = _made(shape.features[:-1])
         kernel_sizes = shape.kernel_sizes[-2::-1]
         self.stages = nn.ModuleList(
-            PreActivationStage(shape.conv_op, *of_stage)
-            for of_stage in zip(channels, made, kernel_sizes, n_blocks, strict=True)
+            PreActivationStage(shape.conv_op, *numbers)
+            for numbers in zip(channels, made, kernel_sizes, n_blocks, strict=True)
         )
         self.seg_layers = nn.ModuleList(
-            nn.Sequential(NormalisedFeature(each), cast(Any, shape.conv_op)(each, outputs, 1))
-            for each in (made[-1:] if full_resolution_only else made)
+            nn.Sequential(NormalisedFeature(count), cast(Any, shape.conv_op)(count, outputs, 1))
+            for count in (made[-1:] if full_resolution_only else made)
         )
 
 
@@ -305,10 +306,10 @@ def _channels_made(module: nn.Module) -> int:
 
 
 def _per_stage(name: str, values: Any, n_stages: int) -> list[Any]:
-    each: list[Any] = [values] * n_stages if isinstance(values, int) else list(values)
-    if len(each) != n_stages:
-        raise ArchitectureError(f"plans: arch_kwargs.{name}={each!r} must have {n_stages} entries: plan again")
-    return each
+    entries: list[Any] = [values] * n_stages if isinstance(values, int) else list(values)
+    if len(entries) != n_stages:
+        raise ArchitectureError(f"plans: arch_kwargs.{name}={entries!r} must have {n_stages} entries: plan again")
+    return entries
 
 
 def _per_axis(value: int | Sequence[int], dimensions: int) -> list[int]:

@@ -29,13 +29,7 @@ _COMPARED = 16  # channels of what the weights are computed from, as published
 
 
 class NoAdaptiveAttention(nn.Module):
-    """A level's feature as it is; the fusion is not read.
-
-    Args:
-        shape: Not used, like the others; here so that both are built alike.
-        level: Not used.
-        output: Not used.
-    """
+    """Leaves the feature of a level unchanged; the fusion is not read."""
 
     reads_fused: ClassVar[bool] = False
 
@@ -51,7 +45,7 @@ class AdaptiveAttention(nn.Module):
     """One level's attention.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
         level: Index of the level, 0 the finest; the fusion is brought to its size by one block, applied once for every
             level between.
         output: What `refine` reads beside F: "product", A * G, or "alone", A.
@@ -83,7 +77,7 @@ class AdaptiveAttention(nn.Module):
         self.multiplies = output == "product"
 
     def weights(self, feature: Tensor, fused: Tensor) -> Tensor:
-        """Return what the level and the fusion weigh, (B, 2, *spatial), with a sum of 1 at each voxel."""
+        """Return the weights of the level and of the fusion, (B, 2, *spatial), which sum to 1 at every voxel."""
         compared = torch.cat((self.reduce_feature(feature), self.reduce_fused(fused)), dim=1)
         return torch.softmax(self.compare(compared), dim=1)
 
@@ -91,12 +85,12 @@ class AdaptiveAttention(nn.Module):
         """Return (B, W, *spatial).
 
         Args:
-            feature: Of the level, F, (B, W, *spatial).
-            fused: Of all levels, (B, W, *spatial of the finest level).
+            feature: F, the feature of the level, (B, W, *spatial).
+            fused: G, the fusion of all levels, (B, W, *spatial of the finest level).
         """
         fused = self.down(fused)
-        of_feature, of_fused = self.weights(feature, fused).to(feature.dtype).chunk(2, dim=1)
-        attended = of_feature * self.attend(feature) * feature + of_fused * self.attend(fused) * fused
+        feature_weight, fused_weight = self.weights(feature, fused).to(feature.dtype).chunk(2, dim=1)
+        attended = feature_weight * self.attend(feature) * feature + fused_weight * self.attend(fused) * fused
         if self.multiplies:
             attended = attended * fused
         refined: Tensor = self.refine(torch.cat((feature, attended), dim=1))

@@ -29,12 +29,12 @@ from nnunet_mtl.networks.mamtln.pyramid_blocks import (
 
 
 class AwareAttention(nn.Module):
-    """One level under the attention of a task, which reads what the task has made of other levels too.
+    """Attention of a task to one level; it also reads the task's features of other levels, the context.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
         level: Index of the level, 0 the finest.
-        context: Channels of what is read beside it; 0 for nothing.
+        context: Channels of the context; 0 for no context.
     """
 
     def __init__(self, shape: Shape, level: int, context: int) -> None:
@@ -55,11 +55,7 @@ class AwareAttention(nn.Module):
 
 
 class NoSegmentationAwareness(nn.Module):
-    """What segments is the fusion of the shared levels, which the second of the supervised paths reads too.
-
-    Args:
-        shape: Not used; here so that both are built alike.
-    """
+    """Returns the fusion of the shared levels as the feature that is segmented."""
 
     reads_fused: ClassVar[bool] = True
 
@@ -72,10 +68,10 @@ class NoSegmentationAwareness(nn.Module):
 
 
 class SegmentationAwareBranch(nn.Module):
-    """From the deepest level to the finest.
+    """Walks from the deepest level to the finest, and returns the feature that is segmented.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
 
     Attributes:
         reads_fused: Whether the fusion of the shared levels is read.
@@ -90,10 +86,10 @@ class SegmentationAwareBranch(nn.Module):
         n_attended = max(1, n_levels - 2)
         contexts = [shape.width] * n_attended
         contexts[-1] = shape.width * min(2, n_levels - 1)
-        self.attention = nn.ModuleList(AwareAttention(shape, level, each) for level, each in enumerate(contexts))
+        self.attention = nn.ModuleList(AwareAttention(shape, level, count) for level, count in enumerate(contexts))
 
     def forward(self, levels: Sequence[Tensor], fused: Tensor | None) -> Tensor:
-        """Return what segments, (B, W, *spatial of the finest level).
+        """Return the feature that is segmented, (B, W, *spatial of the finest level).
 
         Args:
             levels: Shared, finest first, (B, W, *spatial) each.
@@ -105,16 +101,12 @@ class SegmentationAwareBranch(nn.Module):
             [torch.cat([resized(level, deeper[0].shape[2:]) for level in reversed(deeper)], dim=1)] if deeper else []
         )
         for feature, attention in reversed(attended):
-            context = [attention(feature, *(resized(each, feature.shape[2:]) for each in context))]
+            context = [attention(feature, *(resized(deeper_one, feature.shape[2:]) for deeper_one in context))]
         return context[0]
 
 
 class NoClassificationAwareness(nn.Module):
-    """What answers are the means of the deepest two levels.
-
-    Args:
-        shape: Not used; here so that both are built alike.
-    """
+    """Returns the means of the deepest two levels as the descriptor."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -125,10 +117,10 @@ class NoClassificationAwareness(nn.Module):
 
 
 class ClassificationAwareBranch(nn.Module):
-    """From the finest level to the last but one; the deepest is read as it is.
+    """Walks from the finest level to the last but one; the deepest level is read unchanged.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -178,11 +170,11 @@ class AwareHead(ClassificationHead):
         self.dropout = nn.Dropout(dropout)
 
     def answer(self, question: Question, encoder: Sequence[int], decoder: Sequence[int], dropout: float) -> nn.Module:
-        """As of the base."""
+        """Return a linear layer on the descriptor, (B, 2 W)."""
         return nn.Linear(2 * decoder[0], question["outputs"])
 
     def forward(self, index: int, features: Features, evidence: Tensor | None) -> Tensor:
-        """As of the base; `evidence` is not read."""
+        """Return the logits of one question, (B, outputs); `evidence` is not read."""
         logits: Tensor = self.answers[index](self.dropout(cast(Tensor, features.attended)))
         return logits
 

@@ -46,7 +46,7 @@ class JaccardFocalLoss(MaskedLoss):
         super().__init__(use_ignore_label=use_ignore_label, dice_weight=dice_weight, bce_weight=bce_weight)
 
     def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
-        """Compute the unweighted terms "jaccard" and "focal"; arguments and errors as of `MaskedDiceBCELoss`.
+        """Compute the unweighted terms "jaccard" and "focal"; arguments and errors as in `MaskedDiceBCELoss`.
 
         Returns:
             Scalars, float32, never negative; zero, but attached to `logits`, if nothing is annotated.

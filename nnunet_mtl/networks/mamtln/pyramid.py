@@ -51,7 +51,7 @@ class BidirectionalPyramid(nn.Module):
     """Down from the deepest level to the finest, with visual attention, and up again.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
         visual_attention: Class of what a level passes on the way down.
     """
 
@@ -81,7 +81,7 @@ class LevelFusion(nn.Module):
     """All levels at the size of the finest, made into one feature.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
     """
 
     def __init__(self, shape: Shape) -> None:

@@ -1,6 +1,6 @@
-"""What the parts of MA-MTLN's pyramid are built of: levels, blocks, and how features come from one size to another.
+"""Building blocks of MA-MTLN's pyramid: levels, convolution blocks, downsampling and interpolation.
 
-Every stride and kernel comes from the plans; what is enlarged is enlarged to a size, never by a factor.
+All strides and kernels come from the plans. Features are enlarged to a given size, never by a factor.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ class Level(NamedTuple):
     """One level of the pyramid: a stage of the encoder.
 
     Attributes:
-        kernel: Of its convolutions, 1 or 3 on each axis: 1 where the plans' kernel is 1.
-        stride: From the next finer stage of the encoder, per axis.
-        size: Of its features at the planned patch size, per axis; empty where that is not known.
+        kernel: Kernel of the level's convolutions per axis: 1 where the plans' kernel is 1, else 3.
+        stride: Stride from the next finer stage of the encoder, per axis.
+        size: Spatial size of the level's features at the planned patch size; empty if it is not known.
     """
 
     kernel: tuple[int, ...]
@@ -45,12 +45,12 @@ class ConvNormAct(nn.Sequential):
 
     Args:
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
-        channels: It reads.
-        output_channels: It makes.
-        kernel: Odd, per axis.
-        stride: Per axis.
+        channels: Number of input channels.
+        output_channels: Number of output channels.
+        kernel: Kernel size per axis, odd.
+        stride: Stride per axis.
         per_group: Channels of a group of the GroupNorm, see `equal_groups`; 2 in most blocks as released.
-        bias: Whether the convolution has one.
+        bias: Whether the convolution has a bias.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class ConvNormAct(nn.Sequential):
 
 
 class RepeatedDownsampling(nn.Module):
-    """One block, applied as often as there are levels to descend: its convolution has a stride of its own each time.
+    """One block with shared weights, applied once for every level to descend, with the stride of that level.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
         level: Index of the level to descend to from the finest, at least 1.
     """
 
     def __init__(self, shape: Shape, level: int) -> None:
         super().__init__()
-        self.strides = [each.stride for each in shape.levels[1 : level + 1]]
+        self.strides = [coarser.stride for coarser in shape.levels[1 : level + 1]]
         self.block = downsampling(shape, shape.levels[level].kernel, 1)
         self._convolve = functional.conv2d if shape.conv_op is nn.Conv2d else functional.conv3d
 
@@ -99,9 +99,9 @@ def downsampling(shape: Shape, kernel: Sequence[int], stride: Sequence[int] | in
     """Return a strided block of a pyramid, W channels to W; as released, four channels to a group and no bias.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
         kernel: Odd, per axis; 1 reads one voxel of those that a stride covers.
-        stride: Per axis.
+        stride: Stride per axis.
     """
     return ConvNormAct(shape.conv_op, shape.width, shape.width, kernel, stride, per_group=4, bias=False)
 
@@ -120,14 +120,14 @@ def same_size_convolution(
 
     Args:
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
-        channels: It reads.
-        output_channels: It makes.
-        kernel: Odd, per axis.
-        stride: Per axis.
-        dilation: Per axis.
-        bias: Whether it has one.
+        channels: Number of input channels.
+        output_channels: Number of output channels.
+        kernel: Kernel size per axis, odd.
+        stride: Stride per axis.
+        dilation: Dilation per axis.
+        bias: Whether the convolution has a bias.
     """
-    strides, dilations = ([each] * len(kernel) if isinstance(each, int) else [*each] for each in (stride, dilation))
+    strides, dilations = ([value] * len(kernel) if isinstance(value, int) else [*value] for value in (stride, dilation))
     padding = [(edge - 1) // 2 * apart for edge, apart in zip(kernel, dilations, strict=True)]
     arguments = {"stride": tuple(strides), "padding": tuple(padding), "dilation": tuple(dilations), "bias": bias}
     return conv_op(channels, output_channels, tuple(kernel), **arguments)  # type: ignore[arg-type]

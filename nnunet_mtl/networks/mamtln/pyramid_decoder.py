@@ -1,4 +1,4 @@
-"""What stands in the place of nnU-Net's decoder in MA-MTLN: pyramid, two supervised paths, the branch that segments."""
+"""MA-MTLN's decoder in the place of nnU-Net's: pyramid, two supervised paths, and the segmentation-aware branch."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, cast
@@ -12,13 +12,13 @@ from nnunet_mtl.networks.unused_parameters import zero_of
 
 
 class Decoded(NamedTuple):
-    """What the decoder makes of the encoder's stages.
+    """Result of the decoder.
 
     Attributes:
-        levels: Shared features S_1 to S_L, finest first, (B, W, *spatial) each.
-        stages: What is segmented, (B, W, *spatial of the finest level) each: the two supervised paths if they are
-            wanted, and last the segmentation-aware branch.
-        zero: Zero, attached to every weight that was not used; None where it is not needed.
+        levels: Shared features S_1 to S_L, finest first, (B, W, *spatial).
+        stages: Features that are segmented, (B, W, *spatial of the finest level): those of the two supervised paths, if
+            requested, and last that of the segmentation-aware branch.
+        zero: Zero that is attached to all weights that were not used; None if it is not needed.
     """
 
     levels: list[Tensor]
@@ -30,18 +30,19 @@ class PyramidDecoder(nn.Module):
     """Reduces the stages to one width, shares them over scales, and fuses them before and after the attention.
 
     Args:
-        shape: Of the pyramid.
-        channels: Of the encoder's stages it reads, finest first.
-        outputs: Channels of the segmentation layers.
-        parts: Classes of what stands at its points.
-        adaptive_output: Of the adaptive attention.
+        shape: Numbers of the pyramid.
+        channels: Channels of the encoder's stages that the pyramid reads, finest first.
+        outputs: Output channels of the segmentation layers.
+        parts: Classes of the parts at the insertion points.
+        adaptive_output: Argument `output` of the adaptive attention.
 
     Attributes:
         deep_supervision: Whether the two paths are supervised; nnU-Net sets it.
-        seg_layers: Of the fusion before the attention, of the fusion behind it, and of the last branch.
+        seg_layers: Segmentation layers of the fusion before the adaptive attention, of the fusion behind the adaptive
+            attention, and of the segmentation-aware branch.
     """
 
-    encoder: ClassVar[None] = None  # nnU-Net's decoders refer to theirs
+    encoder: ClassVar[None] = None  # nnU-Net's decoders refer to the encoder; this one does not
 
     def __init__(
         self, shape: Shape, channels: Sequence[int], outputs: int, parts: PyramidParts, adaptive_output: str
@@ -63,9 +64,9 @@ class PyramidDecoder(nn.Module):
         """Decode.
 
         Args:
-            features: Of the encoder's stages that are levels, finest first.
-            supervised: Whether the two paths are wanted.
-            attach: Whether weights that are not used are to be attached: DistributedDataParallel waits for all.
+            features: Outputs of the encoder's stages that are levels, finest first.
+            supervised: Whether to compute the two supervised paths.
+            attach: Whether to attach weights that are not used; DistributedDataParallel waits for all gradients.
         """
         levels = self.pyramid([reduce(feature) for reduce, feature in zip(self.reduce, features, strict=True)])
         unused: list[nn.Module] = [] if supervised else [*self.seg_layers[:-1]]

@@ -47,7 +47,7 @@ class _Segmented(NamedTuple):
 
 
 class _PyramidUNet(MultiTaskNetwork):
-    """What both networks share; comes before a stock class among the bases.
+    """Base of both networks. Among the bases of a network it comes before nnU-Net's class.
 
     `method_options` are "width" and number of "levels" of the pyramid, of which 0 stands for what the module says, and
     the "output" of the adaptive attention. Without the method's own classification head there is no
@@ -71,7 +71,7 @@ class _PyramidUNet(MultiTaskNetwork):
         self.build_heads(description, channels, [shape.width] * (len(channels) - 1))
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
-        """Return encoding, decoding and segmenting; the task enters nowhere but in a head that knows it."""
+        """Return three steps: encode, decode, segment; the task can enter only in the segmentation head."""
         return (
             Step(partial(self._encode, keep_features=keep_features), conditioned=False),
             Step(partial(self._decode, raw=raw, keep_features=keep_features), conditioned=False),
@@ -94,8 +94,8 @@ class _PyramidUNet(MultiTaskNetwork):
 
     def _features(self, encoded: _Encoded, levels: list[Tensor]) -> Features:
         """Return what answers are read from; the decoder's is the last level but one, at the size heads expect it."""
-        shared = [scale_gradient(each, self.class_gradient) for each in encoded.before_norm]
-        read = [scale_gradient(each, self.class_gradient) for each in levels]
+        shared = [scale_gradient(feature, self.class_gradient) for feature in encoded.before_norm]
+        read = [scale_gradient(level, self.class_gradient) for level in levels]
         decoder = resized(read[-2] if self.n_levels > 1 else read[-1], encoded.stages[-2].shape[2:])
         return Features(shared, decoder, self.classification_aware(read))
 
@@ -108,17 +108,17 @@ class _PyramidUNet(MultiTaskNetwork):
         # A 1x1 convolution and linear interpolation commute: the published order enlarges W channels, this one R.
         layers = reversed(list(self.decoder.seg_layers))
         logits = [head(x, layer, context) for x, layer in zip(reversed(stages), layers, strict=False)]
-        full, *paths = (resized(each, encoded.size) for each in logits)
+        full, *paths = (resized(scale, encoded.size) for scale in logits)
         full = full if zero is None else full + zero
         if raw and self.deep_supervision:
             return PassResult([full, *paths], features)
         return PassResult(full if raw else head.regions(full), features)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Return how many numbers the convolutions make of one patch, which nnU-Net's planners estimate memory by.
+        """Return how many values the convolutions output for one patch; nnU-Net's planners estimate memory with it.
 
         Args:
-            input_size: Of the patch, in voxels.
+            input_size: Size of the patch, in voxels.
         """
         counted: list[int] = []
         twin = deepcopy(self).to("meta")

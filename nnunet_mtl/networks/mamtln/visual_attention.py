@@ -1,4 +1,4 @@
-"""MA-MTLN's visual attention: a feature gated by what fields of view of several widths make of it.
+"""MA-MTLN's visual attention: gates computed from a feature with fields of view of several widths.
 
     VA(x) = PReLU(C [x * g_1(x) || ... || x * g_n(x)] + x),    g_r(x) = sigmoid(K_r(x))
 
@@ -33,12 +33,7 @@ _BRANCHES = (
 
 
 class NoVisualAttention(nn.Module):
-    """A level's feature as it is.
-
-    Args:
-        shape: Not used, like the other; here so that both are built alike.
-        level: Not used.
-    """
+    """Leaves the feature of a level unchanged."""
 
     def __init__(self, shape: Shape, level: int) -> None:
         super().__init__()
@@ -52,7 +47,7 @@ class VisualAttention(nn.Module):
     """Four branches at the finest level, three at the next, two below.
 
     Args:
-        shape: Of the pyramid.
+        shape: Numbers of the pyramid.
         level: Index of the level, 0 the finest.
     """
 
@@ -74,16 +69,16 @@ class VisualAttention(nn.Module):
 
 
 def dilations(published: tuple[int, int, int], kernel: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a branch's dilation per axis, at least 1: what it spans is no more than the feature.
+    """Return the dilation of a branch per axis, at least 1, clipped so that the kernel is not wider than the feature.
 
     Args:
-        published: Of the last three axes.
-        kernel: Of the level, per axis; where it is 1 there is nothing to dilate.
-        size: Of the level, per axis; empty where it is not known, and nothing is clipped.
+        published: Published dilation of the last three axes.
+        kernel: Kernel of the level per axis; an axis with kernel 1 has the dilation 1.
+        size: Spatial size of the level; empty if it is not known, and then nothing is clipped.
     """
-    of_axes = published[-len(kernel) :]
-    clipped = [min(each, max(1, (edge - 1) // 2)) for each, edge in zip(of_axes, size or [10**9] * 3, strict=False)]
-    return tuple(1 if edge == 1 else each for each, edge in zip(clipped, kernel, strict=True))
+    steps = published[-len(kernel) :]
+    clipped = [min(step, max(1, (edge - 1) // 2)) for step, edge in zip(steps, size or [10**9] * 3, strict=False)]
+    return tuple(1 if edge == 1 else step for step, edge in zip(clipped, kernel, strict=True))
 
 
 def _branch(shape: Shape, level: int, kind: _Branch) -> nn.Sequential:
@@ -93,7 +88,7 @@ def _branch(shape: Shape, level: int, kind: _Branch) -> nn.Sequential:
     apart = [(1,) * len(kernel)] * kind.convolutions + [dilations(kind.dilation, kernel, size)]
     return nn.Sequential(
         *(
-            same_size_convolution(shape.conv_op, shape.width, shape.width, each, dilation=dilation)
-            for each, dilation in zip(kernels, apart, strict=True)
+            same_size_convolution(shape.conv_op, shape.width, shape.width, size, dilation=dilation)
+            for size, dilation in zip(kernels, apart, strict=True)
         )
     )

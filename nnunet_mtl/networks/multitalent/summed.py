@@ -41,7 +41,7 @@ class SummedDiceBCELoss(MaskedLoss):
         super().__init__(use_ignore_label=use_ignore_label, dice_weight=dice_weight, bce_weight=bce_weight)
 
     def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
-        """Compute the unweighted terms "dice" and "bce"; arguments, result and errors as of `MaskedDiceBCELoss`."""
+        """Compute the unweighted terms "dice" and "bce"; arguments, result and errors as in `MaskedDiceBCELoss`."""
         n_regions = logits.shape[1]
         self._check(logits, target, annotated, n_regions)
         pairs, valid, sums = annotated_sums(logits, target, annotated, use_ignore_label=self.use_ignore_label)

@@ -1,4 +1,4 @@
-"""Heads of nested tasks (a core inside a whole): what a task found guides the task inside it. After OM-Net.
+"""Heads of nested tasks (a core inside a whole): the prediction of a task guides the task inside it. After OM-Net.
 
 Source: Zhou, Ding, Wang, Lu, Tao, One-pass multi-task networks with cross-task guided attention for brain tumor
 segmentation, IEEE TIP 2020, and its released code, re-implemented from equations.
@@ -25,10 +25,11 @@ REDUCTION = 4  # of the hidden layer of squeeze-and-excitation
 
 
 class NestedHead(RegionHead):
-    """A head for every task at every scale, a task inside another one guided by it; and, in prediction, kept inside it.
+    """A head for every task at every scale. A parent task guides its children; in prediction children stay inside it.
 
-    The loss reads what the heads say. `regions` takes the smaller of a task's logit and its parent's, from coarse to
-    fine: a child never leaves its parent, and averages over tiles, mirrored images and folds keep that.
+    The loss reads the outputs of the heads unchanged. `regions` replaces the logit of a child by the smaller of its own
+    and its parent's logit, from coarse to fine. A child is therefore never outside its parent, also after averaging
+    over tiles, mirrored images and folds.
 
     Args:
         layout: The regions.
@@ -64,7 +65,7 @@ class NestedHead(RegionHead):
                 f"of the {layout.num_regions} regions and a parent of each task: plan again from dataset.json"
             )
         self.order = coarse_to_fine(self.parents)
-        self.regions_of_task = [[region for region, own in enumerate(owners) if own == t] for t in range(n_tasks)]
+        self.regions_of_task = [[region for region, owner in enumerate(owners) if owner == t] for t in range(n_tasks)]
         self.guidance = guidance
 
     def seg_layer(self, convolution: nn.Module, layout: Layout) -> nn.Module:
@@ -91,7 +92,7 @@ class TaskHeads(nn.Module):
         regions_of_task: Indices of every task's regions.
         parents: Of every task, -1 for none.
         order: The tasks, parents first.
-        guidance: As of `NestedHead`.
+        guidance: As in `NestedHead`.
     """
 
     region_order: Tensor
@@ -118,7 +119,7 @@ class TaskHeads(nn.Module):
         self.register_buffer("region_order", torch.tensor(made, device="cpu").argsort(), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return logits (B, R, *spatial) of decoder features (B, C, *spatial)."""
+        """Return logits (B, R, *spatial) from decoder features (B, C, *spatial)."""
         features = self.before(features)
         logits: dict[int, Tensor] = {}
         for task in self.order:
@@ -150,15 +151,15 @@ class TaskHead(nn.Module):
         self.score = convolution(width, outputs, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return logits (B, n, *spatial) of features (B, C, *spatial)."""
+        """Return logits (B, n, *spatial) from features (B, C, *spatial)."""
         return cast(Tensor, self.score(functional.leaky_relu(self.norm(self.own(features)), 0.01)))
 
 
 class ExcitedHead(TaskHead):
-    """The same with its channels scaled by squeeze-and-excitation: the row "+SE", in place of the guidance.
+    """`TaskHead` with squeeze-and-excitation of its channels: the paper's row "+SE", without guidance by the parent.
 
-    What is squeezed is rectified but not normalised: behind an InstanceNorm every image would have the same means. With
-    H = max(1, W // 4) it has 2 W H + W + H parameters more.
+    The squeezed feature is rectified but not normalised, because behind an InstanceNorm every image would have the same
+    means. With H = max(1, W // 4) the head has 2 W H + W + H parameters more than `TaskHead`.
     """
 
     def __init__(self, channels: int, outputs: int, convolution: type[Any]) -> None:
@@ -167,17 +168,19 @@ class ExcitedHead(TaskHead):
         self.squeeze = nn.Linear(width, max(1, width // REDUCTION))
         self.excite = nn.Linear(max(1, width // REDUCTION), width)
 
-    def gate(self, own: Tensor) -> Tensor:
-        """Return the factor of each channel, 0 to 1, (B, W), of what the convolution made, (B, W, *spatial)."""
-        squeezed = functional.relu(own).flatten(2).mean(2, dtype=torch.promote_types(own.dtype, torch.float32))
+    def gate(self, convolved: Tensor) -> Tensor:
+        """Return the factor of every channel, 0 to 1, (B, W), from the convolution's output, (B, W, *spatial)."""
+        dtype = torch.promote_types(convolved.dtype, torch.float32)
+        squeezed = functional.relu(convolved).flatten(2).mean(2, dtype=dtype)
         return cast(Tensor, self.excite(functional.relu(self.squeeze(squeezed))).sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return logits (B, n, *spatial) of features (B, C, *spatial)."""
-        own = self.own(features)
-        activated = functional.leaky_relu(self.norm(own), 0.01)
-        gate = self.gate(own)
-        return cast(Tensor, self.score(activated * gate.to(activated.dtype).view(*gate.shape, *[1] * (own.ndim - 2))))
+        """Return logits (B, n, *spatial) from features (B, C, *spatial)."""
+        convolved = self.own(features)
+        activated = functional.leaky_relu(self.norm(convolved), 0.01)
+        gate = self.gate(convolved)
+        factors = gate.to(activated.dtype).view(*gate.shape, *[1] * (convolved.ndim - 2))
+        return cast(Tensor, self.score(activated * factors))
 
 
 class GuidedHead(nn.Module):
@@ -215,7 +218,7 @@ class GuidedHead(nn.Module):
         nn.init.zeros_(self.fusion.bias)
 
     def forward(self, features: Tensor, inside: Tensor) -> Tensor:
-        """Return logits (B, n, *spatial) of features (B, C, *spatial) and the parent's probability (B, 1, *spatial)."""
+        """Return logits (B, n, *spatial) from features (B, C, *spatial) and the parent's probability (B, 1, ...)."""
         of_category = torch.cat((1 - inside, inside), 1).flatten(2)
         gates = features.shape[1] * category_statistics(features, of_category)
         weight = self.categories.weight.view(2, -1, features.shape[1]) * gates.unsqueeze(2)
@@ -232,7 +235,7 @@ def probability(logits: Tensor) -> Tensor:
 
 
 def category_statistics(features: Tensor, of_category: Tensor) -> Tensor:
-    """Return the share of every channel in the L1 norm of each category, at least float32 under autocast too.
+    """Return the share of every channel in the L1 norm of each category, at least float32 also under autocast.
 
     Args:
         features: (B, C, *spatial).

@@ -1,12 +1,14 @@
-"""The bottleneck of a CTAN-style network: each task asks the deepest features of the others.
+"""The bottleneck of a CTAN-style network: every task attends to the deepest features of the other tasks.
 
-Let X_i be what task i sees of the deepest stage, its voxels in a row, P their positions, e_k a learned code of task k.
+Let X_i be the deepest feature of the stream of task i, its voxels in a row, P the positions of the voxels, and e_k a
+learned code of task k.
 
     Z_i = X_i + Attention_i(Q = LN(X_i + P), K = V = rows for all k != i of LN(X_k + P) + e_k)
     Y_i = Z_i + W2 GELU(W1 LN(Z_i)),      W1: C -> 2C,  W2: 2C -> C
 
-A single task asks itself. Heads are the most of 8 that divide C and leave 32 channels to each. More than 4096 voxels
-are averaged in windows first, and Y_i - X_i, computed of the averages, is interpolated and added to the voxels.
+A single task attends to itself. The number of attention heads is the largest divisor of C that is at most 8 and leaves
+32 channels to a head. If there are more than 4096 voxels, X is averaged in windows first; Y_i - X_i is then computed
+from the averages, interpolated and added to the voxels.
 
 After Kim, Purdie, McIntosh, Cross-task attention network, 2023 (arXiv:2309.03837), of which we know the abstract alone;
 every equation here is our choice. Multi-head attention and positions: Vaswani et al., Attention is all you need, 2017.
@@ -28,12 +30,12 @@ _LONGEST_WAVE = 10_000.0  # voxels, of Vaswani et al.
 
 
 class CrossTaskBottleneck(NoStreamBottleneck):
-    """Attention of every task to what the others see of the deepest stage.
+    """Attention of every task to the deepest features of the other tasks' streams.
 
     Args:
-        channels: C, of the deepest stage.
-        tasks: How many have a stream.
-        most_tokens: Voxels more than this are averaged.
+        channels: C, channels of the deepest stage.
+        tasks: Number of tasks with a stream.
+        most_tokens: Number of voxels above which the voxels are averaged in windows.
         **options: Not used.
     """
 
@@ -46,21 +48,21 @@ class CrossTaskBottleneck(NoStreamBottleneck):
         self.code = nn.Parameter(torch.randn(tasks, channels) * 0.02)
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
-        """Return what each task sees of the deepest stage, (B, C, *spatial) each, of that of all tasks."""
+        """Return new deepest features of all streams, (B, C, *spatial), from the present ones of the same shape."""
         grid = token_grid(streams[0].shape[2:], self.most_tokens)
         tokens = [_pooled(x, grid).flatten(2).transpose(1, 2) for x in streams]
         positions = sine_positions(grid, tokens[0].shape[2], tokens[0].device)
         result = []
         for index, x in enumerate(streams):
             others = [other for other in range(len(streams)) if other != index] or [index]
-            asked, codes = [tokens[other] for other in others], [self.code[other] for other in others]
-            added = self.blocks[index](tokens[index], asked, codes, positions)
+            other_tokens, codes = [tokens[other] for other in others], [self.code[other] for other in others]
+            added = self.blocks[index](tokens[index], other_tokens, codes, positions)
             result.append(x + _resized(added.transpose(1, 2).unflatten(2, grid).to(x.dtype), x.shape[2:]))
         return result
 
 
 class CrossTaskBlock(nn.Module):
-    """What one task adds to its tokens.
+    """Computes what one task adds to its tokens.
 
     Args:
         channels: C.
@@ -78,10 +80,10 @@ class CrossTaskBlock(nn.Module):
         """Return what is added to the tokens, (B, T, C).
 
         Args:
-            tokens: Of the task, (B, T, C).
-            others: Of each task it asks, (B, T, C).
-            codes: Of those tasks, (C,) each.
-            positions: (T, C).
+            tokens: Tokens of the task, (B, T, C).
+            others: Tokens of every other task, (B, T, C).
+            codes: Learned code of every other task, (C,).
+            positions: Positions of the tokens, (T, C).
         """
         query, keys = self.asked(tokens, others, codes, positions)
         answer: Tensor = self.attention(query, keys, keys, need_weights=False)[0]
@@ -91,13 +93,13 @@ class CrossTaskBlock(nn.Module):
     def asked(
         self, tokens: Tensor, others: Sequence[Tensor], codes: Sequence[Tensor], positions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return queries (B, T, C), and keys, also the values, (B, tasks x T, C); arguments as of `forward`."""
+        """Return queries (B, T, C), and keys (B, tasks x T, C), which are the values too; arguments as in `forward`."""
         keys = [_in_single(self.norm_key, other + positions) + code for other, code in zip(others, codes, strict=True)]
         return _in_single(self.norm_query, tokens + positions), torch.cat(keys, dim=1)
 
 
 def num_heads(channels: int) -> int:
-    """Return the largest divisor of the channels that is 8 at most and leaves 32 channels to a head; else 1."""
+    """Return the largest divisor of `channels` that is at most 8 and leaves 32 channels to a head; else 1."""
     heads = range(1, min(_MOST_HEADS, channels // _LEAST_CHANNELS) + 1)
     return max((number for number in heads if channels % number == 0), default=1)
 
@@ -141,6 +143,6 @@ def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _in_single(norm: nn.Module, x: Tensor) -> Tensor:
-    """Normalise in at least float32, under autocast too."""
+    """Normalise in at least float32, also under autocast."""
     result: Tensor = norm(x.to(torch.promote_types(x.dtype, torch.float32)))
     return result

@@ -1,17 +1,17 @@
-"""MTAN's decoder: one decoder for all tasks, which every task looks at through masks of its own.
+"""MTAN's decoder: one decoder for all tasks, whose features every task multiplies by its own masks.
 
-At a stage of the shared decoder let p be the upsampled feature of the stage below and u the stage's output. For task i,
-with a the task's attended feature of the stage below (of the encoder's deepest stage at first) and s what the task sees
-of the encoder's stage of this size,
+At a stage of the shared decoder let p be the upsampled feature of the stage below and u the stage's output. For task i
+let a be the task's attended feature of the stage below (at first of the encoder's deepest stage) and s the feature of
+this size in the task's stream. Then
 
     b = D([up(a) || s]),    m = Att_i([p || b]),    a' = m u
 
 D, a convolution with normalisation and ReLU, is shared by all tasks; up is linear interpolation with the corners
-aligned, as in the released code. At every scale a convolution with kernel 1 makes the task's answer of a'; at full
-resolution one with kernel 3 comes before it.
+aligned, as in the released code. At every scale a convolution with kernel 1 computes the task's logits from a'; at full
+resolution a convolution with kernel 3 comes before it.
 
-Source: as of `nnunet_mtl.networks.streams.mtan_encoder`. The paper's SegNet has no skips: s is ours, and so are the
-normalisation of the plans and the answers at lower scales.
+Source: that of `nnunet_mtl.networks.streams.mtan_encoder`. The paper's SegNet has no skips: s is ours, and so are the
+normalisation of the plans and the logits at lower scales.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ class AttentionDecoders(nn.Module):
     """Masks of every pixel-level task over the features of one decoder.
 
     Args:
-        decoder: The network's own, of nnU-Net's; its last layers are exchanged.
-        plan: Of the encoder.
-        outputs: Output channels of each segmentation task.
-        regressions: Number of regression tasks, which have one output channel, at full resolution alone.
-        width: Of the masks.
-        recompute: What is computed anew in the backward pass; nothing with "none".
+        decoder: The network's own decoder, one of nnU-Net's; its segmentation layers are replaced.
+        plan: Numbers and classes of the encoder.
+        outputs: Output channels of every segmentation task.
+        regressions: Number of regression tasks, which have one output channel at full resolution only.
+        width: Width of the masks, see `AttentionMask`.
+        recompute: "none" keeps all tensors; any other value computes the masked features again in the backward pass.
         **options: Not used.
     """
 
@@ -64,7 +64,7 @@ class AttentionDecoders(nn.Module):
         )
         self.up = "bilinear" if plan.dimensions == 2 else "trilinear"
         self.recompute = Recompute(self, wanted=recompute != "none")
-        # Under the name that says where the weights of an answer are: nnU-Net reads and skips them by it.
+        # These layers keep the name `seg_layers`, by which nnU-Net finds and skips the weights of output layers.
         decoder.seg_layers = nn.ModuleList(
             nn.ModuleList(plan.layer(count, output) for output in outputs) for count in channels
         )
@@ -78,7 +78,7 @@ class AttentionDecoders(nn.Module):
         """Return the shared decoder's features: upsampled, output and last normalisation's input of every stage.
 
         Args:
-            decoder: The network's own.
+            decoder: The network's own decoder.
             skips: The shared features of the encoder's stages, full resolution first.
         """
         x, stages = skips[-1], []
@@ -92,10 +92,10 @@ class AttentionDecoders(nn.Module):
         """Decode the features of one task.
 
         Args:
-            decoder: The network's own.
-            index: Of the task among the pixel-level ones.
-            skips: What it sees of every stage of the encoder, full resolution first.
-            shared: What `forward` returned.
+            decoder: The network's own decoder.
+            index: Index of the task among the pixel-level tasks.
+            skips: The stream of the task, full resolution first.
+            shared: Return value of `forward`.
         """
         attended, stages = skips[-1], []
         for level, (upsampled, last, _) in enumerate(shared):
@@ -111,5 +111,5 @@ class AttentionDecoders(nn.Module):
         return TaskStages(shared[0][2], stages)
 
     def layers(self, decoder: Any, index: int) -> Sequence[nn.Module]:
-        """Return a task's last layer at every scale at which it answers, coarsest first."""
-        return [of_scale[index] for of_scale in decoder.seg_layers if index < len(of_scale)]
+        """Return the segmentation layers of a task at every scale at which the task has logits, coarsest first."""
+        return [scale_layers[index] for scale_layers in decoder.seg_layers if index < len(scale_layers)]

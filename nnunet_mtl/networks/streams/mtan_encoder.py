@@ -1,15 +1,15 @@
-"""MTAN's encoder: every task looks at the shared features through masks of its own.
+"""MTAN's encoder: every task multiplies the shared features by its own masks.
 
 At stage j of the shared encoder let p be the output of an inner block and u that of the last. For task i
 
     m_ij = Att_ij([p_j || b_ij]),    a_ij = m_ij u_j,    b_i0 = (),    b_i(j+1) = pool(E_j(a_ij))
 
 Att is two convolutions with kernel 1, each normalised, with a ReLU between them and a sigmoid at the end: a factor
-between 0 and 1 for every channel and voxel. E_j, which makes the next stage's channels of the attended features, is
-shared by all tasks; pool is the maximum over windows of the planned stride. In the form of the paper's SegNet p is what
-the first block made, and E_j a convolution with kernel 3, normalisation and ReLU. In that of the released code's ResNet
-p is what the last block but one made, E_j a residual bottleneck whose skip is projected, and Att has a quarter of the
-channels inside.
+between 0 and 1 for every channel and voxel. All tasks share E_j, which gives the attended features the channels of the
+next stage; pool is the maximum over windows of the planned stride. There are two forms. As in the paper's SegNet, p is
+the output of the first block, and E_j is a convolution with kernel 3, normalisation and ReLU. As in the released code's
+ResNet, p is the output of the last block but one, E_j is a residual bottleneck with a projected skip, and Att has a
+quarter of the channels inside.
 
 Source: Liu, Johns, Davison, End-to-end multi-task learning with attention, CVPR 2019 (arXiv:1803.10704), and its
 released code, re-implemented from equations. Ours are the normalisation of the plans, and p of a stage with one block:
@@ -28,10 +28,10 @@ _LEAST_WIDTH = 8
 
 
 class AttentionMask(nn.Sequential):
-    """Att: factors between 0 and 1, (B, C, *spatial), of features (B, C_in, *spatial).
+    """Att: computes factors between 0 and 1, (B, C, *spatial), from features (B, C_in, *spatial).
 
     Args:
-        plan: Of the encoder; its normalisation is used.
+        plan: Numbers and classes of the encoder.
         channels_in: C_in.
         channels: C.
         width: Channels inside: C ("full"), or a quarter of that but at least 8 ("quarter").
@@ -53,10 +53,10 @@ class AttentionStreams(SharedStreams):
     """Masks of every task over the shared features of every stage of the encoder.
 
     Args:
-        plan: Of the encoder.
-        tasks: How many.
-        width: Of the masks.
-        recompute: What is computed anew in the backward pass; nothing with "none".
+        plan: Numbers and classes of the encoder.
+        tasks: Numbers of the tasks with a stream.
+        width: Width of the masks, see `AttentionMask`.
+        recompute: "none" keeps all tensors; any other value computes the masked features again in the backward pass.
         **options: Not used.
     """
 
@@ -83,14 +83,14 @@ class AttentionStreams(SharedStreams):
 
     @staticmethod
     def carrying(plan: EncoderPlan, stage: int) -> nn.Module:
-        """Return E of a stage, which gives its output the channels of the next."""
+        """Return E of a stage, which has as many output channels as the next stage."""
         return plan.block(plan.channels[stage], plan.channels[stage + 1], stage)
 
     def of_task(self, index: int, shared: Any) -> list[Tensor]:
-        """Return what a task sees of every stage, full resolution first, each (B, C, *spatial).
+        """Return the stream of a task: a masked feature of every stage, full resolution first, (B, C, *spatial).
 
         Args:
-            index: Of the task.
+            index: Index of the task.
             shared: The features of the encoder's stages.
         """
         attended: list[Tensor] = []
@@ -103,10 +103,10 @@ class AttentionStreams(SharedStreams):
         """Return the features of a stage, masked for a task, (B, C, *spatial).
 
         Args:
-            index: Of the task.
-            level: Of the stage, 0 at full resolution.
-            stage: Its features.
-            carried: What `carried` returned, in a list; none at full resolution.
+            index: Index of the task.
+            level: Index of the stage, 0 at full resolution.
+            stage: Features of the stage.
+            carried: Return value of the method `carried` in a list; an empty list at full resolution.
         """
         mask = self.masks[index][level]
 
@@ -118,18 +118,18 @@ class AttentionStreams(SharedStreams):
         return self.recompute(masked, seen, stage.inner, *carried)
 
     def carried(self, level: int, attended: Tensor) -> Tensor:
-        """Return what a stage's masks read of the attended features of the stage before, in the stage's size."""
+        """Return b, which the masks of stage `level` read, from the attended features of the stage before."""
         before = self.carry[level - 1]
         return self.recompute(lambda x: self.plan.pooled(before(x), level), attended)
 
 
 class ResidualAttentionStreams(AttentionStreams):
-    """The form for residual networks: narrow masks over a stage's last block, and a residual bottleneck for E.
+    """The form for residual networks: narrow masks on a stage's last block, and a residual bottleneck for E.
 
     Args:
-        plan: Of the encoder.
-        tasks: How many.
-        **options: Of `AttentionStreams`, of which `width` is not used.
+        plan: Numbers and classes of the encoder.
+        tasks: Numbers of the tasks with a stream.
+        **options: Arguments of `AttentionStreams`; `width` is ignored.
     """
 
     def __init__(self, plan: EncoderPlan, tasks: StreamTasks, **options: Any) -> None:
@@ -137,12 +137,12 @@ class ResidualAttentionStreams(AttentionStreams):
 
     @staticmethod
     def inner_blocks(blocks: int) -> int:
-        """As of the base: behind the last block but one."""
+        """Return after how many of a stage's `blocks` the masks read the feature: after the last block but one."""
         return max(blocks - 1, 1)
 
     @staticmethod
     def carrying(plan: EncoderPlan, stage: int) -> nn.Module:
-        """Return E of a stage: to a quarter of the next stage's channels, a spatial convolution, to all of them."""
+        """Return E of a stage: a bottleneck with a quarter of the next stage's channels inside."""
         before, channels = plan.channels[stage], plan.channels[stage + 1]
         block: Any = BottleneckD(
             plan.conv_op,
@@ -156,7 +156,7 @@ class ResidualAttentionStreams(AttentionStreams):
             nonlin=nn.ReLU,
             nonlin_kwargs={"inplace": True},
         )
-        # the library's block has this only where the number of channels changes
+        # The library's block projects its skip only if the number of channels changes.
         block.skip = nn.Sequential(plan.conv_op(before, channels, 1, bias=False), plan.norm(channels))
         made: nn.Module = block
         return made

@@ -1,4 +1,4 @@
-"""The decoders of task streams: what a pixel-level task makes of the features it sees."""
+"""The decoders of task streams: a decoder turns the stream of a pixel-level task into decoder features."""
 
 import copy
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from nnunet_mtl.networks.streams.task_streams import EncoderPlan, Recompute
 
 
 class TaskStages(NamedTuple):
-    """What a decoder makes of a task's features.
+    """Features of the decoder for one task.
 
     Attributes:
-        before_norm: What the last normalisation of its coarsest stage reads, (B, C, *spatial).
-        stages: Its features, coarsest first, each (B, C, *spatial).
+        before_norm: Input of the last normalisation of the coarsest decoder stage, (B, C, *spatial).
+        stages: Outputs of the decoder's stages, coarsest first, (B, C, *spatial).
     """
 
     before_norm: Tensor
@@ -24,16 +24,17 @@ class TaskStages(NamedTuple):
 
 
 class OwnDecoders(nn.Module):
-    """A U-Net decoder for every pixel-level task, and what other decoders of streams derive from.
+    """A U-Net decoder for every pixel-level task.
 
-    The first task's is the network's own. Decoders know nothing of each other: no task's loss moves another's.
+    The first task uses the network's own decoder. The decoders share no weights, so that the loss of a task changes no
+    decoder of another task.
 
     Args:
-        decoder: The network's own, of nnU-Net's; changed in place where it has to be.
-        plan: Of the encoder.
-        outputs: Output channels of each segmentation task.
-        regressions: Number of regression tasks, which have one output channel, at full resolution alone.
-        recompute: "all" to compute stages anew in the backward pass.
+        decoder: The network's own decoder, one of nnU-Net's.
+        plan: Numbers and classes of the encoder.
+        outputs: Output channels of every segmentation task.
+        regressions: Number of regression tasks, which have one output channel at full resolution only.
+        recompute: "all" computes the stages again in the backward pass.
         **options: Not used.
     """
 
@@ -50,7 +51,7 @@ class OwnDecoders(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        # The stock decoder refers to the encoder, which is not to be copied.
+        # nnU-Net's decoder refers to the encoder, which must not be copied.
         encoder = {id(decoder.encoder): None}
         others = [copy.deepcopy(decoder, dict(encoder)) for _ in range(len(outputs) - 1 + regressions)]
         for other, count in zip(others, (*outputs[1:], *[1] * regressions), strict=True):
@@ -61,10 +62,10 @@ class OwnDecoders(nn.Module):
         self.recompute = Recompute(decoder.stages, decoder.transpconvs, wanted=recompute == "all")
 
     def forward(self, decoder: Any, skips: Sequence[Tensor]) -> Any:
-        """Return what the tasks' decoders have in common, computed once; here nothing.
+        """Compute once what the decoders of all tasks share, and return it; here None.
 
         Args:
-            decoder: The network's own.
+            decoder: The network's own decoder.
             skips: The shared features of the encoder's stages, full resolution first.
         """
         return None
@@ -73,21 +74,21 @@ class OwnDecoders(nn.Module):
         """Decode the features of one task.
 
         Args:
-            decoder: The network's own.
-            index: Of the task among the pixel-level ones.
-            skips: What it sees of every stage of the encoder, full resolution first.
-            shared: What `forward` returned.
+            decoder: The network's own decoder.
+            index: Index of the task among the pixel-level tasks.
+            skips: The stream of the task, full resolution first.
+            shared: Return value of `forward`.
         """
-        of_task = self._decoder(decoder, index)
+        task_decoder = self._decoder(decoder, index)
         x, coarsest, stages = skips[-1], skips[-1], []
-        for level, parts in enumerate(zip(of_task.transpconvs, of_task.stages, strict=True)):
+        for level, parts in enumerate(zip(task_decoder.transpconvs, task_decoder.stages, strict=True)):
             x, before_norm = self.recompute(partial(_run, *parts), x, skips[-(level + 2)])
             coarsest = coarsest if level else before_norm
             stages.append(x)
         return TaskStages(coarsest, stages)
 
     def layers(self, decoder: Any, index: int) -> Sequence[nn.Module]:
-        """Return a task's last layer at every scale at which it answers, coarsest first."""
+        """Return the segmentation layers of a task at every scale at which the task has logits, coarsest first."""
         layers: Sequence[nn.Module] = self._decoder(decoder, index).seg_layers
         return layers
 

@@ -8,14 +8,14 @@ from nnunet_mtl.networks.classification import BottleneckHead, Features
 
 
 class StreamHead(BottleneckHead):
-    """Reads the mean over the patch of what a question sees of the deepest stage, and no evidence.
+    """Reads the mean over the patch of the deepest feature of the question's stream, and no evidence.
 
-    A stream of a question is made of what the deepest stage's last normalisation reads, for behind an InstanceNorm a
-    mean is the same for every image.
+    The stream of a question starts before the last normalisation of the deepest stage, because behind an InstanceNorm
+    the mean of a channel is the same in every image.
     """
 
     reads_streams: ClassVar[bool] = True
 
     def deepest(self, index: int, features: Features) -> Tensor:
-        """Return the question's stream, (B, C, *spatial)."""
+        """Return the deepest feature of the question's stream, (B, C, *spatial)."""
         return features.streams[index]

@@ -1,7 +1,7 @@
-"""nnU-Net's U-Nets with one encoder for all tasks, of which every task sees its own, and a decoder for each.
+"""nnU-Net's U-Nets with one encoder for all tasks, and for every task a stream of its features and a decoder.
 
-Encoder and the first task's decoder are those of the stock classes, with their names and state-dict keys. All tasks
-cost one pass of the encoder; what they see of it is their stream, see `nnunet_mtl.networks.streams.task_streams`.
+The encoder and the decoder of the first task are those of nnU-Net's classes, with their names and state-dict keys. The
+encoder runs once for all tasks. For streams see `nnunet_mtl.networks.streams.task_streams`.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,9 +30,9 @@ class _Encoded(NamedTuple):
 
 
 class _StreamedUNet(MultiTaskNetwork):
-    """What both U-Nets share; comes before a stock class among the bases.
+    """Base of both U-Nets. Among the bases of a U-Net it comes before nnU-Net's class.
 
-    Without arguments for the insertion points it is hard parameter sharing, and with one task the stock network.
+    Without arguments for the insertion points the network is hard parameter sharing; with one task, nnU-Net's own.
     """
 
     parts_class: ClassVar[type[StreamedParts]] = StreamedParts
@@ -41,11 +41,11 @@ class _StreamedUNet(MultiTaskNetwork):
 
     @staticmethod
     def backbone_channels(description: NetworkDescription[StreamedParts], input_channels: int) -> tuple[int, int]:
-        """Return how many channels the backbone reads, and how many regions the first task has."""
+        """Return the number of the backbone's input channels, and the number of the first task's regions."""
         return input_channels, description.layout.task_of_region.count(0)
 
     def build(self, description: NetworkDescription[StreamedParts]) -> None:
-        """Build the heads, the streams, and a decoder for every task but the first, which has the backbone's."""
+        """Build the heads, the streams, and the decoders; the first task uses the backbone's decoder."""
         layout, parts, options = description.layout, description.parts, description.method_options
         outputs = [layout.task_of_region.count(task) for task in range(layout.num_tasks)]
         plan = EncoderPlan.of(self.encoder)
@@ -55,12 +55,12 @@ class _StreamedUNet(MultiTaskNetwork):
         self.streams: Any = parts.streams(plan, tasks, **options)
         self.stream_bottleneck: Any = parts.stream_bottleneck(plan.channels[-1], tasks.number, **options)
         self.decoders: Any = parts.stream_decoders(self.decoder, plan, outputs, len(self.regressions), **options)
-        # where each region's channel is when the channels of all tasks are put behind each other
+        # Position of every region's channel when the channels of all tasks are concatenated in the order of the tasks.
         place = torch.argsort(self.passes.region_order)
         self.register_buffer("place_of_region", place, persistent=False)
 
     def steps(self, *, raw: bool, keep_features: bool) -> tuple[Step, ...]:
-        """Return encoding, and decoding and segmenting, neither of which is told a task."""
+        """Return two steps, encode and decode, into neither of which the task enters."""
         return (
             Step(partial(self._encode, keep_features=keep_features), conditioned=False),
             Step(partial(self._decode, raw=raw, keep_features=keep_features), conditioned=False),
@@ -93,7 +93,7 @@ class _StreamedUNet(MultiTaskNetwork):
         logits = [self._of_regions(scale) for scale in scales]
         if raw and not self.deep_supervision:
             layers = (self.decoders.layers(self.decoder, index)[:-1] for index in range(self.passes.num_tasks))
-            logits = [logits[0] + zero_of(layer for of_task in layers for layer in of_task)]
+            logits = [logits[0] + zero_of(layer for task_layers in layers for layer in task_layers)]
         return PassResult(
             logits if raw and self.deep_supervision else logits[0],
             self._features(encoded.before_norm, coarsest, seen) if keep_features else None,
@@ -101,21 +101,21 @@ class _StreamedUNet(MultiTaskNetwork):
         )
 
     def _of_task(self, index: int, skips: list[Tensor], shared: Any, scales: int) -> tuple[Tensor, list[Tensor]]:
-        """Return a task's coarsest feature before its normalisation, and its answers at the finest scales, in order."""
+        """Return a task's coarsest decoder feature before normalisation, and its logits at the finest `scales`."""
         before_norm, stages = self.decoders.of_task(self.decoder, index, skips, shared)
         layers = self.decoders.layers(self.decoder, index)
         pairs = zip(stages[: -scales - 1 : -1], layers[: -scales - 1 : -1], strict=True)
         return before_norm, [self.segmentation_head(feature, layer) for feature, layer in pairs]
 
-    def _of_regions(self, of_task: Mapping[int, Tensor]) -> Tensor:
-        """Put the channels of all tasks in the order of the regions, zeros where a task was not decoded."""
-        like = next(iter(of_task.values()))
+    def _of_regions(self, task_logits: Mapping[int, Tensor]) -> Tensor:
+        """Put the channels of all tasks in the order of the regions; tasks that were not decoded get zeros."""
+        like = next(iter(task_logits.values()))
         bounds = pairwise(self.passes.bounds)
-        every = [
-            of_task[index] if index in of_task else like.new_zeros(len(like), end - start, *like.shape[2:])
+        channels = [
+            task_logits[index] if index in task_logits else like.new_zeros(len(like), end - start, *like.shape[2:])
             for index, (start, end) in enumerate(bounds)
         ]
-        return cat(every, dim=1).index_select(1, self.place_of_region)
+        return cat(channels, dim=1).index_select(1, self.place_of_region)
 
     def _regression(self, seen: Callable[[int], list[Tensor]], shared: Any) -> dict[str, Tensor]:
         first = self.passes.num_tasks
@@ -127,12 +127,12 @@ class _StreamedUNet(MultiTaskNetwork):
     def _features(
         self, before_norm: list[Tensor], coarsest: Mapping[int, Tensor], seen: Callable[[int], list[Tensor]]
     ) -> list[Features]:
-        """Return what each question is answered from; one about a task that was not decoded is not asked."""
+        """Return the features of every question; a question about a task that was not decoded will not be answered."""
         tasks = self.streams.tasks
         factor = self.class_gradient
         first = next(iter(coarsest.values()))
-        encoder = [scale_gradient(each, factor) for each in before_norm]
-        # A question's stream is taught by nothing else: with a factor of 0 its weights still get a gradient, of 0.
+        encoder = [scale_gradient(feature, factor) for feature in before_norm]
+        # Only the question trains its stream. With a factor of 0 the stream's weights still need a gradient, of 0.
         streams = [scale_gradient(seen(tasks.pixel + q)[-1], factor, attached=True) for q in range(tasks.image)]
         return [
             Features(encoder, scale_gradient(coarsest.get(question["task"], first), factor), None, streams)
@@ -146,8 +146,8 @@ class _StreamedUNet(MultiTaskNetwork):
 
 
 class StreamedPlainConvUNet(_StreamedUNet, PlainConvUNet):
-    """nnU-Net's default U-Net, of whose encoder every task sees its own."""
+    """nnU-Net's default U-Net with a stream and a decoder for every task."""
 
 
 class StreamedResidualEncoderUNet(_StreamedUNet, ResidualEncoderUNet):
-    """nnU-Net's U-Net with a residual encoder, of which every task sees its own."""
+    """nnU-Net's U-Net with a residual encoder, and with a stream and a decoder for every task."""

@@ -1,11 +1,12 @@
-"""Task streams: what each of several tasks sees of the features of one shared encoder.
+"""Task streams: for every task its own version of the features of one shared encoder.
 
-The encoder runs once. Streams turn its features into features of every stage for every task. Decoders and heads read
-the streams and need not know how a stream was made: the shared features themselves (hard parameter sharing), features
-masked by attention of the task (`mtan_encoder`), or features masked and exchanged between tasks (`ctan_encoder`).
+The encoder runs once. The stream of a task holds a feature for every stage of the encoder. Decoders and heads read
+streams and do not depend on how a stream is made: from the shared features unchanged (hard parameter sharing), from
+features masked by the task's attention (`mtan_encoder`), or from features that are masked and then exchanged between
+tasks (`ctan_encoder`).
 
-Tasks are in the order segmentation, regression, questions. The first two are pixel-level and have a decoder; a question
-is image-level: what it sees of the deepest stage is pooled and answered.
+The order of the tasks is segmentation, regression, questions. Segmentation and regression tasks are pixel-level and
+have a decoder. A question is image-level: a head pools the deepest stage of its stream and answers it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +23,14 @@ _Made = TypeVar("_Made")
 
 
 class StageFeatures(NamedTuple):
-    """What a stage of the shared encoder computed.
+    """Features of one stage of the shared encoder.
+
+    A block is a convolution with normalisation and activation, or a residual block.
 
     Attributes:
-        inner: Output of the block that masks read, p, (B, C, *spatial), see `SharedStreams.inner_blocks`; a block is a
-            convolution with normalisation and activation, or a residual block.
-        last: Output of its last block, u, (B, C, *spatial).
-        before_norm: What the last normalisation of the stage reads, (B, C, *spatial).
+        inner: p, output of the block that the masks read, (B, C, *spatial), see `SharedStreams.inner_blocks`.
+        last: u, output of the last block, (B, C, *spatial).
+        before_norm: Input of the last normalisation of the stage, (B, C, *spatial).
     """
 
     inner: Tensor
@@ -37,11 +39,11 @@ class StageFeatures(NamedTuple):
 
 
 class StreamTasks(NamedTuple):
-    """How many tasks have a stream.
+    """Numbers of the tasks that have a stream.
 
     Attributes:
-        pixel: Tasks with an answer per voxel, which have a decoder; they come first.
-        image: Questions that are answered from a stream.
+        pixel: Number of segmentation and regression tasks, which have a decoder and come first.
+        image: Number of questions that are answered from a stream.
     """
 
     pixel: int
@@ -49,20 +51,22 @@ class StreamTasks(NamedTuple):
 
     @property
     def number(self) -> int:
-        """Of all."""
+        """Number of all tasks."""
         return self.pixel + self.image
 
 
 class EncoderPlan(NamedTuple):
-    """What has to be known of the encoder to build something beside it; not the encoder, which is registered once.
+    """The numbers and classes of an encoder that parts beside the encoder are built from.
+
+    Parts get this description and not the encoder itself, because PyTorch would register the encoder a second time.
 
     Attributes:
-        channels: Of every stage, full resolution first.
-        kernel_sizes: Per stage and axis.
-        strides: Per stage and axis, of its first convolution.
-        conv_op: Convolution class.
-        norm_op: Normalisation class; None for none.
-        norm_op_kwargs: Its arguments.
+        channels: Channels of every stage, full resolution first.
+        kernel_sizes: Kernel per stage and axis.
+        strides: Stride of the stage's first convolution, per stage and axis.
+        conv_op: Class of the convolutions.
+        norm_op: Class of the normalisations; None for an encoder without.
+        norm_op_kwargs: Arguments of the normalisations.
     """
 
     channels: tuple[int, ...]
@@ -74,7 +78,7 @@ class EncoderPlan(NamedTuple):
 
     @classmethod
     def of(cls, encoder: Any) -> "EncoderPlan":
-        """Read it off a plain or residual encoder."""
+        """Return the plan of a plain or residual encoder of nnU-Net."""
         strides = tuple(tuple(int(step) for step in stride) for stride in encoder.strides)
         sizes = [[size] * len(strides[0]) if isinstance(size, int) else size for size in encoder.kernel_sizes]
         return cls(
@@ -88,11 +92,11 @@ class EncoderPlan(NamedTuple):
 
     @property
     def dimensions(self) -> int:
-        """2 or 3."""
+        """Number of spatial axes, 2 or 3."""
         return len(self.strides[0])
 
     def norm(self, channels: int) -> nn.Module:
-        """Return the normalisation of the plans, for so many channels."""
+        """Return a normalisation as in the plans."""
         return nn.Identity() if self.norm_op is None else self.norm_op(channels, **self.norm_op_kwargs)
 
     def block(self, channels_in: int, channels_out: int, stage: int) -> nn.Sequential:
@@ -111,21 +115,21 @@ class EncoderPlan(NamedTuple):
         return self.conv_op(channels_in, channels_out, 1)
 
     def pooled(self, x: Tensor, stage: int) -> Tensor:
-        """Return the maxima of `x`, (B, C, *spatial), in windows of a stage's stride; a rest at the edge is kept.
+        """Return the maxima of `x`, (B, C, *spatial), in windows of a stage's stride; incomplete windows count too.
 
-        Whatever the kernel, the planned stage makes the same size of it.
+        The result has the spatial size that the stage itself makes of `x`, whatever the kernel of the stage.
         """
         pool = functional.max_pool3d if self.dimensions == 3 else functional.max_pool2d
         return pool(x, self.strides[stage], ceil_mode=True)
 
 
 class SharedStreams(nn.Module):
-    """Every task sees the shared features: hard parameter sharing, and what other streams derive from.
+    """Hard parameter sharing: the stream of every task is the shared features. Other streams derive from this class.
 
     Args:
-        plan: Of the encoder.
-        tasks: How many.
-        **options: Numbers of the method.
+        plan: Numbers and classes of the encoder.
+        tasks: Numbers of the tasks with a stream.
+        **options: Numbers of the method; this class uses none.
     """
 
     def __init__(self, plan: EncoderPlan, tasks: StreamTasks, **options: Any) -> None:
@@ -134,41 +138,41 @@ class SharedStreams(nn.Module):
 
     @staticmethod
     def inner_blocks(blocks: int) -> int:
-        """Return behind how many of a stage's blocks, of which it has at least one, masks read it: behind the first."""
+        """Return after how many of a stage's `blocks` (1 or more) the masks read the feature; here after the first."""
         return 1
 
     def forward(self, stages: Sequence[StageFeatures]) -> Any:
-        """Return what the streams of all tasks have in common, computed once; here nothing but the features."""
+        """Compute once what the streams of all tasks share, and return it; here the features of the stages."""
         return stages
 
     def of_task(self, index: int, shared: Any) -> list[Tensor]:
-        """Return what a task sees of every stage, full resolution first, each (B, C, *spatial).
+        """Return the stream of a task: a feature of every stage, full resolution first, (B, C, *spatial).
 
         Args:
-            index: Of the task.
-            shared: What `forward` returned.
+            index: Index of the task.
+            shared: Return value of `forward`.
         """
         return [*(stage.last for stage in shared[:-1]), self.deepest(index, shared[-1])]
 
     def deepest(self, index: int, stage: StageFeatures) -> Tensor:
-        """Return what a task may see of the deepest stage, (B, C, *spatial).
+        """Return the feature of the deepest stage from which the stream of a task is made, (B, C, *spatial).
 
-        An image-level task will have it pooled: it sees what the last normalisation reads, for behind an
+        For a question this is the input of the last normalisation, because the feature will be pooled, and behind an
         InstanceNorm every channel has the same mean in every image.
         """
         return stage.last if index < self.tasks.pixel else stage.before_norm
 
 
 class NoStreamBottleneck(nn.Module):
-    """Tasks do not meet at the bottleneck, and what meets there derives from it.
+    """Leaves the streams unchanged. Parts that exchange information between the deepest features derive from it.
 
     Attributes:
-        exchanges: Whether the streams of all tasks have to be there before any is decoded.
+        exchanges: Whether the part needs the streams of all tasks before any task is decoded.
 
     Args:
-        channels: Of the deepest stage.
-        tasks: How many have a stream.
-        **options: Numbers of the method.
+        channels: Channels of the deepest stage.
+        tasks: Number of tasks with a stream.
+        **options: Numbers of the method; this class uses none.
     """
 
     exchanges: ClassVar[bool] = False
@@ -177,17 +181,17 @@ class NoStreamBottleneck(nn.Module):
         super().__init__()
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
-        """Return what each task sees of the deepest stage, (B, C, *spatial) each, of that of all tasks."""
+        """Return new deepest features of all streams, (B, C, *spatial), from the present ones of the same shape."""
         return streams
 
 
 class Recompute:
-    """Computes parts of a network anew in the backward pass, where that costs less than keeping what they computed.
+    """Computes parts of a network again in the backward pass, to keep fewer tensors in memory.
 
     Args:
-        modules: All that the parts consist of. If one draws random numbers, or moves running estimates, which a
-            second forward pass would move again, nothing is recomputed.
-        wanted: Whether anything is.
+        modules: All modules of the parts. If one of them draws random numbers or updates running estimates, which a
+            second forward pass would update again, nothing is recomputed.
+        wanted: Whether to recompute at all.
     """
 
     def __init__(self, *modules: nn.Module, wanted: bool) -> None:
@@ -195,25 +199,26 @@ class Recompute:
         self.on = wanted and not any(isinstance(part, _DropoutNd) or [*part.buffers(recurse=False)] for part in parts)
 
     def __call__(self, part: Callable[..., _Made], *tensors: Tensor) -> _Made:
-        """Return what a part makes of tensors."""
+        """Return the result of `part` for these tensors."""
         if not self.on or not torch.is_grad_enabled():
             return part(*tensors)
-        made: _Made = checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
-        return made
+        result: _Made = checkpoint(part, *tensors, use_reentrant=False, preserve_rng_state=False)
+        return result
 
 
 def each_of(streams: SharedStreams, bottleneck: NoStreamBottleneck, shared: Any) -> Callable[[int], list[Tensor]]:
-    """Return what gives the features a task sees, by its index.
+    """Return a function that gives the stream of a task, behind the bottleneck, by the index of the task.
 
-    One task's are computed when they are asked for, and can be freed before the next one's, unless tasks meet.
+    If the bottleneck does not exchange information, the function computes a stream only when it is called, so that a
+    stream can be freed before the next one is computed.
 
     Args:
-        streams: The streams.
-        bottleneck: What the deepest features pass.
-        shared: What the streams returned for a batch.
+        streams: The part that makes the streams.
+        bottleneck: The part that the deepest features of the streams pass.
+        shared: Return value of `streams.forward` for a batch.
     """
     if not bottleneck.exchanges:
         return partial(streams.of_task, shared=shared)
-    every = [streams.of_task(index, shared) for index in range(streams.tasks.number)]
-    deepest = bottleneck([of_task[-1] for of_task in every])
-    return [[*of_task[:-1], last] for of_task, last in zip(every, deepest, strict=True)].__getitem__
+    all_streams = [streams.of_task(index, shared) for index in range(streams.tasks.number)]
+    deepest = bottleneck([stream[-1] for stream in all_streams])
+    return [[*stream[:-1], last] for stream, last in zip(all_streams, deepest, strict=True)].__getitem__

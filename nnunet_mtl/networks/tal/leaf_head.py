@@ -44,7 +44,7 @@ class LeafHead(RegionHead):
             raw: Logits of the leaves before the softmax, (B, L + 1, *spatial), any floating dtype.
 
         Returns:
-            (B, R, *spatial), float32 under autocast too; at most about 87 in absolute value.
+            (B, R, *spatial), float32 also under autocast; at most about 87 in absolute value.
         """
         with autocast(raw.device.type, enabled=False):
             logits = raw.flatten(2).float()

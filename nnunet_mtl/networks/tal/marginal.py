@@ -1,4 +1,4 @@
-"""Cross-entropy and Dice of a softmax over labels, of which those that nobody told apart are merged.
+"""Cross-entropy and Dice of a softmax over labels, in which labels that the annotation does not tell apart are merged.
 
 The target adaptive loss of Fang and Yan, Multi-organ segmentation over partially labeled datasets with multi-scale
 feature abstraction, IEEE TMI 2020; also known as the marginal loss (Shi et al., Medical Image Analysis 2021). There the
@@ -25,7 +25,7 @@ class _Sums(NamedTuple):
 
 
 class MarginalDiceCELoss(MaskedLoss):
-    """Cross-entropy and Dice on the probabilities that the annotation speaks about.
+    """Cross-entropy and Dice on the summed probabilities of the labels that agree with the annotation.
 
     The logits are a softmax over leaves: background and every label value. A voxel of a sample whose annotated regions
     are A is observed to lie in some of them; a leaf is consistent with that if it lies in just the same ones. With p
@@ -76,7 +76,7 @@ class MarginalDiceCELoss(MaskedLoss):
         self.smooth = smooth
 
     def terms(self, logits: Tensor, target: Tensor, annotated: Tensor) -> dict[str, Tensor]:
-        """Compute the unweighted terms of the loss, in float32 whatever the dtype of the logits and under autocast.
+        """Compute the unweighted terms of the loss, in float32 for any dtype of the logits and also under autocast.
 
         Args:
             logits: Logits of the leaves before the softmax, (B, L + 1, *spatial), any floating dtype.
@@ -151,7 +151,7 @@ class MarginalDiceCELoss(MaskedLoss):
 
 
 def _merged(logits: Sequence[Tensor]) -> Tensor:
-    """Return the logit of all of them together, (V,) float32."""
+    """Return the logit of the summed probability of several leaves, (V,) float32."""
     return logits[0].float() if len(logits) == 1 else torch.stack(list(logits)).float().logsumexp(0)
 
 

@@ -1,4 +1,4 @@
-"""The one gate of TGNet: factors between 0 and 1, from what describes a feature and from the task.
+"""The gate of TGNet: factors between 0 and 1, computed from a descriptor of a feature and from the task.
 
     v = GAP(ReLU(GN(g))),    a = sigmoid(W [v || e_t] + b)
 
@@ -20,7 +20,7 @@ from nnunet_mtl.networks.task_code import TaskCode
 
 
 class DescriptorGate(nn.Module):
-    """Computes factors from a descriptor and the task, in at least float32 under autocast too.
+    """Computes factors from a descriptor and the task, in at least float32 also under autocast.
 
     Args:
         descriptor: Computes v, (B, C, *size), of a feature.
@@ -49,8 +49,8 @@ class DescriptorGate(nn.Module):
             described = self.descriptor(feature)
             batch, channels, *size = described.shape
             code = self.task_code(described.new_empty(batch, 0), task)
-            of_descriptor, of_code = self.output.weight[:, :channels], self.output.weight[:, channels:]
-            # The code is the same at every voxel: its part of the sum is computed once.
-            of_task = functional.linear(code, of_code, self.output.bias).unsqueeze(2)
-            logits = torch.baddbmm(of_task, of_descriptor.expand(batch, -1, -1), described.flatten(2))
+            descriptor_weight, code_weight = self.output.weight[:, :channels], self.output.weight[:, channels:]
+            # The code is the same at every voxel, so that its part of the sum is computed once.
+            task_part = functional.linear(code, code_weight, self.output.bias).unsqueeze(2)
+            logits = torch.baddbmm(task_part, descriptor_weight.expand(batch, -1, -1), described.flatten(2))
             return self.scale * torch.sigmoid(logits).reshape(batch, -1, *size)

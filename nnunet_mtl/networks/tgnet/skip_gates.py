@@ -27,7 +27,7 @@ class ChannelGate(nn.Module):
 
     Args:
         skip_channels: C.
-        feature_channels: Not used; here so that attentions are built alike.
+        feature_channels: Not used.
         num_tasks: K.
         gates: How the factors start, see `DescriptorGate`.
     """
@@ -58,7 +58,7 @@ class SpatialGate(nn.Module):
 
     Args:
         skip_channels: C.
-        feature_channels: Not used; here so that attentions are built alike.
+        feature_channels: Not used.
         num_tasks: K.
         gates: How the factors start, see `DescriptorGate`.
     """

@@ -1,4 +1,4 @@
-"""A learned prompt that tasks share, of which each takes one channel to the decoder: UniSeg."""
+"""A learned prompt that all tasks share; the decoder reads one channel of it, that of the task: UniSeg."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -62,10 +62,10 @@ class UniversalPrompt(NoBottleneckConditioning):
         return 1
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:  # type: ignore[override]
-        """Return (B, C + 1, *spatial) of (B, C, *spatial) and task indices (B,)."""
+        """Return (B, C + 1, *spatial) from (B, C, *spatial) and task indices (B,)."""
         prompt: Tensor = self.prompt
         if prompt.shape[2:] != x.shape[2:]:
             prompt = functional.interpolate(prompt, x.shape[2:], mode=self.interpolation, align_corners=False)
         prompts = self.fusion(cat((x, prompt.expand(x.shape[0], -1, *x.shape[2:])), dim=1))
-        of_task = torch.take_along_dim(prompts, task.reshape(-1, *[1] * (x.ndim - 1)), dim=1)
-        return cat((x, of_task.to(x.dtype)), dim=1)
+        task_prompt = torch.take_along_dim(prompts, task.reshape(-1, *[1] * (x.ndim - 1)), dim=1)
+        return cat((x, task_prompt.to(x.dtype)), dim=1)

@@ -208,7 +208,7 @@ class MultiTaskTrainer(ScheduledTrainer):
     # ---- data
 
     def on_train_start(self) -> None:
-        """Start as nnU-Net does; pretrained weights can no longer be loaded afterwards."""
+        """Start as nnU-Net does, after nnU-Net's own loader of pretrained weights is put back."""
         self._wait_for_no_pretrained_weights()
         super().on_train_start()
 
@@ -390,7 +390,7 @@ class MultiTaskTrainer(ScheduledTrainer):
             super().save_checkpoint(aside)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Load a checkpoint as nnU-Net does; pretrained weights can no longer be loaded afterwards.
+        """Load a checkpoint as nnU-Net does, after nnU-Net's own loader of pretrained weights is put back.
 
         Past epochs of a curve that the checkpoint does not hold are filled with NaN.
         """

@@ -1,7 +1,7 @@
-"""From the tasks of a data set to tasks that lie inside each other: one head, one pool and one term of the loss each.
+"""Makes nested tasks, each with one head, one pool and one term of the loss, from the tasks of a data set.
 
-What is nested is read from `parent` between tasks, and inside a task from its regions: a BraTS data set as nnU-Net's
-users have it is one task of three regions, each inside the one before.
+Tasks are nested by `parent`; regions of one task are nested by their label values. A BraTS data set of nnU-Net, for
+example, is one task of three regions, and each region contains the next.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ def parents(tasks: TaskSet) -> tuple[int, ...]:
 
 
 def ancestors(parent_of_task: Sequence[int], task: int) -> tuple[int, ...]:
-    """Return a task's parent, its parent's and so on, the nearest first."""
+    """Return the indices of a task's parent, the parent's parent and so on, the nearest first."""
     line: list[int] = []
     while (task := parent_of_task[task]) >= 0:
         line.append(task)
@@ -58,10 +58,10 @@ def ancestors(parent_of_task: Sequence[int], task: int) -> tuple[int, ...]:
 
 
 def notes(tasks: TaskSet) -> list[str]:
-    """Say in lines what is nested, which `parent` is not followed and why, and what a `parent` is missing for.
+    """Return lines for the log: the nested tasks, every `parent` that is not followed, and every missing `parent`.
 
     Args:
-        tasks: As `dataset.json` has them.
+        tasks: The task set of `dataset.json`.
     """
     nested, labels = nested_tasks(tasks), _labels(tasks)
     inside = [f"{spelt(task.name)} in {spelt(task.parent)}" for task in nested.tasks if task.parent is not None]
@@ -100,7 +100,7 @@ def _first(task: Task, nested: TaskSet) -> Task:
 
 
 def _split(task: Task, labels: Labels, taken: set[str], *, keeps_name: bool) -> list[Task]:
-    """Return a task's outermost regions as one task, which comes first, and each other one as a task of its own."""
+    """Return a task with the outermost regions of `task`, followed by one task for every inner region."""
     slot = dict(zip(task.regions, task.slots, strict=True))
     around = {
         region: min(
@@ -130,14 +130,14 @@ def _split(task: Task, labels: Labels, taken: set[str], *, keeps_name: bool) -> 
 
 
 def _around(task: Task, outer: Sequence[Task], labels: Labels) -> str | None:
-    """Return the name of the smallest of some tasks that holds all labels of another one, if one does."""
+    """Return the name of the smallest task in `outer` that holds all labels of `task`, or None."""
     inner = _union(task, labels)
     holding = [other for other in outer if inner <= _union(other, labels)]
     return min(holding, key=lambda other: len(_union(other, labels))).name if holding else None
 
 
 def _qualified(tasks: TaskSet, case: str, owner: Mapping[str, str]) -> Case:
-    """Name what is annotated in a case region by region, so that it does not depend on how tasks are cut."""
+    """Return a case that lists its annotated regions one by one, under the names of the nested tasks."""
     known = [region for region, is_known in zip(tasks.regions, tasks.annotated(case), strict=True) if is_known]
     regressed = [task.name for task in tasks.regressions if task.name in tasks.cases[case].annotated]
     return replace(tasks.cases[case], annotated=(*(f"{owner[region]}/{region}" for region in known), *regressed))

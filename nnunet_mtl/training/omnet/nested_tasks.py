@@ -14,16 +14,16 @@ Labels = Mapping[str, frozenset[int]]
 
 
 def nested_tasks(tasks: TaskSet) -> TaskSet:
-    """Return the task set with every region that lies inside another one of its task made a task of its own.
+    """Return the task set in which every region inside another region of its task becomes a task.
 
-    The outermost regions of a task stay together under its name (without a block, one alone under its own); a region
-    inside is a task of its name, whose parent is the task of the smallest region around it. A `parent` of the block is
-    kept where the task's labels lie inside those of one of the parent's tasks, the smallest; elsewhere it is dropped: a
-    vessel whose label is not one of the liver would be cut off there. What is annotated in a case stays what it was.
-    Applied to its own result it changes nothing.
+    The outermost regions of a task stay one task with its name (without a block, a single one has the region's name).
+    An inner region becomes a task with the region's name; its parent is the task of the smallest region around. The
+    `parent` of a task in the block becomes the smallest nested task of that parent which holds all labels of the task.
+    If there is none, the `parent` is dropped: a vessel with a label outside the liver would be cut off by the liver.
+    The annotated regions of cases stay the same, and a second call changes nothing.
 
     Args:
-        tasks: With cases or without.
+        tasks: The task set, with or without cases.
     """
     if not tasks.has_regions:
         return tasks

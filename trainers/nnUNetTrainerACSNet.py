@@ -11,14 +11,14 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerACSNet(MultiTaskTrainer):
-    """One pass for every task and question; gates, deformable attention and branch each off by setting."""
+    """One pass answers every task and question; settings switch off gates, deformable attention and branch."""
 
     task_losses: ClassVar = True
     class_heads: ClassVar = {
         **MultiTaskTrainer.class_heads,
         "own": "nnunet_mtl.networks.acsnet.channel_attention_head.ChannelAttentionHead",
     }
-    # as published: no dropout, learned weights
+    # the paper has no dropout and learns the weights of the loss
     defaults: ClassVar = NO_EVIDENCE | {"class_head": "own", "class_dropout": 0.0, "loss_weighting": "liebel_koerner"}
     variants: ClassVar = {
         "gate_unit": {
@@ -35,5 +35,5 @@ class nnUNetTrainerACSNet(MultiTaskTrainer):
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return how many stages of the decoder have attention."""
+        """Return the number of decoder stages with attention."""
         return {"deformable_stages": settings.deformable_stages}

@@ -13,7 +13,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCLIPDriven(MultiTaskTrainer):
-    """One pass for all tasks, a small head for every region."""
+    """One pass serves all tasks; every region has a small head."""
 
     defaults: ClassVar = {"head": "own", "loss": "published"}
     published_loss = "pair"
@@ -21,5 +21,5 @@ class nnUNetTrainerCLIPDriven(MultiTaskTrainer):
 
     @classmethod
     def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
-        """Return what the head knows of a region: the kind of embedding and its length."""
+        """Return the kind and the length of the region embeddings."""
         return embedding_options(settings, tasks.regions)

@@ -13,7 +13,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCTAN(MultiTaskTrainer):
-    """Exchange in the encoder and at the bottleneck, each a setting; without either, the encoder of MTAN."""
+    """Settings switch the exchange in the encoder and at the bottleneck; without both the encoder is MTAN's."""
 
     family: ClassVar = STREAMED
     task_losses: ClassVar = True
@@ -36,5 +36,5 @@ class nnUNetTrainerCTAN(MultiTaskTrainer):
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return the widths of the masks, which pairs have one, and what is recomputed in the backward pass."""
+        """Return the width of the masks, whether pairs share a mask, and what the backward pass recomputes."""
         return {"width": settings.attention_width, "pairs": settings.pair_attention, "recompute": settings.recompute}

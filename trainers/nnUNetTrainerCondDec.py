@@ -9,7 +9,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCondDec(MultiTaskTrainer):
-    """One encoder pass for all tasks, one decoder pass for each."""
+    """The encoder runs once for all tasks, the decoder once per task."""
 
     defaults: ClassVar = {"head": "slots"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}

@@ -9,7 +9,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCondInput(MultiTaskTrainer):
-    """One network that is told the task with the image: a whole pass for every task."""
+    """The input holds image and task, so the whole network runs once per task."""
 
     defaults: ClassVar = {"head": "slots"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}

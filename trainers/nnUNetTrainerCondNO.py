@@ -9,7 +9,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerCondNO(MultiTaskTrainer):
-    """One network that draws whatever organ and tumour it sees; all tasks get the same."""
+    """The network does not know the task, so all tasks get the same output for organ and tumour."""
 
     defaults: ClassVar = {"head": "slots"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}

@@ -10,7 +10,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerDoDNet(MultiTaskTrainer):
-    """One pass of encoder and decoder for all tasks, a small head for each."""
+    """Encoder and decoder run once for all tasks; every task has a small head."""
 
     defaults: ClassVar = {"head": "own"}
     heads: ClassVar = {"own": "nnunet_mtl.networks.dodnet.dynamic_head.DynamicHead"}

@@ -12,7 +12,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerHPS(MultiTaskTrainer):
-    """Nothing but the encoder is shared; a question reads the mean of the bottleneck before its normalisation."""
+    """Tasks share the encoder alone; a question reads the mean of the bottleneck before normalisation."""
 
     family: ClassVar = STREAMED
     task_losses: ClassVar = True
@@ -21,5 +21,5 @@ class nnUNetTrainerHPS(MultiTaskTrainer):
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return what is recomputed in the backward pass."""
+        """Return what the backward pass recomputes."""
         return {"recompute": settings.recompute}

@@ -12,13 +12,13 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMAMTLN(MultiTaskTrainer):
-    """A pyramid in place of the decoder; one pass for every task and question."""
+    """A pyramid replaces the decoder; one pass answers every task and question."""
 
     family: ClassVar = PYRAMID
     task_losses: ClassVar = True
     published_loss: ClassVar = "jaccard_focal"
     class_heads: ClassVar = CLASS_HEADS | {"own": "nnunet_mtl.networks.mamtln.aware_branches.AwareHead"}
-    # as in the released code, which weighs no class, drops nothing, and has this L2 penalty
+    # the released code has no class weights and no dropout, and this L2 penalty
     defaults: ClassVar = NO_EVIDENCE | {
         "class_head": "own",
         "class_balance": "none",
@@ -35,5 +35,5 @@ class nnUNetTrainerMAMTLN(MultiTaskTrainer):
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return the numbers of the pyramid."""
+        """Return width, number of levels and output of the pyramid."""
         return {"width": settings.pyramid_width, "levels": settings.pyramid_levels, "output": settings.adaptive_output}

@@ -12,7 +12,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMTAN(MultiTaskTrainer):
-    """Masks in encoder and decoder; a question is answered from what it sees of the encoder's deepest stage."""
+    """Masks in encoder and decoder; a question reads its masked features of the encoder's deepest stage."""
 
     family: ClassVar = STREAMED
     task_losses: ClassVar = True
@@ -34,5 +34,5 @@ class nnUNetTrainerMTAN(MultiTaskTrainer):
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return the width of the masks and what is recomputed in the backward pass."""
+        """Return the width of the masks, and what the backward pass recomputes."""
         return {"width": settings.attention_width, "recompute": settings.recompute}

@@ -10,6 +10,6 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMTLAttention(MultiTaskTrainer):
-    """One network for every task, its skips gated by image and task."""
+    """One network serves every task; image and task gate the skips."""
 
     parts: ClassVar = {"task_attention": "nnunet_mtl.networks.attention.TaskGuidedAttention"}

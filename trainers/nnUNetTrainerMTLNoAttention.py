@@ -4,4 +4,4 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMTLNoAttention(MultiTaskTrainer):
-    """One network for every task that does not know which task it is asked for."""
+    """One network serves every task without knowing the task."""

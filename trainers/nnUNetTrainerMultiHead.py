@@ -9,14 +9,14 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMultiHead(MultiTaskTrainer):
-    """One encoder, K decoders; with the setting `multi_head` at `head` one decoder and K heads."""
+    """One encoder and K decoders; with the setting `multi_head=head` one decoder and K heads."""
 
     defaults: ClassVar = {"head": "slots"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}
     variants: ClassVar = {
         "multi_head": {
             "decoder": {"decoders": "nnunet_mtl.networks.decoders.TaskDecoders"},
-            # where every region owns a channel, those of a task are its head
+            # with one channel per region, the channels of a task are its head
             "head": {"segmentation_head": "nnunet_mtl.networks.heads.RegionHead"},
         }
     }

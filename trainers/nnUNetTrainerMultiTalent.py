@@ -10,7 +10,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerMultiTalent(MultiTaskTrainer):
-    """One pass for all tasks; cases of a task with n of them are drawn with weight 1/sqrt(n)."""
+    """One pass serves all tasks; a case of a task with n cases is drawn with weight 1/sqrt(n)."""
 
     defaults: ClassVar = {"sampling": "sqrt"}
     loss_mode = "summed"

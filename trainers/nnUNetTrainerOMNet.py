@@ -13,7 +13,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerOMNet(MultiTaskTrainer):
-    """One pass for all tasks; a pool of patches for each, and a curriculum from coarse to fine."""
+    """One pass serves all tasks; every task has a pool of patches, and a curriculum goes from coarse to fine."""
 
     defaults: ClassVar = {"head": "own"}
     heads: ClassVar = {"own": "nnunet_mtl.networks.omnet.nested_head.NestedHead"}
@@ -22,5 +22,5 @@ class nnUNetTrainerOMNet(MultiTaskTrainer):
 
     @classmethod
     def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
-        """Return the nested tasks, and how the head of a task inside another one is guided."""
+        """Return the nested tasks, and the guidance of the heads of inner tasks."""
         return nested_head_options(tasks, settings)

@@ -7,4 +7,4 @@ from nnunet_mtl.training.scheduled_trainer import ScheduledTrainer
 
 
 class nnUNetTrainerStockSchedule(ScheduledTrainer):
-    """Stock network, loss, sampling and validation; epochs, learning rate and mirroring from the settings."""
+    """Stock network, loss, sampling and validation, with epochs, learning rate and mirroring of the settings."""

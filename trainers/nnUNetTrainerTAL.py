@@ -13,7 +13,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTAL(MultiTaskTrainer):
-    """One pass for all tasks; regions are sums of probabilities of label values."""
+    """One pass serves all tasks; the probability of a region is the sum over its label values."""
 
     defaults: ClassVar = {"head": "own"}
     heads: ClassVar = {"own": "nnunet_mtl.networks.tal.leaf_head.LeafHead"}

@@ -10,7 +10,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTGNet(MultiTaskTrainer):
-    """Task-guided residual blocks and task-guided attention: a whole pass for every task."""
+    """Task-guided residual blocks and task-guided attention; the whole network runs once per task."""
 
     defaults: ClassVar = {"head": "own", "gates": "faithful"}
     heads: ClassVar = {

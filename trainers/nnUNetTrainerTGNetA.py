@@ -9,7 +9,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTGNetA(MultiTaskTrainer):
-    """Channels of the skips scaled by image and task."""
+    """Image and task scale the channels of the skips."""
 
     defaults: ClassVar = {"head": "own", "gates": "faithful"}
     heads: ClassVar = {

@@ -9,7 +9,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTGNetParallel(MultiTaskTrainer):
-    """Channels and voxels of the skips scaled beside one another."""
+    """Image and task scale channels and voxels of the skips in parallel."""
 
     defaults: ClassVar = {"head": "own", "gates": "faithful"}
     heads: ClassVar = {

@@ -9,7 +9,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerTGNetSpatial(MultiTaskTrainer):
-    """Voxels of the skips scaled by image and task."""
+    """Image and task scale the voxels of the skips."""
 
     defaults: ClassVar = {"head": "own", "gates": "faithful"}
     heads: ClassVar = {

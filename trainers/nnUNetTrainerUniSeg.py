@@ -10,7 +10,7 @@ from nnunet_mtl.training.trainer import MultiTaskTrainer
 
 
 class nnUNetTrainerUniSeg(MultiTaskTrainer):
-    """One encoder pass for all tasks, one decoder pass for each; every task is drawn equally often."""
+    """The encoder runs once for all tasks, the decoder once per task; all tasks are drawn equally often."""
 
     defaults: ClassVar = {"head": "slots", "sampling": "tasks"}
     heads: ClassVar = {"slots": "nnunet_mtl.networks.heads.SlotHead"}

@@ -1,6 +1,6 @@
-"""Which structures a data set holds, which were annotated in which case, and what is known of the image as a whole.
+"""The `nnunet_mtl` block of `dataset.json` (tasks, questions, annotated cases) and the settings of plans.
 
-This room is the only code that reads or writes the `nnunet_mtl` block of `dataset.json` and the settings of plans.
+No other package reads or writes either of the two.
 """
 
 from nnunet_mtl.tasks.dataset_json import read_dataset_json, write_dataset_json

@@ -1,4 +1,4 @@
-"""Reading and writing `dataset.json` with the order of its keys kept: labels are in the order of nnU-Net's regions."""
+"""Reads and writes `dataset.json` without changing the order of keys, because `labels` orders nnU-Net's regions."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from nnunet_mtl.tasks.json_nodes import Node
 
 
 def read_dataset_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a `dataset.json`; what its keys mean is not looked at.
+    """Read a `dataset.json` as JSON, without a check of labels or block.
 
     Raises:
-        TaskSetError: If it cannot be read, is no JSON object, or an object in it has a key twice.
+        TaskSetError: If the file cannot be read, is no JSON object, or an object in the file has a key twice.
     """
     root = Node(str(path), "", None)
     try:
@@ -33,7 +33,7 @@ def read_dataset_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_dataset_json(path: str | os.PathLike[str], dataset_json: Mapping[str, Any]) -> None:
-    """Write a `dataset.json` with the order of its keys kept.
+    """Write a `dataset.json` with the keys in the given order.
 
     Raises:
         TaskSetError: If the file cannot be written.
@@ -46,7 +46,7 @@ def write_dataset_json(path: str | os.PathLike[str], dataset_json: Mapping[str, 
 
 
 class _WithRepeatedKey(dict[str, Any]):
-    """A JSON object one of whose keys stands in the file twice: `repeated`."""
+    """A JSON object in which a key occurs twice; `repeated` is the first such key."""
 
     repeated: str
 

@@ -1,4 +1,4 @@
-"""The parts of the `nnunet_mtl` block, read strictly: each reader takes a place in the file, returns what it says."""
+"""Tasks, questions and cases of the `nnunet_mtl` block; a reader of each takes a `Node` and raises `TaskSetError`."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Task:
-    """Regions that are annotated together.
+    """A segmentation task: regions that are annotated together.
 
     Attributes:
-        name: Name of the task, a key of `tasks`.
-        regions: Its labels, in the order written.
-        slots: Name of the shared output channel of each region, for heads that share channels between tasks.
-        parent: The task inside whose structure this one lies, if any.
-        overlaps: Tasks whose structures may share voxels with this one's.
-        type: What is predicted per voxel; "segmentation" always, the other type is `RegressionTask`.
+        name: Key of the task in `tasks`.
+        regions: Names of the task's labels, in the order of the file.
+        slots: Name of the shared output channel of every region, for heads that share channels between tasks.
+        parent: The task whose structure contains this task's structure, or None.
+        overlaps: Tasks whose structures may share voxels with this task's structure.
+        type: Always "segmentation"; a task of the other type is a `RegressionTask`.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Task:
     type: str = "segmentation"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value of this task's key, defaults filled in."""
+        """Return the value of this task's key with all defaults."""
         parent = {} if self.parent is None else {"parent": self.parent}
         return {
             "regions": list(self.regions),
@@ -50,10 +50,10 @@ class ClassificationTask:
     """A question about a whole image.
 
     Attributes:
-        name: Name of the question, a key of `classification`.
+        name: Key of the question in `classification`.
         kind: "nominal", "ordinal" (classes in ascending order) or "multilabel".
-        classes: Names of the answers.
-        evidence: The region the question is about, if any.
+        classes: Names of the possible answers.
+        evidence: The region that the question is about, or None.
     """
 
     name: str
@@ -69,16 +69,16 @@ class ClassificationTask:
 
 @dataclass(frozen=True)
 class Case:
-    """What is known about one training case.
+    """The annotated tasks and the answers of one training case.
 
     Attributes:
-        annotated: Tasks, or single regions of them, whose annotation was done, as written: a task's name means all its
-            regions, `TASK/REGION` one region even where a task has the region's name. What is annotated and empty is
-            background; what is not annotated is unknown.
-        classes: Class name per classification task (a tuple of names for multilabel, empty for none of them).
-            A task that is not here is unknown for this case.
+        annotated: Annotated tasks or single regions, as written in the file. The name of a task means all its regions;
+            `TASK/REGION` means one region, also if a task has the region's name. An annotated region without voxels is
+            absent; a region that is not annotated is unknown.
+        classes: Class name by question; for a multilabel question a tuple of names, empty if no class holds. The
+            answer to a question that is not a key is unknown.
         patient: Identifier of the patient, which keeps cases of one patient in one fold.
-        source: The data set the case comes from.
+        source: The data set from which the case comes.
     """
 
     annotated: tuple[str, ...]
@@ -90,7 +90,10 @@ class Case:
         """Return the value of this case's key."""
         value: dict[str, Any] = {"annotated": list(self.annotated)}
         if self.classes:
-            value["classes"] = {k: v if isinstance(v, str) else list(v) for k, v in self.classes.items()}
+            value["classes"] = {
+                question: answer if isinstance(answer, str) else list(answer)
+                for question, answer in self.classes.items()
+            }
         for key in ("patient", "source"):
             if getattr(self, key) is not None:
                 value[key] = getattr(self, key)
@@ -98,9 +101,10 @@ class Case:
 
 
 def annotatable(tasks: Sequence[Task], regressions: Sequence[RegressionTask] = ()) -> dict[str, tuple[str, ...]]:
-    """Return every name a case's `annotated` may list, and the regions it stands for: none for a regression task.
+    """Return the names that a case's `annotated` may list, with the regions each stands for (none for a regression).
 
-    A task comes before a region of the same name: `liver` is the whole task, `liver/liver` the region alone.
+    If a task and a region have the same name, the name means the task: `liver` is the whole task, `liver/liver` one
+    region.
     """
     wholes = {task.name: task.regions for task in tasks} | {task.name: () for task in regressions}
     singles = {region: (region,) for task in tasks for region in task.regions}
@@ -110,15 +114,18 @@ def annotatable(tasks: Sequence[Task], regressions: Sequence[RegressionTask] = (
 
 
 def default_slots(n_regions: int) -> tuple[str, ...]:
-    """Return slot names by position, the same for every task, so that first regions share a channel."""
+    """Return slot names by position, the same for every task, so that all first regions share a channel."""
     return tuple(f"slot_{i}" for i in range(n_regions))
 
 
 def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
-    """Read the segmentation tasks of `tasks`; together they hold every region exactly once.
+    """Read the segmentation tasks of `tasks`, which together must hold every region exactly once.
 
-    Two tasks may hold regions with common label values, whether or not they say `overlaps` or `parent`: the values say
-    which voxels are shared, the two keys say what is known of the anatomy, also where no case annotates both.
+    Regions of two tasks may have common label values with or without the keys `overlaps` and `parent`. Label values
+    decide which voxels are shared; the two keys describe the anatomy, also if no case annotates both tasks.
+
+    Raises:
+        TaskSetError: If a task is invalid, or a region is in no task or in two.
     """
     children = node.members("task names")
     if not children:
@@ -127,7 +134,7 @@ def parse_tasks(node: Node, regions: tuple[str, ...]) -> tuple[Task, ...]:
     if not segmenting:
         raise node.error("holds regression tasks only, and nnU-Net trains labels; add a task with regions (the body)")
     require_file_names(children, "a task")
-    known = dict.fromkeys(regions)  # looked up by name, in their order for messages
+    known = dict.fromkeys(regions)  # a dictionary: fast to search, and in order for messages
     owner: dict[str, str] = {}
     tasks = []
     for name, child in segmenting.items():
@@ -179,32 +186,32 @@ def _slot_places(tasks: Mapping[str, Node]) -> dict[str, Node]:
 
 
 def _other_task(place: Node, name: str, names: Collection[str]) -> str:
-    # the others are listed for a refusal alone: with a list for each task, reading would take quadratic time
+    # list the other tasks for a refusal only: a list per task would make reading quadratic in the number of tasks
     other = place.name()
     if other != name and other in names:
         return other
-    return place.known_name([one for one in names if one != name], "other task")
+    return place.known_name([candidate for candidate in names if candidate != name], "other task")
 
 
 def _check_parents(tasks: list[Task], places: dict[str, Node]) -> None:
     parent_of = {task.name: task.parent for task in tasks}
-    leads_out: set[str] = set()
+    without_circle: set[str] = set()
     for task in tasks:
-        path = dict.fromkeys([task.name])  # in the order walked
-        here = task.name
-        while (parent := parent_of[here]) is not None and parent not in leads_out:
+        path = dict.fromkeys([task.name])  # tasks from child to parent
+        child = task.name
+        while (parent := parent_of[child]) is not None and parent not in without_circle:
             if parent in path:
                 walked = list(path)
                 circle = listed([*walked[walked.index(parent) :], parent])
                 place = places[parent].fields(("regions",), _TASK_KEYS)["parent"]
                 raise place.error(f"parents run in a circle ({circle}); remove one")
             path[parent] = None
-            here = parent
-        leads_out.update(path)
+            child = parent
+        without_circle.update(path)
 
 
 def parse_classification(node: Node, regions: tuple[str, ...]) -> tuple[ClassificationTask, ...]:
-    """Read `classification`."""
+    """Read the questions of `classification`; an invalid question raises TaskSetError."""
     children = node.members("names")
     require_file_names(children, "a question")
     return tuple(_parse_question(name, child, regions) for name, child in children.items())
@@ -229,7 +236,7 @@ def parse_cases(
     questions: Sequence[ClassificationTask],
     regressions: Sequence[RegressionTask] = (),
 ) -> dict[str, Case]:
-    """Read `cases`."""
+    """Read `cases`; an unknown task, question or class raises TaskSetError."""
     names = annotatable(tasks, regressions)
     by_name = {question.name: question for question in questions}
     children = node.members("case names")
@@ -242,14 +249,14 @@ def parse_cases(
 def _parse_case(node: Node, names: dict[str, tuple[str, ...]], questions: dict[str, ClassificationTask]) -> Case:
     fields = node.fields(("annotated",), ("classes", "patient", "source"))
     annotated = fields["annotated"].names("tasks or regions")
-    by: dict[str, str] = {}
+    listed_by: dict[str, str] = {}
     for name, place in annotated.items():
         for region in names[place.known_name(names, "task or region")]:
-            if region in by:
+            if region in listed_by:
                 raise place.error(
-                    f"region {shown(region)} is listed by {shown(by[region])} already; remove one of them"
+                    f"region {shown(region)} is listed by {shown(listed_by[region])} already; remove one of them"
                 )
-            by[region] = name
+            listed_by[region] = name
     answers = fields["classes"].members("classification names") if "classes" in fields else {}
     classes = {name: _parse_answer(name, place, questions) for name, place in answers.items()}
     patient, source = (fields[key].name() if key in fields else None for key in ("patient", "source"))

@@ -1,4 +1,4 @@
-"""A JSON value together with the place it was read from, so that every refusal names file and key path."""
+"""A JSON value with its file and key path, so that every error message names both."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from nnunet_mtl.common.names import name_problem, twins
 
 
 class TaskSetError(UserError):
-    """`dataset.json` or its `nnunet_mtl` block is not as described, or a case is not in it."""
+    """`dataset.json` or its `nnunet_mtl` block is invalid, or the block lacks a case."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A JSON value of any kind and where it stands; each reader returns the checked value or raises.
+    """A JSON value of any type with its place; every method checks the value and raises TaskSetError.
 
     Attributes:
-        source: The file, for the message.
-        path: The key path inside it, such as `nnunet_mtl.tasks.liver.regions[1]`.
-        value: What stands there: anything.
+        source: Name of the file, for messages.
+        path: Key path in the file, such as `nnunet_mtl.tasks.liver.regions[1]`.
+        value: The value itself, of any type.
     """
 
     source: str
@@ -28,12 +28,12 @@ class Node:
     value: Any
 
     def error(self, problem: str) -> TaskSetError:
-        """Return the error that says what is wrong here and what to do."""
+        """Return an error that names the place; `problem` says what is wrong and what to do."""
         place = f"{self.source}: {self.path}" if self.path else self.source
         return TaskSetError(f"{place}: {problem}")
 
     def members(self, keys: str) -> dict[str, "Node"]:
-        """Return the values of an object whose keys are free names; `keys` says of what."""
+        """Return the values of an object with any keys; `keys` describes the keys in the message."""
         if not isinstance(self.value, Mapping):
             raise self.error(f"must be an object with {keys} as keys, is {shown(self.value)}")
         children = {}
@@ -43,7 +43,7 @@ class Node:
         return children
 
     def fields(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, "Node"]:
-        """Return the values of an object whose keys are fixed; unknown and missing keys are refused."""
+        """Return the values of an object with fixed keys; unknown and missing keys are refused."""
         known = (*required, *optional)
         children = self.members(" and ".join(f'"{key}"' for key in required))
         for key, child in children.items():
@@ -55,28 +55,28 @@ class Node:
         return children
 
     def items(self, content: str) -> list["Node"]:
-        """Return the entries of a list; `content` says of what."""
+        """Return the entries of a list; `content` describes the entries in the message."""
         if not isinstance(self.value, list | tuple):
             raise self.error(f"must be a list of {content}, is {shown(self.value)}")
         return [Node(self.source, f"{self.path}[{i}]", value) for i, value in enumerate(self.value)]
 
     def name(self) -> str:
-        """Return a string of at least one character, all printable."""
+        """Return a non-empty string of printable characters."""
         self._require_name("the value")
         return str(self.value)
 
     def names(self, content: str) -> dict[str, "Node"]:
-        """Return a list of strings, each once, with the place of each."""
-        found: dict[str, Node] = {}
+        """Return a list of different strings as a dictionary from string to its place."""
+        places: dict[str, Node] = {}
         for item in self.items(content):
             name = item.name()
-            if name in found:
+            if name in places:
                 raise item.error(f"{shown(name)} is listed twice; remove one")
-            found[name] = item
-        return found
+            places[name] = item
+        return places
 
     def known_name(self, known: Collection[str], what: str) -> str:
-        """Return a string that is one of `known`; `what` says of what kind, in the singular."""
+        """Return a string that is in `known`; `what` is the kind of name in the message, in the singular."""
         name = self.name()
         if name not in known:
             remedy = f"write one of {listed(known)}" if known else f"there is no {what} here, so remove it"
@@ -84,7 +84,7 @@ class Node:
         return name
 
     def integer(self, expected: str = "an integer") -> int:
-        """Return an integer; booleans and floats such as 1.0 are none."""
+        """Return an integer; booleans and floats such as 1.0 are refused."""
         if type(self.value) is not int:
             raise self.error(f"must be {expected}, is {shown(self.value)}; write it without quotes or decimal point")
         return self.value
@@ -97,11 +97,11 @@ class Node:
 
 
 def require_file_names(places: Mapping[str, Node], what: str) -> None:
-    """Refuse names that would not do as names of files and folders, or not beside each other.
+    """Refuse names that are no valid file names, or differ only in case or Unicode form.
 
     Args:
-        places: Where each name stands.
-        what: Of what they are names, in the singular, with its article.
+        places: Names with their places.
+        what: What the names are names of, in the singular with its article, for the message.
 
     Raises:
         TaskSetError: For the first such name.

@@ -1,4 +1,4 @@
-"""nnU-Net's own `labels` and `regions_class_order`, read as strictly as the regions of tasks need."""
+"""Reads nnU-Net's `labels` and `regions_class_order`, and refuses what nnU-Net would misread as regions."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -13,11 +13,11 @@ class Labels:
     """The output channels of a data set, in nnU-Net's order.
 
     Attributes:
-        regions: Name of each channel.
-        region_labels: Label values of each channel, ascending.
-        regions_class_order: The value nnU-Net paints for each region; empty without regions.
-        ignore_label: nnU-Net's ignore label, if there is one.
-        has_regions: Whether nnU-Net is in sigmoid mode; without, the channels are softmax classes.
+        regions: Names of the channels.
+        region_labels: Label values of every channel, ascending.
+        regions_class_order: The value that nnU-Net paints for every region; empty without regions.
+        ignore_label: nnU-Net's ignore label, or None.
+        has_regions: Whether nnU-Net trains regions (sigmoid); otherwise the channels are softmax classes.
     """
 
     regions: tuple[str, ...]
@@ -32,16 +32,16 @@ def parse_labels(dataset: Node, has_block: bool) -> Labels:
 
     Args:
         dataset: The whole file, an object.
-        has_block: Whether it carries our block, which needs regions.
+        has_block: Whether the file holds our block, which needs regions.
 
     Raises:
-        TaskSetError: If nnU-Net could not train on these labels as regions (or classes) that mean what they say.
+        TaskSetError: If nnU-Net would refuse the labels, or train regions (or classes) other than those written.
     """
     node = dataset.members("nnU-Net's names").get("labels")
     if node is None:
         raise dataset.error('"labels" is missing; add nnU-Net\'s labels')
     children = node.members("label names")
-    if has_block:  # without one nothing is named after labels
+    if has_block:  # without a block no file is named after a label
         require_file_names(children, "a label")
     written = {key: _values(child) for key, child in children.items() if key not in ("background", "ignore")}
     _check_background(node, children)
@@ -66,9 +66,9 @@ def parse_labels(dataset: Node, has_block: bool) -> Labels:
 
 
 def _values(node: Node) -> tuple[int, ...]:
-    """Return the label values as written; two equal ones are nnU-Net's region of a single value."""
+    """Return the label values as written; two equal values are nnU-Net's way to write a region of one value."""
     if isinstance(node.value, list | tuple):
-        integers = all(type(value) is int for value in node.value)  # then no value needs a place for a message
+        integers = all(type(value) is int for value in node.value)  # the fast way: without a Node per value
         values = tuple(node.value) if integers else tuple(item.integer() for item in node.items("integers"))
     else:
         values = (node.integer("an integer or a list of integers"),)
@@ -100,7 +100,7 @@ def _check_repeats(written: dict[str, tuple[int, ...]], children: dict[str, Node
 
 
 def _check_gaps(node: Node, written: dict[str, tuple[int, ...]]) -> int:
-    """Return the number of label values, background included, which are then 0, 1, 2, and so on."""
+    """Return the number of label values with background; refuse values that are not 0, 1, 2, and so on."""
     values = sorted({0}.union(*written.values()))
     for expected, value in enumerate(values):
         if value != expected:
@@ -124,7 +124,7 @@ def _ignore_label(children: dict[str, Node], n_values: int) -> int | None:
 def _regions_class_order(
     dataset: Node, regions: tuple[str, ...], region_labels: tuple[tuple[int, ...], ...]
 ) -> tuple[int, ...]:
-    """Read the value painted for each region; nnU-Net paints in this order, and a later region overwrites."""
+    """Return the value painted for every region; nnU-Net paints in this order, and a later region overwrites."""
     node = dataset.members("nnU-Net's names").get("regions_class_order")
     if node is None:
         raise dataset.error(
@@ -138,7 +138,7 @@ def _regions_class_order(
             raise item.error(
                 f"{shown(item.value)} is not a label value of region {shown(name)}; write one of {_enumerated(values)}"
             )
-    bits = [sum(1 << value for value in values) for values in region_labels]  # sets, compared in one step each
+    bits = [sum(1 << value for value in values) for values in region_labels]  # sets as integers, fast to compare
     for i, within in enumerate(_inside(region_labels, bits)):
         first = min(within, default=i)
         if first < i:
@@ -146,22 +146,22 @@ def _regions_class_order(
                 f"region {shown(regions[first])} is painted before {shown(regions[i])}, which contains and so "
                 f'overwrites it; move {shown(regions[i])} before it in "labels" and in "regions_class_order"'
             )
-        own = bits[i] & ~reduce(or_, (bits[j] for j in within), 0)
-        if own and not own >> items[i].value & 1:
-            own_values = tuple(value for value in region_labels[i] if own >> value & 1)
+        outside_inner = bits[i] & ~reduce(or_, (bits[j] for j in within), 0)
+        if outside_inner and not outside_inner >> items[i].value & 1:
+            allowed = tuple(value for value in region_labels[i] if outside_inner >> value & 1)
             raise items[i].error(
                 f"{shown(items[i].value)} belongs to a region inside {shown(regions[i])} too; "
-                f"write {_enumerated(own_values)}, so that the two can be told apart"
+                f"write {_enumerated(allowed)}, so that the two can be told apart"
             )
     return tuple(item.value for item in items)
 
 
 def _inside(region_labels: tuple[tuple[int, ...], ...], bits: list[int]) -> list[list[int]]:
-    """Return for each region those that lie in it and do not fill it.
+    """Return for every region the indices of the regions that are proper subsets of the region.
 
     Args:
-        region_labels: Values of each region, ascending.
-        bits: An integer for each region, with the bits of its values set.
+        region_labels: Label values of every region, ascending.
+        bits: The same sets as integers: bit v is set if the region has the value v.
     """
     starting: dict[int, list[int]] = {}
     for j, values in enumerate(region_labels):

@@ -1,7 +1,7 @@
-"""Voxel-wise regression in the `nnunet_mtl` block, read strictly: `"dose": {"type": "regression", "channel": 1, ...}`.
+"""Voxel-wise regression tasks of the `nnunet_mtl` block: `"dose": {"type": "regression", "channel": 1, ...}`.
 
-A label file holds integers, so a continuous target comes as an image channel. Such channels are the last ones of
-`channel_names`: whoever trains or predicts cuts them off and has the image left.
+A label file holds integers, so a continuous target is stored as an image channel. Target channels are the last of
+`channel_names`; training and prediction cut them off and keep the image.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,18 +13,18 @@ from nnunet_mtl.tasks.json_nodes import Node
 
 TYPE = "regression"
 CHANNEL_NAME = "noNorm"  # nnU-Net's name, in any case, of a channel that it does not normalise
-_LARGEST = 1e30  # of single precision there is not much more
+_LARGEST = 1e30  # a margin below the largest value of single precision, 3.4e38
 
 
 @dataclass(frozen=True)
 class RegressionTask:
-    """A continuous value in every voxel.
+    """A task that predicts a continuous value in every voxel.
 
     Attributes:
-        name: Name of the task, a key of `tasks`.
-        channel: Number of the image channel that holds the target; zeros where it is not annotated.
-        inside: The region in which the value is to be learnt, where that region is annotated; None for everywhere.
-        scale: The value that the network's output of 1 stands for, in the target's unit; None until somebody chose it.
+        name: Key of the task in `tasks`.
+        channel: Number of the image channel that holds the target; a case without target has zeros in the channel.
+        inside: The region in which the value is learnt, in cases with that region annotated; None for everywhere.
+        scale: The value, in the target's unit, that the network's output 1 stands for; None to take it from the plans.
     """
 
     name: str
@@ -40,26 +40,29 @@ class RegressionTask:
 
 
 def is_regression(node: Node) -> bool:
-    """Say whether a task is one; only its `type` is looked at."""
+    """Return whether a task has the type "regression"; other keys are not checked."""
     return isinstance(node.value, Mapping) and node.value.get("type") == TYPE
 
 
 def parse_regressions(
     tasks: Mapping[str, Node], regions: Collection[str], dataset: Node, *, may_be_cut: bool
 ) -> tuple[RegressionTask, ...]:
-    """Read the regression tasks among `tasks`, in their order.
+    """Read the regression tasks of `tasks`, in the order of the file.
 
     Args:
-        tasks: Every task's place, by name.
+        tasks: All tasks by name.
         regions: Names of the data set's regions.
-        dataset: The whole file: its channels are looked at where there is a regression task.
-        may_be_cut: Whether the channels may be gone, as in the copies kept beside trained models.
+        dataset: The whole file, whose `channel_names` must hold the target channels.
+        may_be_cut: Whether `channel_names` may lack the target channels, as in the copies saved with trained models.
+
+    Raises:
+        TaskSetError: If a regression task or its channel is invalid.
     """
     places = {name: node for name, node in tasks.items() if is_regression(node)}
-    found = tuple(_parse(name, node, regions) for name, node in places.items())
-    if found:
-        _check_channels(found, places, _channel_names(dataset), may_be_cut=may_be_cut)
-    return found
+    regressions = tuple(_parse(name, node, regions) for name, node in places.items())
+    if regressions:
+        _check_channels(regressions, places, _channel_names(dataset), may_be_cut=may_be_cut)
+    return regressions
 
 
 def _parse(name: str, node: Node, regions: Collection[str]) -> RegressionTask:
@@ -93,19 +96,19 @@ def _channel(node: Node) -> Node:
 
 
 def _check_channels(
-    found: Sequence[RegressionTask], places: Mapping[str, Node], names: Mapping[str, Node], *, may_be_cut: bool
+    tasks: Sequence[RegressionTask], places: Mapping[str, Node], names: Mapping[str, Node], *, may_be_cut: bool
 ) -> None:
     owner: dict[int, str] = {}
-    for task in found:
+    for task in tasks:
         place = _channel(places[task.name])
         if task.channel in owner:
             raise place.error(f"channel {task.channel} is that of {shown(owner[task.channel])} too; give each its own")
         owner[task.channel] = task.name
     channels = sorted(owner)
-    if may_be_cut and channels == list(range(len(names), len(names) + len(found))):
+    if may_be_cut and channels == list(range(len(names), len(names) + len(tasks))):
         return
-    last = list(range(len(names) - len(found), len(names)))
-    for task in found:
+    last = list(range(len(names) - len(tasks), len(names)))
+    for task in tasks:
         place = _channel(places[task.name])
         if str(task.channel) not in names:
             raise place.error(f"there is no channel {task.channel}; channel_names has {listed(names)}")

@@ -1,6 +1,6 @@
-"""The numbers and choices of a run: values in `plans["nnunet_mtl"]["settings"]`, never constructor flags.
+"""The settings of a run: numbers and choices in `plans["nnunet_mtl"]["settings"]`.
 
-`nnunet_mtl plan` writes them; another value is another plans name and so another results folder.
+`nnunet_mtl plan` writes them. A run with another value needs another plans name, and so gets another results folder.
 """
 
 import dataclasses
@@ -22,94 +22,95 @@ class SettingsError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting with its default; the defaults of numbers nnU-Net has too are nnU-Net's.
+    """Every setting with its default; a number that nnU-Net has too has nnU-Net's default.
 
     Attributes:
         epochs: Number of training epochs.
         iterations: Training iterations per epoch.
         val_iterations: Validation iterations per epoch (the pseudo Dice).
         save_every: Epochs between two writings of `checkpoint_latest.pth`.
-        initial_lr: Learning rate of the first epoch, decayed polynomially.
+        initial_lr: Learning rate of the first epoch; it decays polynomially.
         momentum: Nesterov momentum of SGD.
         weight_decay: L2 penalty.
         oversample_foreground_percent: Share of the samples of a batch that are centred on foreground.
         deep_supervision: Whether the lower-resolution decoder stages are supervised too.
         mirroring: Whether patches are mirrored in training, and images in test-time augmentation.
         test_time_mirroring: Whether prediction averages over the mirrored images.
-        sampling: A case's probability of being drawn: the same for every case ("cases"), for every task ("tasks"),
-            or a case's task in proportion to the square root of its number of cases ("sqrt").
-        gates: Task-guided gates that start as the identity ("identity"), or as published, near one half ("faithful").
-        head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), or the head that
-            the trainer's method brings ("own"). A trainer offers some of the three and has its own default.
-        multi_head: What each task of `nnUNetTrainerMultiHead` has of its own: a decoder or only a head.
-        region_embedding: What the head of `nnUNetTrainerCLIPDriven` knows of a region: fixed random vectors, learned
-            ones, or those of a file ("file"), such as encoded names.
-        region_embedding_size: Length of the vectors that are not from a file.
+        sampling: How cases are drawn: every case ("cases") or every task ("tasks") equally often, or every task in
+            proportion to the square root of its number of cases ("sqrt").
+        gates: Start of task-guided gates: the identity ("identity"), or near one half as published ("faithful").
+        head: One output channel per region ("regions"), one per slot shared by the tasks ("slots"), or the head of
+            the trainer's method ("own"). A trainer offers some of the three and has its own default.
+        multi_head: What every task of `nnUNetTrainerMultiHead` does not share: a decoder and a head, or only a head.
+        region_embedding: Embedding of a region in the head of `nnUNetTrainerCLIPDriven`: a fixed random vector, a
+            learned vector, or a vector from a file ("file"), such as an encoded name.
+        region_embedding_size: Length of random and learned vectors.
         region_embedding_file: Path of a `.npz` or `.json` file with one vector per region's name.
-        loss: The means nnU-Net takes of Dice and cross-entropy ("nnunet"), or those of DoDNet's released code, with its
-            Dice ("published"); "published" is Jaccard and focal loss of `nnUNetTrainerMAMTLN`, and the mean over the
-            regions of all samples of `nnUNetTrainerCLIPDriven`. Of trainers without a loss of their own.
-        loss_weighting: How the terms of the loss, one for every task and question, are weighted against each other:
-            "equal", "fixed" (`loss_weights`), by learned uncertainty ("kendall", "liebel_koerner"), by how fast they
-            fall ("dwa"), or by their gradients (the others, with the extra `aggregation`).
-        loss_weights: Weights of "fixed": "liver=1,malignancy=0.5", by the names of tasks and questions; 1 for others.
-        loss_weight_lr: Learning rate of learned uncertainties in that of the network.
-        dwa_temperature: Of "dwa"; the larger, the more equal.
+        loss: Dice and cross-entropy averaged as in nnU-Net ("nnunet"), or Dice and means of DoDNet's released code
+            ("published"). For `nnUNetTrainerMAMTLN` "published" is Jaccard and focal loss, for
+            `nnUNetTrainerCLIPDriven` the mean over the regions of all samples. Trainers with another loss ignore it.
+        loss_weighting: How the terms of the loss, one per task and question, are weighted: "equal", "fixed"
+            (`loss_weights`), by learned uncertainty ("kendall", "liebel_koerner"), by how fast the terms fall ("dwa"),
+            or by their gradients (the other values, with the extra `aggregation`).
+        loss_weights: Weights for "fixed" by the names of tasks and questions: "liver=1,malignancy=0.5"; others have 1.
+        loss_weight_lr: Learning rate of learned uncertainties, as a multiple of the network's learning rate.
+        dwa_temperature: Temperature of "dwa"; a larger value makes the weights more equal.
         dice_weight: Weight of the Dice term.
         bce_weight: Weight of the cross-entropy term.
-        class_head: Reads every stage under the evidence ("evidence"), or the mean of the bottleneck ("bottleneck", a
-            control), or is the method's own ("own"), of trainers that have one.
-        class_weight: Weight of the loss of the image-level questions; with 0 they are not asked.
-        class_warmup: Share of the epochs over which `class_weight` rises from zero; before its end only evidence that
-            was annotated is used, afterwards also the network's own.
-        class_gradient: How much of the answers' gradient reaches the features that the segmentation lives on; with 0
-            the head reads frozen features.
-        class_draws: Of a case in which something is annotated, the share of samples drawn for a label about a task that
-            is not; they teach no segmentation.
-        class_balance: Classes weigh the same in the loss however rare ("inverse"), or each case does ("none").
-        class_sampling: The same for the drawing of cases ("balanced"), or no change of `sampling` ("none").
-        evidence_crops: Share of the samples that are centred on the evidence of a question, where it was annotated.
-        own_evidence: Share of the training samples in which annotated evidence is not shown to the head, which then
-            reads the network's own as it does in prediction; after the warm-up.
-        half_evidence: Voxels of evidence at which a patch counts half in the loss as much as one full of it.
+        class_head: Classification head: it reads every stage under the evidence ("evidence"), reads the mean of the
+            bottleneck ("bottleneck", a control), or is the head of the trainer's method ("own").
+        class_weight: Weight of the loss of the image-level questions; with 0 the run does not learn them.
+        class_warmup: Share of the epochs over which `class_weight` rises from zero. Until then only annotated evidence
+            is used, afterwards also the evidence that the network predicts.
+        class_gradient: Factor of the answers' gradient into the features of the segmentation; with 0 the head reads
+            frozen features.
+        class_draws: Share of the samples of an annotated case that are drawn for a label about a task not annotated in
+            the case; such samples teach no segmentation.
+        class_balance: Whether all classes weigh the same in the loss ("inverse"), or all cases do ("none").
+        class_sampling: Whether all classes are drawn equally often ("balanced"), or by `sampling` alone ("none").
+        evidence_crops: Share of the samples that are centred on the evidence of a question, in cases that show some.
+        own_evidence: Share of the training samples, after the warm-up, whose annotated evidence is hidden from the
+            head, so that it reads predicted evidence as in prediction.
+        half_evidence: Voxels of evidence with which a patch counts in the loss half as much as a patch full of it.
         class_dropout: Dropout in the classification head.
         class_weight_decay: L2 penalty on the classification head.
         class_every: Epochs between two case-level passes over the validation cases; one is always at the end.
-        class_combination: How patches become one answer: their mean ("mean"), "noisy_or", or the mean of those with
-            the most evidence ("top_k").
+        class_combination: How the answers for patches become one answer: by their mean ("mean"), by "noisy_or", or by
+            the mean of the patches with the most evidence ("top_k").
         class_top_k: Number of patches of "top_k".
         best_class_share: Share of the image-level answer in the score that chooses `checkpoint_best.pth`.
-        gate_unit: The gates of `nnUNetTrainerACSNet` on what the encoder hands to the decoder: their factor before a
-            convolution and its normalisation ("published"), behind them ("after_norm"), or no gates.
-        deformable_attention: Its attention at the decoder's deepest stages: with deformable convolutions, with ordinary
-            ones ("plain"), or none.
-        deformable_stages: How many of those stages have it, all of them if there are fewer.
-        nested_head: Heads of `nnUNetTrainerOMNet` for tasks inside another one: guided by it ("cga"), or as those of
-            the others with squeeze-and-excitation ("se") or without ("plain").
-        transfer: Whether its tasks learn from patches of other pools too, which show enough of the parent.
-        transfer_threshold: How much is enough: share of the patch that the parent's foreground fills; or several shares
-            with commas between, for tasks of one, two and more levels inside.
-        curriculum: Whether its tasks begin one after the other, the outermost ones first.
+        gate_unit: Gates of `nnUNetTrainerACSNet` on the skips: the factor is applied before a convolution and its
+            normalisation ("published"), after both ("after_norm"), or there are no gates ("none").
+        deformable_attention: Attention of `nnUNetTrainerACSNet` at the decoder's deepest stages: with deformable
+            convolutions, with ordinary convolutions ("plain"), or none.
+        deformable_stages: Number of decoder stages with that attention, counted from the deepest.
+        nested_head: Heads of `nnUNetTrainerOMNet` for tasks inside another task: guided by that task ("cga"), or
+            unguided with squeeze-and-excitation ("se") or without ("plain").
+        transfer: Whether tasks of `nnUNetTrainerOMNet` also learn from other tasks' patches that show enough of the
+            parent.
+        transfer_threshold: Share of the patch that the parent's foreground must fill for `transfer`; several shares,
+            with commas between, are for tasks one, two and more levels inside.
+        curriculum: Whether tasks of `nnUNetTrainerOMNet` begin one after the other, the outermost first.
         curriculum_start: Share of the epochs after which tasks one level inside begin.
-        curriculum_end: Share of the epochs after which the innermost begin.
-        curriculum_ramp: Epochs over which the loss of a task that begins rises to its weight.
+        curriculum_end: Share of the epochs after which the innermost tasks begin.
+        curriculum_ramp: Epochs over which the loss of a beginning task rises to its full weight.
         pyramid_width: Channels of every level of the pyramid of `nnUNetTrainerMAMTLN`.
-        pyramid_levels: How many of the encoder's deepest stages are its levels; 0: four, or as many as reach the third
-            stage, at a quarter of the resolution. Fewer where it has no more below full resolution.
-        visual_attention: Whether levels pass visual attention on the way down the pyramid.
-        adaptive_attention: Whether levels pass adaptive spatial attention with the fusion of all.
-        adaptive_output: What that attention hands on: its product with the fusion, as in the released code ("product"),
-            or itself, as the paper reads ("alone").
-        segmentation_aware: Whether a branch of its own segments; if not, the fusion of the levels does.
-        classification_aware: Whether a branch of its own answers; if not, the means of the deepest two levels do.
-        mtan_form: `nnUNetTrainerMTAN` in the form of its paper's SegNet, with masks in the decoder, or of the
-            released ResNet, with narrow masks in the encoder alone and a decoder for each task ("resnet").
+        pyramid_levels: Number of the encoder's deepest stages that are levels of the pyramid, never the stage at full
+            resolution; 0 takes four, or as many as reach the third stage (a quarter of the resolution).
+        visual_attention: Whether levels of the pyramid pass visual attention on the way down.
+        adaptive_attention: Whether levels of the pyramid pass adaptive spatial attention with the fusion of all levels.
+        adaptive_output: Output of the adaptive attention: the product of attention and fusion, as in the released code
+            ("product"), or the attention alone, as the paper reads ("alone").
+        segmentation_aware: Whether a separate branch segments; otherwise the fusion of the levels does.
+        classification_aware: Whether a separate branch answers; otherwise the means of the deepest two levels do.
+        mtan_form: Form of `nnUNetTrainerMTAN`: the paper's SegNet, with masks in the decoder too ("segnet"), or the
+            released ResNet, with narrow masks in the encoder alone and a decoder for every task ("resnet").
         attention_width: Channels inside the masks of `nnUNetTrainerMTAN` and `nnUNetTrainerCTAN`: all, or a quarter.
-        cross_encoder: Whether tasks of `nnUNetTrainerCTAN` exchange what they see of every encoder stage.
-        cross_bottleneck: Whether they exchange it at the bottleneck.
-        pair_attention: A mask for every ordered pair of tasks at every stage ("own"), or one for all pairs ("shared").
-        recompute: What trainers with a decoder or masks for each task compute anew in the backward pass instead of
-            keeping it: masks ("attention"), these and the stages of decoders ("all"), or nothing ("none").
+        cross_encoder: Whether tasks of `nnUNetTrainerCTAN` exchange their masked features at every encoder stage.
+        cross_bottleneck: Whether tasks of `nnUNetTrainerCTAN` exchange features at the bottleneck.
+        pair_attention: One mask for every ordered pair of tasks at a stage ("own"), or one for all pairs ("shared").
+        recompute: What trainers with a decoder or masks for every task compute again in the backward pass to save
+            memory: the masks ("attention"), masks and decoder stages ("all"), or nothing ("none").
     """
 
     epochs: int = 1000
@@ -195,7 +196,7 @@ class Settings:
         for name in (*counts, "region_embedding_size", "deformable_stages"):
             _require(1 <= getattr(self, name) <= 10**9, name, getattr(self, name), "at least 1 and at most 1000000000")
         _require(0 <= self.pyramid_levels <= 10**9, "pyramid_levels", self.pyramid_levels, "at least 0")
-        # a group of the normalisation needs two channels
+        # group normalisation needs groups of two channels
         _require(
             2 <= self.pyramid_width <= 10**6, "pyramid_width", self.pyramid_width, "at least 2 and at most 1000000"
         )
@@ -222,7 +223,7 @@ class Settings:
 
     @property
     def transfer_thresholds(self) -> tuple[Fraction, ...]:
-        """The shares of `transfer_threshold`, exact: 0.4 of 1000 voxels are 400; none if they are no shares."""
+        """The shares of `transfer_threshold`, exact, so that 0.4 of 1000 voxels is 400; empty if invalid."""
         try:
             shares = tuple(Fraction(share) for share in self.transfer_threshold.split(","))
         except (ValueError, ZeroDivisionError):
@@ -234,8 +235,8 @@ class Settings:
         """Check and complete settings as they stand in plans.
 
         Args:
-            values: Setting names and JSON values; what is not named takes its default.
-            source: Where they were read, for the message.
+            values: Setting names and JSON values; a setting that is not named takes its default.
+            source: Where the values were read, for the message.
 
         Raises:
             SettingsError: If a name is unknown or a value has the wrong type or range.
@@ -257,10 +258,10 @@ class Settings:
 
     @classmethod
     def parse(cls, assignments: list[str], base: Mapping[str, Any]) -> "Settings":
-        """Read `NAME=VALUE` texts from a command line on top of the settings `base`.
+        """Return the settings `base` changed by `NAME=VALUE` texts of a command line.
 
         Raises:
-            SettingsError: If a text has no `=`, or names or values, of `base` too, are refused by `from_mapping`.
+            SettingsError: If a text has no `=`, or `from_mapping` refuses a name or value.
         """
         values = cls.from_mapping(base, "settings before --set").to_mapping()
         kinds = get_type_hints(cls)
@@ -272,7 +273,7 @@ class Settings:
         return cls.from_mapping(values, "--set")
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return every setting as JSON-able values, defaults included, so that a later change of a default shows."""
+        """Return every setting as a JSON-able value, with defaults, so that a later change of a default shows."""
         return dataclasses.asdict(self)
 
 
@@ -291,7 +292,7 @@ def _parse_value(name: str, text: str, kind: Any) -> Any:
 
 
 def _number(name: str, value: Any, kind: Any) -> Any:
-    """Turn an int that stands for a float into one, so that equal settings are written alike."""
+    """Return an int as a float if the setting is a float, so that equal settings are written alike."""
     if kind is not float:
         return value
     try:
@@ -306,7 +307,7 @@ def _check_type(name: str, value: Any, kind: Any, source: str) -> None:
             similar = did_you_mean(value, get_args(kind))
             raise SettingsError(f"{source}: {name}={shown(value)} must be one of {', '.join(get_args(kind))}{similar}")
         return
-    # bool is an int in Python, and an int may stand for a float in JSON
+    # bool is a subclass of int, and JSON may write a float as an int
     accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[kind]
     if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
         raise SettingsError(f"{source}: {name}={shown(value)} must be of type {kind.__name__}")

@@ -1,7 +1,7 @@
-"""Which structures a data set holds, which were annotated in which case, and what is known of the image as a whole.
+"""The task set of a data set: its regions, tasks and questions, and the annotated regions and answers of every case.
 
-This is the only code that reads or writes the `nnunet_mtl` block of `dataset.json`. The order of its keys is kept
-wherever it is written: nnU-Net's region order is the order of `labels`, and the order of `tasks` numbers the tasks.
+This module is the only code that reads or writes the `nnunet_mtl` block of `dataset.json`. It keeps the order of keys,
+because nnU-Net orders regions as in `labels`, and tasks are numbered as in `tasks`.
 """
 
 import hashlib
@@ -34,22 +34,23 @@ _BLOCK = "nnunet_mtl"
 class TaskSet:
     """The regions, tasks, classification tasks and cases of one data set.
 
-    A data set without the block is one task named "all" that holds every region, and every case is annotated.
+    A data set without the block has one task, "all", which holds every region and is annotated in every case.
 
     Attributes:
-        regions: Name of each of the R output channels of nnU-Net: the labels in the order of `dataset.json` without
-            background and ignore label, or without regions (softmax) every label but the ignore label by its integer.
-        region_labels: Label values of each region, ascending.
-        regions_class_order: The value nnU-Net paints for each region; empty without regions.
-        ignore_label: nnU-Net's ignore label, if there is one.
+        regions: Names of nnU-Net's R output channels. With regions (sigmoid) these are the labels in the order of
+            `dataset.json` without background and ignore label; without regions (softmax) they are all labels but the
+            ignore label in the order of their integers.
+        region_labels: Label values of every region, ascending.
+        regions_class_order: The value that nnU-Net paints for every region; empty without regions.
+        ignore_label: nnU-Net's ignore label, or None.
         has_regions: Whether nnU-Net trains regions (sigmoid) rather than classes (softmax).
-        tasks: The segmentation tasks in their order, which numbers them.
-        classification: The classification tasks in their order.
-        cases: What is known of each training case; empty where `has_cases` is false.
-        has_block: Whether the data set carries the block.
-        has_cases: Whether the block lists its cases; the copies kept beside trained models do not.
-        regressions: The voxel-wise regression tasks in their order.
-        source: The file, for messages; not compared.
+        tasks: The segmentation tasks; a task's index is its number.
+        classification: The classification tasks in the order of the block.
+        cases: Annotated tasks and answers of every training case; empty if `has_cases` is false.
+        has_block: Whether `dataset.json` holds the block.
+        has_cases: Whether the block lists cases; the copies saved with trained models do not.
+        regressions: The voxel-wise regression tasks in the order of the block.
+        source: Name of the file, for messages; not compared.
     """
 
     regions: tuple[str, ...]
@@ -67,14 +68,14 @@ class TaskSet:
 
     @classmethod
     def from_dataset_json(cls, dataset_json: Mapping[str, Any], source: str = "dataset.json") -> "TaskSet":
-        """Read the labels and the block of a `dataset.json`; other keys are nnU-Net's and not looked at.
+        """Read the labels and the block of a `dataset.json`; nnU-Net's other keys are not checked.
 
         Args:
             dataset_json: The whole content of the file.
-            source: The file's name, for messages.
+            source: Name of the file, for messages.
 
         Raises:
-            TaskSetError: If anything is not as it must be; the message is one line with file, key path and remedy.
+            TaskSetError: If labels or block are invalid; the message is one line with file, key path and remedy.
         """
         dataset = Node(source, "", dataset_json)
         block = dataset.members("nnU-Net's names").get(_BLOCK)
@@ -108,19 +109,19 @@ class TaskSet:
 
     @cached_property
     def task_of_region(self) -> tuple[int, ...]:
-        """Index of the task each region belongs to, (R,)."""
+        """Index of the task that holds the region, (R,)."""
         owner = {region: i for i, task in enumerate(self.tasks) for region in task.regions}
         return tuple(owner[region] for region in self.regions)
 
     @cached_property
     def slot_names(self) -> tuple[str, ...]:
-        """Names of the shared output channels, in the order in which the tasks first name them."""
+        """Names of the shared output channels, in the order of their first use by the tasks."""
         return tuple(dict.fromkeys(slot for task in self.tasks for slot in task.slots))
 
     @cached_property
     def slot_of_region(self) -> tuple[int, ...]:
-        """Index into `slot_names` of each region, (R,)."""
-        slots = {r: slot for task in self.tasks for r, slot in zip(task.regions, task.slots, strict=True)}
+        """Index into `slot_names` by region, (R,)."""
+        slots = {region: slot for task in self.tasks for region, slot in zip(task.regions, task.slots, strict=True)}
         number = {slot: i for i, slot in enumerate(self.slot_names)}
         return tuple(number[slots[region]] for region in self.regions)
 
@@ -132,24 +133,24 @@ class TaskSet:
         """Return which regions were annotated in a case, (R,).
 
         Raises:
-            TaskSetError: If there is a block and the case is not in it.
+            TaskSetError: If there is a block that does not list the case.
         """
         if not self.has_block:
             return (True,) * len(self.regions)
         self.require_cases([case])
-        done = {region for name in self.cases[case].annotated for region in self._annotatable[name]}
-        return tuple(region in done for region in self.regions)
+        annotated = {region for name in self.cases[case].annotated for region in self._annotatable[name]}
+        return tuple(region in annotated for region in self.regions)
 
     def annotated_tasks(self, case: str) -> tuple[int, ...]:
-        """Return the indices of the tasks of which at least one region was annotated in a case, ascending."""
-        done = zip(self.task_of_region, self.annotated(case), strict=True)
-        return tuple(sorted({task for task, annotated in done if annotated}))
+        """Return the indices, ascending, of the tasks with at least one annotated region in a case."""
+        pairs = zip(self.task_of_region, self.annotated(case), strict=True)
+        return tuple(sorted({task for task, annotated in pairs if annotated}))
 
     def regressed(self, case: str) -> tuple[bool, ...]:
-        """Return which regression targets a case has, one for each of `regressions`.
+        """Return for every task of `regressions` whether a case has its target.
 
         Raises:
-            TaskSetError: If there is a block and the case is not in it.
+            TaskSetError: If there is a block that does not list the case.
         """
         if not self.regressions:
             return ()
@@ -157,10 +158,10 @@ class TaskSet:
         return tuple(task.name in self.cases[case].annotated for task in self.regressions)
 
     def require_cases(self, cases: Iterable[str]) -> None:
-        """Refuse cases that are not in the block: what was annotated in them is never assumed.
+        """Refuse cases that the block does not list, because nobody knows what was annotated in them.
 
         Raises:
-            TaskSetError: If there is a block and a case is not in it; every such case is counted, the first are named.
+            TaskSetError: If there is a block that lacks a case; the message counts the cases and names the first.
         """
         missing = [case for case in cases if case not in self.cases] if self.has_block else []
         if missing and not self.has_cases:
@@ -177,15 +178,15 @@ class TaskSet:
             )
 
     def check_leaves(self, case: str, leaves: Iterable[int]) -> None:
-        """Refuse label values that contradict what a case says was annotated.
+        """Refuse label values of tasks that were not annotated in a case.
 
         Args:
-            case: The case.
-            leaves: The values in its label file.
+            case: Identifier of the case.
+            leaves: The values in the label file of the case.
 
         Raises:
-            TaskSetError: If a value lies in no region of a task annotated (wholly or in part) in this case; background
-                and nnU-Net's ignore label are always allowed.
+            TaskSetError: If a value lies in no region of a task that is annotated, wholly or in part, in the case.
+                Background and nnU-Net's ignore label are always allowed.
         """
         tasks = self.annotated_tasks(case)
         allowed = {0, self.ignore_label}
@@ -193,16 +194,16 @@ class TaskSet:
             allowed.update(values if task in tasks else ())
         strange = [leaf for leaf in leaves if leaf not in allowed]
         if strange:
-            done = listed(self.tasks[i].name for i in tasks) or "none"
+            names = listed(self.tasks[i].name for i in tasks) or "none"
             place = key_path(f"{_BLOCK}.cases", case) if self.has_block else "labels"
             raise self._error(
                 place,
                 f"the label file of {shown(case)} holds {', '.join(str(leaf) for leaf in strange[:12])}, which no "
-                f"region of its annotated tasks ({done}) contains; list the task or correct the label file",
+                f"region of its annotated tasks ({names}) contains; list the task or correct the label file",
             )
 
     def compact(self) -> dict[str, Any]:
-        """Return the block without its cases, defaults filled in: what a network and its outputs are built from."""
+        """Return the block without its cases and with all defaults; networks are built from this block."""
         regressions = {task.name: task.to_json() for task in self.regressions}
         return {
             "version": VERSION,
@@ -211,7 +212,7 @@ class TaskSet:
         }
 
     def to_block(self) -> dict[str, Any]:
-        """Return the whole block; where there was one, reading it beside the same labels gives an equal task set."""
+        """Return the whole block; reading the result together with the same labels gives an equal task set."""
         if not self.has_cases:
             return self.compact()
         return self.compact() | {"cases": {name: case.to_json() for name, case in self.cases.items()}}
@@ -219,8 +220,8 @@ class TaskSet:
     def fingerprint(self) -> str:
         """Return the SHA-256 hash (hexadecimal) of labels and block.
 
-        Equal for two files that mean the same: the order of cases, and of the names a case lists, does not count.
-        The order of labels, tasks, classification tasks and classes does.
+        The order of labels, tasks, classification tasks and classes changes the hash. The order of cases, and of the
+        names that a case lists, does not.
         """
         labels = (self.regions, self.region_labels, self.regions_class_order, self.ignore_label, self.has_regions)
         cases = [(name, list(_sorted_json(case))) for name, case in sorted(self.cases.items())]
@@ -238,7 +239,7 @@ def _sorted_json(case: Case) -> Iterator[Any]:
 
 
 def without_cases(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy whose block lists no cases; every other key, and the order of keys, is kept."""
+    """Return a copy of `dataset.json` whose block lists no cases; other keys and the order of keys stay."""
     copy = dict(dataset_json)
     if isinstance(copy.get(_BLOCK), Mapping):
         copy[_BLOCK] = {key: value for key, value in copy[_BLOCK].items() if key != "cases"}

@@ -5,12 +5,12 @@ objects that it builds once. What it overrides in nnU-Net is listed in `override
 
 Glossary, each word with the module it lives in:
     experiment: Settings, task set and plans of a run, resolved once before nnU-Net's constructor (`experiment`).
-    course: Which patches teach which task, and when; all of them always, unless a method says otherwise (`course`).
+    course: Which patches teach which task in which epoch; by default every patch teaches every task (`course`).
     terms: The named terms of the loss, one for all segmentation and one for all questions, or one for every task and
-        question (`loss_terms`); the weighting makes one number of them (`loss_weighting`).
-    taught, present: A sample teaches the regions that were annotated in it; a term is present in a batch that teaches
-        anything of it. What nobody annotated is neither background nor zero: it is not there.
+        question (`loss_terms`); the weighting sums them into one number (`loss_weighting`).
+    taught, present: A sample teaches the regions that were annotated in its case; a term is present in a batch with at
+        least one sample that teaches it. An un-annotated region is neither background nor zero: the loss skips it.
     monitor: The curves of a run, in nnU-Net's log and in figures (`monitor`), with the answers to the questions about
         whole images (`answer_monitor`).
-    checkpoints: What is written so that a killed process loses nothing, and which epoch was the best (`checkpoints`).
+    checkpoints: Files of weights that survive a killed process, and the choice of the best epoch (`checkpoints`).
 """

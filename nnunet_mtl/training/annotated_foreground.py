@@ -1,8 +1,8 @@
-"""Foreground patches are centred on what was annotated: on anything else the loss does not look.
+"""Centres foreground patches on annotated regions, because the loss reads no others.
 
-nnU-Net centres a share of the patches on a voxel of a region, drawn from those with foreground in the case. A label
-file may hold foreground that nobody vouches for: the organ, where only the tumour of its task was annotated, or the
-tumour, where only its organ was. The rule is our choice, for every method alike.
+nnU-Net centres a share of the patches on a voxel of a region, drawn from the regions with foreground in the case. A
+label file may hold foreground of un-annotated regions: the organ, if only the tumour of its task was annotated, or the
+tumour, if only the organ was. The rule is our choice and the same for every method.
 """
 
 from typing import Any
@@ -13,15 +13,15 @@ from nnunet_mtl.tasks import TaskSet
 
 
 class AnnotatedForeground:
-    """nnU-Net's data set, whose cases know where the foreground of their annotated regions is, and of no others.
+    """Wraps nnU-Net's data set and removes un-annotated regions from the `class_locations` of a case.
 
-    To be handed to nnU-Net's loader in its place. The loader itself cannot tell: where it chooses a patch it does not
-    know of which case. Everything else is nnU-Net's: without foreground of un-annotated regions every batch is, bit for
-    bit, and a case without any annotated foreground is cropped at random, as a case without any is there.
+    nnU-Net's loader takes the wrapper in place of its data set, because it does not know the case when it chooses a
+    patch. If no un-annotated region has foreground, every batch is nnU-Net's bit for bit. A case without annotated
+    foreground is cropped at random, as nnU-Net crops a case without foreground.
 
     Args:
-        dataset: nnU-Net's.
-        tasks: Knows what is annotated in every case of it.
+        dataset: nnU-Net's data set.
+        tasks: The task set with its case table.
     """
 
     def __init__(self, dataset: nnUNetBaseDataset, tasks: TaskSet) -> None:
@@ -40,8 +40,8 @@ class AnnotatedForeground:
         """Return image, segmentation, the previous stage's segmentation, and properties of a case, as nnU-Net does."""
         image, segmentation, previous, properties = self.dataset.load_case(identifier)
         hidden = self._hidden[identifier]
-        # the key of the ignore label, which is no region, stays
-        known = {key: at for key, at in properties["class_locations"].items() if _labels(key) not in hidden}
+        # the key of the ignore label stays, because the ignore label is no region
+        known = {key: voxels for key, voxels in properties["class_locations"].items() if _labels(key) not in hidden}
         return image, segmentation, previous, {**properties, "class_locations": known}
 
 

@@ -1,4 +1,4 @@
-"""The answers to the questions about whole images, as the log of a run keeps them."""
+"""Logs how well the image-level questions are answered during a training."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ class AnswerMonitor:
     """Logs and prints how well the questions are answered, for patches and for whole cases.
 
     Args:
-        image_level: The questions.
+        image_level: The questions of the run, which also score the answers.
         settings: Settings of the run.
         logger: nnU-Net's logger.
         print_to_log: Prints into nnU-Net's text log.
@@ -38,19 +38,19 @@ class AnswerMonitor:
         n_epochs: int,
         score_cases: Callable[[], Mapping[str, PointMetrics]],
     ) -> None:
-        """Log what patches answered in an epoch and, every few epochs and in the last one, what cases are answered.
+        """Log the scores of an epoch's patches and, every `class_every` epochs and in the last, of whole cases.
 
         Args:
             collated: Outputs of the validation steps.
             epoch: Counted from 0.
             n_epochs: Number of epochs of the run.
-            score_cases: Answers whole validation cases; called in the epochs in which they are due.
+            score_cases: Scores the answers for whole validation cases, by question.
         """
         are_due = (epoch + 1) % self._settings.class_every == 0 or epoch + 1 == n_epochs
-        of_cases = score_cases() if are_due else {}
+        case_scores = score_cases() if are_due else {}
         answered, wanted = (np.concatenate(collated[key]) for key in (PROBABILITIES, TARGETS))
         for question, patches in self._image_level.patch_scores(answered, wanted).items():
-            cases = of_cases[question].metrics if question in of_cases else {}
+            cases = case_scores[question].metrics if question in case_scores else {}
             values = {
                 "auc": _number(cases.get("auc")),
                 "balanced_accuracy": _number(cases.get("balanced_accuracy")),
@@ -82,10 +82,10 @@ class AnswerMonitor:
         return [*balance, *crops, "class_weight"]
 
     def mixed_into(self, dice: float, *, share: float) -> float:
-        """Mix the answers into the score that chooses the best checkpoint.
+        """Return the score that chooses the best checkpoint, a mixture of pseudo Dice and answers.
 
-        A question counts with 2 AUC - 1, 0 at chance, of the last pass over cases that could measure it; 0 before. A
-        question that the fold does not teach does not count.
+        A question counts with 2 AUC - 1 (0 at chance) of its last measured AUC over whole cases, and with 0 before the
+        first. A question that the fold does not teach does not count.
 
         Args:
             dice: nnU-Net's moving average of the pseudo Dice.

@@ -1,4 +1,4 @@
-"""What is known of the samples of a batch."""
+"""The annotation of the samples of a batch, which tells the loss what to read."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from nnunet_mtl.training.regression import VoxelTargets
 
 
 class BatchAnnotation(NamedTuple):
-    """What is known of the samples of a batch.
+    """The annotation of the samples of a batch.
 
     Attributes:
         keys: Case identifiers, B of them.
-        annotated: Regions the loss may read, (B, R) bool, on the CPU.
-        task: Task each sample was drawn for, (B,) long, on the CPU.
-        voxels: Targets of the regression tasks; None without any.
+        annotated: Regions that the loss may read, (B, R) bool, on the CPU.
+        task: Index of the drawn task of every sample, (B,) long, on the CPU.
+        voxels: Targets of the regression tasks; None without regression tasks.
     """
 
     keys: Sequence[str]

@@ -1,4 +1,4 @@
-"""From the case identifiers of a batch to what the loss may read, and to the task each sample is trained for."""
+"""Looks up by case identifier which regions are annotated, and draws the task for which a sample is trained."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,15 +10,15 @@ from nnunet_mtl.tasks import TaskSet
 
 
 class CaseAnnotations:
-    """Looks up what is annotated in the cases of a batch.
+    """Looks up the annotated regions of the cases of a batch, and draws a task for every sample.
 
-    Its textual form names no case: nnU-Net writes the text of every attribute of a trainer into `debug.json`.
+    The repr names no case, because nnU-Net writes the repr of every attribute of a trainer into `debug.json`.
 
     Args:
         tasks: The task set with its case table; kept as the attribute `tasks`.
-        seed: Seed of the drawing of tasks, other on every rank; None for a new one.
-        label_share: Share of the samples of a case in which something is annotated that are drawn for a class label
-            about a task that is not annotated: such a sample teaches no segmentation.
+        seed: Seed for drawing tasks, different on every rank; None for a random seed.
+        label_share: How often an annotated case trains an un-annotated task for a class label, 0 to 1. Such a sample
+            teaches no segmentation.
     """
 
     def __init__(self, tasks: TaskSet, seed: int | None = None, *, label_share: float = 0.1) -> None:
@@ -37,28 +37,28 @@ class CaseAnnotations:
         return f"{type(self).__name__}({len(self.tasks.cases)} cases)"
 
     def annotated(self, keys: Iterable[str]) -> Tensor:
-        """Which regions are annotated in which sample, (B, R) bool, on the CPU."""
+        """Return the annotated regions of every sample, (B, R) bool, on the CPU."""
         return torch.tensor([self.tasks.annotated(str(key)) for key in keys], dtype=torch.bool)
 
     def label_tasks(self, key: str) -> tuple[int, ...]:
-        """Return the indices of the tasks whose regions a case has a class label about, ascending."""
+        """Return the indices, ascending, of the tasks that own the evidence of a question the case has a label for."""
         if not self._task_of_question:
             return ()
         answered = self.tasks.cases[key].classes
         return tuple(sorted({task for question, task in self._task_of_question.items() if question in answered}))
 
     def draw_tasks(self, keys: Sequence[str], target: Tensor) -> Tensor:
-        """Draw one task for each sample: one that is annotated, or that a class label of its case is about.
+        """Draw a task for every sample: an annotated task, or a task in `label_tasks` of its case.
 
-        Where the patch holds foreground of some annotated tasks, the other annotated ones are not drawn. A task that is
-        not annotated is drawn for its label in `label_share` of the samples, and always where nothing is annotated.
+        If the patch holds foreground of annotated tasks, only these annotated tasks can be drawn. An un-annotated task
+        is drawn with probability `label_share`, and always if no task of the case is annotated.
 
         Args:
             keys: Case identifiers of the batch, B of them.
-            target: Region targets, (B, R or more, *spatial), bool; channels of un-annotated regions are not read.
+            target: Region targets, (B, R or more, *spatial) bool; channels of un-annotated regions are not read.
 
         Returns:
-            Task index, (B,), long, on the CPU; 0 for a sample with nothing known, whose loss is masked anyway.
+            Task indices, (B,) long, on the CPU; 0 for a sample without annotation and label, whose loss is masked.
         """
         return torch.tensor([self._draw(str(key), sample) for key, sample in zip(keys, target, strict=True)])
 
@@ -75,10 +75,10 @@ class CaseAnnotations:
         return int(candidates[self._random.integers(len(candidates))]) if candidates else 0
 
     def _tasks_in(self, key: str, sample: Tensor) -> set[int]:
-        """Which tasks have foreground of an annotated region in a patch, (R or more, *spatial)."""
+        """Return the tasks with foreground of an annotated region in a patch, (R or more, *spatial)."""
         regions = zip(self.tasks.task_of_region, self.tasks.annotated(key), strict=True)
         return {task for region, (task, known) in enumerate(regions) if known and bool(sample[region].any())}
 
     def restrict(self, annotated: Tensor, task: Tensor) -> Tensor:
-        """Leave only the regions of each sample's own task, (B, R) and (B,) -> (B, R)."""
+        """Return the mask without regions of other tasks than the sample's, from (B, R) and (B,) to (B, R)."""
         return annotated & self._regions_of_task[task]

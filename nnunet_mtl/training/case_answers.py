@@ -1,7 +1,7 @@
-"""Image-level answers for whole validation cases, by the sliding window that prediction uses.
+"""Image-level answers for whole validation cases, with the sliding window of prediction.
 
-What patches answer in training says little about cases: crops are drawn around foreground, a case has many patches,
-and most of them hold no evidence.
+Answers for training patches say little about whole cases: training crops are drawn around foreground, whereas most
+patches of a case hold no evidence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,17 +21,17 @@ Answers = dict[str, dict[str, Tensor]]
 
 
 def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
-    """Answer the questions for preprocessed cases with the network as it is, without mirroring.
+    """Answer the questions for preprocessed cases with the network's present weights, without mirroring.
 
-    Tasks that own no question's evidence are not run: nothing is segmented here. Under DDP every rank takes its share
-    and gets all answers.
+    The network runs only tasks that own the evidence of a question. Under DDP every rank answers its share of the cases
+    and returns the answers of all ranks.
 
     Args:
-        trainer: A `MultiTaskTrainer`; its network is put into evaluation mode and back.
+        trainer: A `MultiTaskTrainer`; its network is put into evaluation mode, then back into training mode.
         cases: Case identifiers, the same on every rank.
 
     Returns:
-        By case, then question, the probability of each class, (C,).
+        Probabilities of the classes, (C,), by case, then question.
     """
     predictor = MultiTaskPredictor(
         use_mirroring=False,
@@ -57,7 +57,7 @@ def answer_cases(trainer: Any, cases: Sequence[str]) -> Answers:
 
 
 def score_labelled_cases(trainer: Any) -> dict[str, PointMetrics]:
-    """Answer the labelled validation cases of the fold, print how well into the log, and return the scores by question.
+    """Answer the questions for the labelled validation cases of the fold; log and return the scores by question.
 
     Args:
         trainer: A `MultiTaskTrainer`.
@@ -93,7 +93,7 @@ def _only_evidence(trainer: Any) -> Iterator[None]:
 
 
 def _images(trainer: Any, cases: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the network's input of each case, (C, *spatial), in a cascade with the previous stage's labels."""
+    """Yield every case with its network input, (C, *spatial); in a cascade it holds the previous stage's labels."""
     dataset = trainer.dataset_class(
         trainer.preprocessed_dataset_folder,
         list(cases),
@@ -109,7 +109,7 @@ def _images(trainer: Any, cases: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
 
 
 def cases_of_rank(trainer: Any, cases: Sequence[str]) -> list[str]:
-    """Return the cases nnU-Net gives to this rank."""
+    """Return the cases that nnU-Net gives to this rank."""
     return list(cases[trainer.local_rank :: dist.get_world_size()] if trainer.is_ddp else cases)
 
 
@@ -117,6 +117,6 @@ def from_all_ranks(trainer: Any, answers: Mapping[str, dict[str, Tensor]]) -> An
     """Return the answers of all ranks by case; every rank gets them."""
     if not trainer.is_ddp:
         return dict(answers)
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, dict(answers))
-    return {case: answered for rank in everyone for case, answered in rank.items()}
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, dict(answers))
+    return {case: answered for rank in gathered for case, answered in rank.items()}

@@ -1,4 +1,4 @@
-"""From the case identifiers of a batch to what is known of each image as a whole, and how unequal the classes are."""
+"""Looks up image-level answers by case identifier, and computes class weights for the loss."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from nnunet_mtl.losses.classification import CaseTargets
 from nnunet_mtl.tasks import ClassificationTask, TaskSet
 
-POSITIVE_WEIGHT_BOUNDS = (0.1, 10.0)  # a label with a single positive case would otherwise outweigh everything
+POSITIVE_WEIGHT_BOUNDS = (0.1, 10.0)  # without bounds a label with one positive case would outweigh all others
 
 
 class CaseLabels:
-    """Looks up the answers of the cases of a batch.
+    """Looks up the known answers of the cases of a batch.
 
-    Its textual form names no case: nnU-Net writes the text of every attribute of a trainer into `debug.json`.
+    The repr names no case, because nnU-Net writes the repr of every attribute of a trainer into `debug.json`.
 
     Args:
         tasks: The task set with its case table.
@@ -31,10 +31,10 @@ class CaseLabels:
         return f"{type(self).__name__}({len(self._tasks.cases)} cases, {len(self.questions)} questions)"
 
     def targets(self, keys: Iterable[str]) -> dict[str, CaseTargets]:
-        """Look up the cases of a batch, B of them.
+        """Look up the answers of B cases.
 
         Returns:
-            For each question the classes that hold, (B, C) float32, and whether they are known, (B,) bool; on the CPU.
+            By question the classes that hold, (B, C) float32, and whether the answer is known, (B,) bool; on the CPU.
 
         Raises:
             TaskSetError: If a case is not in the case table.
@@ -52,13 +52,14 @@ class CaseLabels:
         """Compute the weight of each class in the loss.
 
         Args:
-            cases: The training cases of the fold: no other case may count.
-            balance: "none" (ones) or "inverse": in inverse proportion to the class's number of cases, with mean 1 over
-                the classes that occur; for multilabel, cases without the label over cases with it, within
-                `POSITIVE_WEIGHT_BOUNDS`. A class that does not occur weighs 1.
+            cases: The training cases of the fold.
+            balance: "none": all weights are 1. "inverse": weights are in inverse proportion to the class's number of
+                cases, with mean 1 over the classes that occur; a multilabel class weighs the number of cases without
+                the label over the number with it, within `POSITIVE_WEIGHT_BOUNDS`. A class that does not occur
+                weighs 1.
 
         Returns:
-            (C,) float32 for each question, on the CPU.
+            Weights by question, (C,) float32, on the CPU.
         """
         targets = self.targets(cases)
         if balance == "none":

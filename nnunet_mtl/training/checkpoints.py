@@ -1,4 +1,4 @@
-"""Checkpoints that a killed process cannot lose, the best of them chosen by a score."""
+"""Checkpoints that survive a killed process, and the choice of the best checkpoint by a score."""
 
 import math
 import os
@@ -15,12 +15,11 @@ from nnunet_mtl.inference.model_folder import OUR_CONTENT
 
 
 class Checkpoints:
-    """The checkpoints of a run, as far as nnU-Net does not look after them.
+    """What nnU-Net does not do for the checkpoints of a run: safe writing, our content, and the best score.
 
     Attributes:
-        best_score: The highest score of any epoch; None before the first one.
-        file: The checkpoint that holds the network's weights as they are, last written or loaded; None before, and
-            where no checkpoint is written.
+        best_score: The highest score of any epoch; None before the first epoch ends.
+        file: The checkpoint last written or loaded; None if there is none, or writing is disabled.
     """
 
     def __init__(self) -> None:
@@ -28,11 +27,11 @@ class Checkpoints:
         self.file: Path | None = None
 
     def judged(self, score: float) -> float:
-        """Keep the score of an epoch if it is the best one.
+        """Keep the score of an epoch if it is the best score so far.
 
         Returns:
-            What nnU-Net has to compare its moving average of the pseudo Dice with, so that it writes
-            `checkpoint_best.pth` exactly if the score is the best one.
+            The value to put into nnU-Net's `_best_ema`: minus infinity makes nnU-Net write `checkpoint_best.pth`,
+            plus infinity prevents it.
         """
         improved = self.best_score is None or score > self.best_score
         if improved:
@@ -41,16 +40,16 @@ class Checkpoints:
 
     @contextmanager
     def written(self, filename: str, content: Mapping[str, Any], *, rank: int, disabled: bool) -> Iterator[str]:
-        """Let nnU-Net write a checkpoint aside, and rename it: a process killed meanwhile leaves the old one.
+        """Let nnU-Net write a checkpoint to a second file, then rename it: a killed process leaves the old file whole.
 
         Args:
             filename: Path of the checkpoint.
-            content: What this package keeps inside the checkpoint, by name.
+            content: What this package adds to the checkpoint, by name.
             rank: Rank of the process; rank 0 alone writes.
-            disabled: Whether nnU-Net was told to write none.
+            disabled: Whether nnU-Net writes no checkpoints in this run.
 
         Yields:
-            The path nnU-Net is to write to.
+            The path of the second file, which nnU-Net writes.
         """
         aside = f"{filename}.writing"
 
@@ -66,7 +65,7 @@ class Checkpoints:
         self.file = None if disabled else Path(filename)
 
     def loaded(self, checkpoint: dict[str, Any] | str, best_score: float | None) -> None:
-        """Go on from a checkpoint that nnU-Net has loaded, with the best score that it holds."""
+        """Continue from a checkpoint that nnU-Net has loaded, and from the best score in the checkpoint."""
         self.best_score = best_score
         self.file = Path(checkpoint) if isinstance(checkpoint, str) else None
 
@@ -78,7 +77,7 @@ class Checkpoints:
             rank: Rank of the process; rank 0 alone writes.
 
         Returns:
-            Whether there is such a checkpoint; none is written with `--disable_checkpointing`.
+            Whether `file` is a checkpoint; with `--disable_checkpointing` it is None.
         """
         if self.file is not None and rank == 0:
             add_to_checkpoint(self.file, content)

@@ -1,4 +1,4 @@
-"""What network a trainer trains: the parts its leaf names, put into the plans' architecture block."""
+"""Composes the network of a trainer: writes the parts that its leaf names into the plans' architecture block."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from nnunet_mtl.training.region_embedding import read_region_embedding
 from nnunet_mtl.training.segmentation_loss import LossMode
 
 NO_CLASSIFICATION = "nnunet_mtl.networks.classification.NoClassification"
-# Defaults of trainers whose own classification head reads no evidence: none is hidden from it, for the same patch would
-# weigh now by the annotation, now by the network's own; and questions are terms like others from the first epoch.
+# Defaults of trainers whose classification head reads no evidence. Evidence is not hidden, because hiding would only
+# change the weight of a patch from step to step. Questions have their full weight from the first epoch.
 NO_EVIDENCE = {"class_weight": 1.0, "class_gradient": 1.0, "class_warmup": 0.0, "own_evidence": 0.0}
 REGION_HEAD = "nnunet_mtl.networks.heads.RegionHead"
 HEADS = {
@@ -33,10 +33,10 @@ CLASS_HEADS = {
 
 
 def switched(**parts: str) -> dict[str, dict[bool, dict[str, str]]]:
-    """Return variants of parts that settings switch on and off.
+    """Return `variants` for parts that settings switch on and off.
 
     Args:
-        **parts: By the name of a setting, which is that of the insertion point too, the dotted path of the part.
+        **parts: Dotted path of a part by the name of its setting, which is also the name of its insertion point.
     """
     return {point: {True: {point: part}, False: {}} for point, part in parts.items()}
 
@@ -49,13 +49,13 @@ def composed_architecture(
     Args:
         trainer: A subclass of `MultiTaskTrainer`, whose class attributes name the parts.
         stock: nnU-Net's architecture block of the configuration.
-        patch_size: In voxels.
+        patch_size: Patch size in voxels, one number per axis.
         tasks: The tasks of `dataset.json`.
         settings: Settings of the run.
 
     Raises:
         SettingsError: If the trainer does not offer the head or the classification head that the settings name.
-        ArchitectureError: If the stock network has no counterpart.
+        ArchitectureError: If this package has no counterpart of the stock network.
     """
     parts = {"segmentation_head": trainer.segmentation_head(settings, tasks), **trainer.parts}
     for setting, parts_of_value in trainer.variants.items():
@@ -79,15 +79,15 @@ def composed_architecture(
 
 
 def load_region_embeddings(network: Any, settings: Settings, tasks: TaskSet) -> None:
-    """Copy the embeddings of a file into the head of a network, if the settings say so.
+    """Copy the region embeddings of a file into the head of a network if `region_embedding` is "file".
 
     Args:
-        network: Without the wrappers of DistributedDataParallel and torch.compile.
+        network: The network without the wrappers of DistributedDataParallel and torch.compile.
         settings: Settings of the run.
-        tasks: Names the regions.
+        tasks: The task set, whose regions are looked up in the file.
 
     Raises:
-        EmbeddingError: If the file does not hold an embedding of every region.
+        EmbeddingError: If the file lacks the embedding of a region.
     """
     head = network.segmentation_head
     if isinstance(head, RegionEmbeddingHead) and settings.region_embedding == "file":
@@ -95,10 +95,10 @@ def load_region_embeddings(network: Any, settings: Settings, tasks: TaskSet) -> 
 
 
 def warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
-    """Warn of every `postprocessing.pkl` that nnU-Net has fitted on maps that hold only what is annotated.
+    """Warn of every `postprocessing.pkl` that nnU-Net fitted on maps restricted to annotated regions.
 
-    Of the folder nnU-Net predicts from it says nothing at this point; the folder of this trainer and these plans in
-    `nnUNet_results` is what is looked at.
+    nnU-Net does not tell the model folder at this point, so the function searches `nnUNet_results` for folders of the
+    trainer and the plans.
 
     Args:
         plans: Content of the model's plans.
@@ -116,7 +116,7 @@ def warn_of_postprocessing(plans: Mapping[str, Any], trainer: str) -> None:
 
 
 def chosen_loss(trainer: Any, settings: Settings) -> LossMode:
-    """Return what the segmentation loss of a run is computed on.
+    """Return the kind of segmentation loss of a run.
 
     Args:
         trainer: A subclass of `MultiTaskTrainer`, whose class attributes name its losses.

@@ -1,4 +1,4 @@
-"""Which patches teach which task, and when."""
+"""The course of a training: which patches teach which task in which epoch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,24 +11,23 @@ from nnunet_mtl.training.evidence_crops import EvidenceCropLoader
 
 
 class Course:
-    """Every patch teaches all that is annotated in it, from the first epoch to the last.
+    """The default course: every patch teaches all its annotated regions, from the first epoch to the last.
 
-    A method that teaches otherwise has a subclass; its trainer names that class as `course`.
+    A method that teaches otherwise has a subclass; its trainer names that class as `course_class`.
 
     Args:
         cases: The task set with its case table, as `dataset.json` has it.
         settings: Settings of the run.
 
     Attributes:
-        cases: The task set with its case table whose tasks are trained: the loss has a term for each of them, where
-            tasks have terms.
+        cases: The task set with its case table whose tasks are trained. A subclass may change the tasks.
     """
 
     def __init__(self, cases: TaskSet, settings: Settings) -> None:
         self.cases = cases
 
     def describe(self) -> Iterable[str]:
-        """Return lines for the training log about what is taught when."""
+        """Return lines for the training log that say which task is taught when."""
         return ()
 
     # ---- data
@@ -46,13 +45,13 @@ class Course:
     # ---- an epoch
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare for an epoch, counted from 0; called before data are loaded too."""
+        """Prepare for an epoch, counted from 0; also called before the loaders are built."""
 
     def end_epoch(self, epoch: int) -> tuple[dict[str, float], str]:
-        """Return what an epoch, counted from 0, has taught on all ranks of a distributed training.
+        """Return measurements of an epoch, counted from 0, over all ranks of a distributed training.
 
         Returns:
-            Values for nnU-Net's log by `logged_keys`, and a line for the training log, empty where there is none.
+            Values for nnU-Net's log by `logged_keys`, and a line for the training log (empty for no line).
         """
         return {}, ""
 
@@ -62,7 +61,7 @@ class Course:
         return []
 
     def is_complete(self, epoch: int) -> bool:
-        """Return whether every task has its full weight in this epoch: a best checkpoint is not chosen before."""
+        """Return whether every task has its full weight in this epoch; only such epochs give the best checkpoint."""
         return True
 
     # ---- a step
@@ -79,9 +78,9 @@ class Course:
         return annotated
 
     def term_weights(self, epoch: int) -> Mapping[str, float]:
-        """Return by what factor terms of the loss are multiplied in an epoch, by name; 1 for terms not named."""
+        """Return the factors of the terms of the loss in an epoch, by name; a term without a factor has 1."""
         return {}
 
     def resting_parameters(self, network: Any, epoch: int) -> Iterable[nn.Parameter]:
-        """Return the parameters that no step of this epoch may change, not by weight decay or momentum either."""
+        """Return the parameters that no step of this epoch may change, not even by weight decay or momentum."""
         return ()

@@ -1,4 +1,4 @@
-"""Patches that show what a question is about: a patch without the tumour teaches nothing about the tumour."""
+"""Centres patches on the evidence of questions, because a patch without a tumour teaches nothing about the tumour."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from nnunet_mtl.tasks import TaskSet
 
 
 def evidence_labels(tasks: TaskSet) -> tuple[tuple[int, ...], ...]:
-    """Return the label values of every region that is the evidence of a question, each region once."""
+    """Return the label values of every region that is the evidence of a question, without repeated regions."""
     regions = dict.fromkeys(question.evidence for question in tasks.classification if question.evidence is not None)
     return tuple(tasks.region_labels[tasks.regions.index(region)] for region in regions)
 
 
 class EvidenceCropLoader(nnUNetDataLoader):
-    """nnU-Net's loader, which centres a share of the patches on evidence, in cases whose label map holds some.
+    """nnU-Net's loader, which centres a share of the patches on evidence in cases whose label map holds evidence.
 
-    A sample that is not chosen for it is drawn as nnU-Net does. With a share of 0 no random number is drawn here, and
-    the patches are nnU-Net's bit for bit.
+    Other patches are drawn as nnU-Net draws them. With a share of 0 no random number is drawn here, and all patches are
+    nnU-Net's bit for bit.
 
     Args:
         *args: nnU-Net's arguments.
@@ -41,9 +41,9 @@ class EvidenceCropLoader(nnUNetDataLoader):
         overwrite_class: Any = None,
         verbose: bool = False,
     ) -> tuple[list[int], list[int]]:
-        """Choose a patch as nnU-Net does, or centred on a random voxel of one of the evidence regions present."""
+        """Choose a patch as nnU-Net does, or centre it on a random voxel of an evidence region of the case."""
         present = self._evidence_in(class_locations or {}) if self.share > 0 else []
-        # the global generator, as nnU-Net: a generator of our own would be the same in every worker process
+        # nnU-Net's global generator, because another generator would draw the same numbers in every worker process
         if present and np.random.uniform() < self.share:  # noqa: NPY002 - see above
             force_fg, overwrite_class = True, present[np.random.randint(len(present))]  # noqa: NPY002 - see above
         box: tuple[list[int], list[int]] = super().get_bbox(
@@ -52,7 +52,7 @@ class EvidenceCropLoader(nnUNetDataLoader):
         return box
 
     def _evidence_in(self, class_locations: Mapping[Any, Any]) -> list[Any]:
-        """Keys of the evidence regions with foreground; nnU-Net's keys are the labels as written: 2, (1, 2), (2, 2)."""
+        """Return the keys of evidence regions with foreground; a key is a label or a tuple: 2, (1, 2), (2, 2)."""
         return [
             key
             for key, locations in class_locations.items()

@@ -1,4 +1,4 @@
-"""What a run trains on: settings, task set and plans, resolved once before nnU-Net's constructor sees them."""
+"""The experiment of a run: settings and task set, resolved once before nnU-Net's constructor sees the plans."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +15,13 @@ from nnunet_mtl.training.regression import with_scales, without_regressions, wit
 class Experiment:
     """The task set and the settings of a run.
 
-    Its textual form names no case: nnU-Net writes the text of every attribute of a trainer into `debug.json`.
+    The repr names no case, because nnU-Net writes the repr of every attribute of a trainer into `debug.json`.
 
     Attributes:
-        settings: Settings of the run, defaults of its trainer filled in.
+        settings: Settings of the run, with the defaults of its trainer.
         cases: The task set with its case table, without questions and regression tasks that this run does not learn.
-        stored: Every regression task of the data set: their targets lie in the preprocessed files.
-        dataset_json: What nnU-Net may save of `dataset.json`: without the case table and without target channels.
+        stored: Every regression task of the data set; the preprocessed files hold the targets of all of them.
+        dataset_json: The `dataset.json` that nnU-Net may save: without the case table and without target channels.
     """
 
     settings: Settings
@@ -36,20 +36,20 @@ class Experiment:
         """Read the block of `dataset.json` and leave out what the run does not learn.
 
         Args:
-            plans: The plans, whose fingerprint tells the scale of regression targets.
+            plans: The plans; their intensity properties hold the scale of regression targets.
             dataset_json: The data set's whole `dataset.json`.
             settings: Settings of the run.
-            trainer: A subclass of `MultiTaskTrainer`, which tells what it learns by `segments` and `family`.
+            trainer: A subclass of `MultiTaskTrainer`; its `segments` and `family` say what it learns.
 
         Raises:
-            TaskSetError: If the block is not as it must be, a regression target has no spread, or nothing is left that
-                the trainer learns.
+            TaskSetError: If the block is invalid, a regression target has no spread, or a trainer that learns the
+                questions alone is left without a question.
         """
         source = f"{plans.get('dataset_name', '')}/dataset.json"
         cases = TaskSet.from_dataset_json(dataset_json, source)
         stored = cases.regressions
         cases = with_scales(cases, plans) if trainer.family.regresses else without_regressions(cases)
-        if settings.class_weight == 0:  # a run that is not to learn the questions has none
+        if settings.class_weight == 0:  # with weight 0 the run does not learn the questions
             cases = replace(cases, classification=())
         if not trainer.segments and not cases.classification:
             raise TaskSetError(f"{source}: nnunet_mtl.classification: {trainer.__name__} needs at least one question")
@@ -69,13 +69,13 @@ class Experiment:
         configuration: str,
         architecture: Callable[[dict[str, Any], list[int], TaskSet, Settings], dict[str, Any]],
     ) -> None:
-        """Put the compact block, the settings and our network into the plans, which travel with the model.
+        """Write the compact block, the settings and our network into the plans, which nnU-Net saves with the model.
 
         Args:
             plans: The plans; changed in place.
             configuration: Name of the configuration that is trained.
-            architecture: From the stock architecture block, the patch size in voxels, tasks and settings to the block
-                of the network that is trained.
+            architecture: Returns the architecture block of the trained network; takes the stock block, the patch size
+                in voxels, the tasks and the settings.
         """
         plans["nnunet_mtl"] = {**self.tasks.compact(), "settings": self.settings.to_mapping()}
         inherited = PlansManager(plans).get_configuration(configuration).configuration
@@ -85,5 +85,5 @@ class Experiment:
 
 
 def without_case_table(tasks: TaskSet) -> TaskSet:
-    """Return the task set without its cases, as the copies of `dataset.json` beside trained models have it."""
+    """Return the task set without its cases, equal to that of the `dataset.json` saved with a trained model."""
     return replace(tasks, cases={}, has_cases=False)

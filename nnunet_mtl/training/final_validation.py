@@ -1,8 +1,9 @@
-"""The final validation: exported maps are restricted to what is annotated, and the answers are kept.
+"""The final validation: exported maps hold annotated regions only, and the answers are scored.
 
-nnU-Net scores every label of a validation case, also one nobody annotated there, so a correct prediction of it counts
-as an error. Maps that hold only what is annotated in their case make nnU-Net's own scoring, cross-validation summary
-and choice of the best configuration right. What the next stage of a cascade reads is not restricted.
+nnU-Net scores every label in every validation case. A correct prediction of a label that nobody annotated in the case
+would count as an error. Maps restricted to the annotated regions of their case make nnU-Net's scores, its
+cross-validation summary and its choice of the best configuration right. The maps for the next stage of a cascade are
+not restricted.
 """
 
 import math
@@ -29,45 +30,45 @@ OFF = -100.0
 
 
 class FinalValidation:
-    """What nnU-Net's final validation exports, what its predictor answers for each case, and what is learnt from both.
+    """Runs nnU-Net's final validation with restricted exports, and scores and calibrates the answers.
 
     Args:
         trainer: A `MultiTaskTrainer`.
-        train: The training cases of the fold.
-        cases: The validation cases in nnU-Net's order.
+        train: Identifiers of the training cases of the fold.
+        cases: Identifiers of the validation cases in nnU-Net's order.
     """
 
     def __init__(self, trainer: Any, train: Sequence[str], cases: Sequence[str]) -> None:
         self._trainer = trainer
         self._calibrates = set(train).isdisjoint(cases)
         self._annotated = {case: trainer.cases.tasks.annotated(case) for case in cases}
-        self._cases = sorted(cases_of_rank(trainer, cases))  # nnU-Net sorts each rank's
-        # for each case of this rank, in the order of prediction, probabilities and logits by question
-        self._heard: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        self._cases = sorted(cases_of_rank(trainer, cases))  # nnU-Net sorts the cases of a rank
+        # one entry per case of this rank in the order of prediction: probabilities and logits by question
+        self._answers: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Let nnU-Net's validation export restricted maps, and predict with a predictor that keeps the answers."""
-        heard = self._heard
+        answers = self._answers
 
-        class Listener(MultiTaskPredictor):
+        class AnswerKeepingPredictor(MultiTaskPredictor):
             def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
                 logits = super().predict_sliding_window_return_logits(input_image)
-                (answers,) = self.case_logits() or [{}]
-                heard.append((self.probabilities(), answers))
+                (case_logits,) = self.case_logits() or [{}]
+                answers.append((self.probabilities(), case_logits))
                 return logits
 
         with (
             swapped(TrainerModule, "export_prediction_from_logits", RestrictedExport(self._annotated)),
-            swapped(TrainerModule, "nnUNetPredictor", Listener),
+            swapped(TrainerModule, "nnUNetPredictor", AnswerKeepingPredictor),
             warnings.catch_warnings(),
         ):
-            # of a region that no case can judge; `explain_missing_scores` says which
+            # NumPy warns of the mean of a region that no case can score; `explain_missing_scores` names the region
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
             yield
 
     def report(self) -> None:
-        """Say how well the cases were answered; if no case was trained on, calibrate the answers of the model."""
+        """Log the scores of the answers; if no validation case was trained on, store calibrations of the answers."""
         self.explain_missing_scores()
         if not self._trainer.tasks.classification:
             return
@@ -76,7 +77,7 @@ class FinalValidation:
             self.store_calibrations()
 
     def explain_missing_scores(self) -> None:
-        """Say in the log which regions no validation case could judge, if the mean Dice is not available."""
+        """Log the regions without a score in any validation case, if there are some."""
         trainer = self._trainer
         if trainer.local_rank != 0:
             return
@@ -93,19 +94,19 @@ class FinalValidation:
             )
 
     def probabilities(self) -> Answers:
-        """Return the answers of every rank by case, then question: probability of each class, (C,)."""
-        answers = {case: heard for case, (heard, _) in zip(self._cases, self._heard, strict=True)}
+        """Return the answers of all ranks by case, then question: the probabilities of the classes, (C,)."""
+        answers = {case: shares for case, (shares, _) in zip(self._cases, self._answers, strict=True)}
         return from_all_ranks(self._trainer, answers)
 
     def calibrations(self) -> dict[str, Calibration]:
         """Fit temperature and thresholds of every question on the labelled cases.
 
         Returns:
-            By question, the default where the cases were too few.
+            Calibrations by question; the default calibration if there were too few cases.
         """
         labels = self._trainer.image_level.labels
         logits = from_all_ranks(
-            self._trainer, {case: heard for case, (_, heard) in zip(self._cases, self._heard, strict=True)}
+            self._trainer, {case: answer for case, (_, answer) in zip(self._cases, self._answers, strict=True)}
         )
         targets = labels.targets(logits)
         fitted = {}
@@ -116,7 +117,7 @@ class FinalValidation:
         return fitted
 
     def store_calibrations(self) -> None:
-        """Put the calibration of every question that was taught into the checkpoint that was validated."""
+        """Add the calibration of every taught question to the checkpoint that was validated."""
         trainer = self._trainer
         taught = {
             name: fitted for name, fitted in self.calibrations().items() if name in trainer.monitor.answers.taught
@@ -131,10 +132,10 @@ class FinalValidation:
 
 
 class RestrictedExport:
-    """Stands in for nnU-Net's `export_prediction_from_logits` during the final validation; pickled to its workers.
+    """Replaces nnU-Net's `export_prediction_from_logits` during the final validation; nnU-Net pickles it for workers.
 
     Args:
-        annotated: For each validation case, which of the R regions are annotated.
+        annotated: Which of the R regions are annotated, (R,), by validation case.
     """
 
     def __init__(self, annotated: Mapping[str, tuple[bool, ...]]) -> None:
@@ -150,20 +151,22 @@ class RestrictedExport:
         output_file_truncated: str,
         *rest: Any,
     ) -> None:
-        """Switch un-annotated regions off, in a copy, and let nnU-Net export the rest.
+        """Set the logits of un-annotated regions to `OFF` in a copy, and let nnU-Net export the copy.
+
+        The other arguments are those of nnU-Net's function.
 
         Args:
             prediction: Logits, (R, *spatial).
-            properties: Properties of the image, as nnU-Net's reader gave them.
-            configuration_manager: nnU-Net's.
-            plans_manager: nnU-Net's.
-            dataset_json: As saved with the model.
+            properties: Properties of the image from nnU-Net's reader.
+            configuration_manager: Passed on.
+            plans_manager: Passed on.
+            dataset_json: Passed on.
             output_file_truncated: Path without ending; its last part is the case identifier.
-            *rest: Further arguments of nnU-Net's function, passed on.
+            *rest: Passed on.
         """
         annotated = torch.tensor(self._annotated[Path(output_file_truncated).name])
         visible = annotated.view(-1, *(1,) * (prediction.ndim - 1))
-        # a new tensor: the workers of the next stage read the same shared memory
+        # a new tensor, because the exports for the next stage read the same shared memory
         restricted = torch.where(visible, prediction, torch.full_like(prediction, OFF))
         export_prediction_from_logits(
             restricted,
@@ -181,7 +184,7 @@ def regions_without_a_score(summary: Path, regions: Mapping[str, Any]) -> list[s
 
     Args:
         summary: nnU-Net's `summary.json`.
-        regions: By name, nnU-Net's key of each: the label, or the tuple of a region's labels.
+        regions: Keys of `summary` by the name of the region: the label, or the tuple of the region's labels.
     """
     means = load_summary_json(str(summary))["mean"]
     return [name for name, key in regions.items() if math.isnan(means[key]["Dice"])]

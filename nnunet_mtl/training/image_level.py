@@ -1,4 +1,4 @@
-"""The image-level questions in training: their loss, and what is logged of their answers."""
+"""The image-level questions in training: the loss of their answers, and the scores of the answers for the log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,11 +23,11 @@ PROBABILITIES, TARGETS = "class/probabilities", "class/targets"
 
 
 def questions_of(tasks: TaskSet, *, with_evidence: bool = True) -> list[Question]:
-    """Describe the questions of a task set to a network: their numbers of outputs, and where their evidence lies.
+    """Describe the questions of a task set to a network: number of outputs and evidence region of every question.
 
     Args:
         tasks: The task set.
-        with_evidence: Whether the network knows where the evidence is; if not, it looks for itself.
+        with_evidence: Whether the network gets evidence regions; without, every `evidence` is -1.
     """
     described: list[Question] = []
     for question in tasks.classification:
@@ -40,14 +40,14 @@ def questions_of(tasks: TaskSet, *, with_evidence: bool = True) -> list[Question
 
 
 class ImageLevelTraining:
-    """The questions of a data set as the trainer meets them; without questions there is no loss and nothing to log.
+    """Loss and scores of the questions of a data set; both are empty without questions.
 
-    Its textual form names no case: nnU-Net writes the text of every attribute of a trainer into `debug.json`.
+    The repr names no case, because nnU-Net writes the repr of every attribute of a trainer into `debug.json`.
 
     Args:
         tasks: The task set with its case table.
         settings: Settings of the run.
-        with_evidence: As in `questions_of`.
+        with_evidence: Whether the network gets evidence regions, see `questions_of`.
     """
 
     def __init__(self, tasks: TaskSet, settings: Settings, *, with_evidence: bool = True) -> None:
@@ -56,20 +56,20 @@ class ImageLevelTraining:
         self._settings = settings
         self._warmup_epochs = settings.class_warmup * settings.epochs
         self._random = np.random.default_rng()
-        # Until the training cases are known every class weighs the same.
+        # until `use_training_cases` every class weighs the same
         self._loss = self._loss_with({q.name: torch.ones(len(q.classes)) for q in tasks.classification})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[question['name'] for question in self.questions]})"
 
     def loss_terms(self, *, per_question: bool = False) -> tuple[str, ...]:
-        """Return the names of the terms `losses` returns: one of all questions, or of each."""
+        """Return the names of the terms that `losses` returns: one for all questions, or one per question."""
         if per_question:
             return tuple(f"{LOSS_TERM}/{question['name']}" for question in self.questions)
         return (LOSS_TERM,) if self.questions else ()
 
     def use_training_cases(self, cases: Sequence[str]) -> None:
-        """Balance the classes by their frequency in the training cases of the fold."""
+        """Weigh the classes by their frequency in the training cases of the fold."""
         self._loss = self._loss_with(self.labels.class_weights(cases, self._settings.class_balance))
 
     def _loss_with(self, class_weights: Mapping[str, Tensor]) -> ClassificationLoss | None:
@@ -78,19 +78,19 @@ class ImageLevelTraining:
         return ClassificationLoss(self.labels.questions, class_weights, self._settings.half_evidence)
 
     def known_evidence(self, target: Tensor, annotated: Tensor, *, epoch: int, training: bool) -> KnownEvidence | None:
-        """Pick what was annotated of each question's evidence, and in training hide a share of it after the warm-up.
+        """Return the annotated evidence of every question; training hides a share of it after the warm-up.
 
-        A head that has only seen evidence as it was drawn reads other features where it is predicted: frayed, cut, or
-        on something else.
+        A sample whose evidence is hidden uses the network's own mask, as in prediction. A head that had seen
+        annotated masks alone would fail on predicted ones, which are frayed, cut, or in the wrong place.
 
         Args:
             target: Region targets at full resolution, (B, R or more, *spatial) bool, on the device.
-            annotated: (B, R) bool, on the CPU.
+            annotated: Regions that are annotated, (B, R) bool, on the CPU.
             epoch: Counted from 0.
-            training: Whether some may be hidden.
+            training: Whether evidence may be hidden.
 
         Returns:
-            Masks and whether they are known, or None where no question has an evidence region.
+            Masks and whether they are known, or None if no question has an evidence region.
         """
         regions = [question["evidence"] for question in self.questions]
         if max(regions, default=-1) < 0:
@@ -110,14 +110,14 @@ class ImageLevelTraining:
         epoch: int,
         per_question: bool = False,
     ) -> dict[str, Tensor]:
-        """Return the weighted loss of the answers, scalars by the names of `loss_terms`; nothing without questions.
+        """Return the weighted losses of the answers, scalars by the names of `loss_terms`; empty without questions.
 
         Args:
             output: Output of the network, for the drawn tasks.
-            batch: What is known of the samples.
+            batch: Annotation of the samples.
             conditioned: Whether a question can be answered only in the pass of its evidence's task.
             epoch: Counted from 0.
-            per_question: Whether every question has its term.
+            per_question: Whether every question has a term of its own.
         """
         if self._loss is None:
             return {}
@@ -133,7 +133,7 @@ class ImageLevelTraining:
     def present(
         self, batch: BatchAnnotation, *, conditioned: bool, epoch: int, per_question: bool = False
     ) -> dict[str, bool]:
-        """Return which of these terms anything in a batch teaches; arguments as of `losses`."""
+        """Return whether a batch teaches each term; the arguments are those of `losses`."""
         targets = self.labels.targets(batch.keys)
         if not self.questions:
             return {}
@@ -145,15 +145,15 @@ class ImageLevelTraining:
         }
 
     def _questions_of_term(self, per_question: bool) -> dict[str, Tensor]:
-        """Return the questions, (Q,) bool, each term is about."""
+        """Return by term the mask of its questions, (Q,) bool."""
         columns = torch.eye(len(self.questions), dtype=torch.bool) if per_question else [torch.tensor(True)]
         return dict(zip(self.loss_terms(per_question=per_question), columns, strict=False))
 
     def numbers(self, output: MultiTaskOutput, batch: BatchAnnotation, *, conditioned: bool) -> dict[str, FloatArray]:
-        """Return what the patches of a batch answer, in arrays of fixed shape, NaN where there is nothing to say.
+        """Return the answers for the patches of a batch, NaN where an answer does not count or has no label.
 
         Returns:
-            Probabilities and targets, (B, Q, C) each, C the largest number of classes; nothing without questions.
+            Probabilities and targets, each (B, Q, C) with C the largest number of classes; empty without questions.
         """
         if not self.questions:
             return {}
@@ -164,13 +164,13 @@ class ImageLevelTraining:
         targets = self.labels.targets(batch.keys)
         for index, question in enumerate(self.labels.questions):
             rows = (usable[:, index] & targets[question.name].known).numpy()
-            of_patch = probabilities(question.kind, output.classification[question.name]).cpu().numpy()
-            answered[rows, index, : len(question.classes)] = of_patch[rows]
+            predicted = probabilities(question.kind, output.classification[question.name]).cpu().numpy()
+            answered[rows, index, : len(question.classes)] = predicted[rows]
             wanted[rows, index, : len(question.classes)] = targets[question.name].target.numpy()[rows]
         return {PROBABILITIES: answered, TARGETS: wanted}
 
     def patch_scores(self, answered: FloatArray, wanted: FloatArray) -> dict[str, PointMetrics]:
-        """Score the patches of an epoch, (N, Q, C) each as `numbers` gives them, each question by itself."""
+        """Score the answers for the patches of an epoch by question; both arrays are (N, Q, C), see `numbers`."""
         results = {}
         for index, question in enumerate(self.labels.questions):
             rows = ~np.isnan(answered[:, index, 0])
@@ -181,7 +181,11 @@ class ImageLevelTraining:
         return results
 
     def case_scores(self, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, PointMetrics]:
-        """Score case-level answers: by case, then question, the probabilities (C,); unlabelled cases do not count."""
+        """Score the answers for whole cases by question; cases without a label do not count.
+
+        Args:
+            answers: Probabilities, (C,), by case, then question.
+        """
         targets = self.labels.targets(answers)
         results = {}
         for question in self.labels.questions:
@@ -193,7 +197,13 @@ class ImageLevelTraining:
         return results
 
     def _usable(self, batch: BatchAnnotation, *, conditioned: bool, own_evidence: bool) -> Tensor:
-        """Say which (sample, question) pairs may count, (B, Q) bool."""
+        """Return which answers may count, (B, Q) bool.
+
+        Args:
+            batch: Annotation of the samples.
+            conditioned: Whether a question can be answered only in the pass of its evidence's task.
+            own_evidence: Whether an answer counts that reads a predicted mask of the evidence.
+        """
         task = torch.tensor([question["task"] for question in self.questions], dtype=torch.long)
         region = torch.tensor([question["evidence"] for question in self.questions], dtype=torch.long)
         usable = torch.ones(len(batch.keys), len(self.questions), dtype=torch.bool)

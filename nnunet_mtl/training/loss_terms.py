@@ -1,4 +1,4 @@
-"""The terms of a trainer's loss: what each is computed on, and which of them a batch teaches."""
+"""The terms of a trainer's loss: their values for a batch, and which terms the batch teaches."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,20 +20,19 @@ class LossTerms:
     """The named terms of the loss.
 
     Args:
-        course: The tasks that are trained, and the weights of their terms in every epoch.
-        image_level: The questions about whole images.
-        regression: The values per voxel.
+        course: Knows the tasks that are trained, and the factors of their terms in every epoch.
+        image_level: Computes the losses of the image-level questions.
+        regression: Computes the losses of the voxel-wise regression tasks.
         settings: Settings of the run.
-        each_task: Whether every task and every question has a term, as always where terms are weighted; if not, all
-            annotated regions are averaged in one term and all answers in another.
-        segments: Whether the segmentation is learnt; if not, its terms are zero, and attached to the network all the
-            same.
+        each_task: Whether every task and every question has a term of its own; otherwise one term averages all
+            annotated regions, and one all answers. With `loss_weighting` other than "equal" it is always so.
+        segments: Whether the segmentation is learnt; otherwise its terms are zero, but stay attached to the network.
 
     Attributes:
-        course: The tasks that are trained.
-        image_level: The questions about whole images.
-        regression: The values per voxel.
-        names: Names of the terms, in their order.
+        course: As given.
+        image_level: As given.
+        regression: As given.
+        names: Names of the terms, in the order of `losses`.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class LossTerms:
         self._each_task = each_task or settings.loss_weighting != "equal"
         self._segments = segments
         owner = torch.tensor(tasks.task_of_region)
-        # by the name of a segmentation term the regions it is about, (R,) bool
+        # the regions of every segmentation term, (R,) bool
         self._regions = {"segmentation": torch.ones_like(owner, dtype=torch.bool)}
         if self._each_task:
             self._regions = {f"segmentation/{task.name}": owner == index for index, task in enumerate(tasks.tasks)}
@@ -60,7 +59,7 @@ class LossTerms:
         self.names: tuple[str, ...] = (*self._regions, *regression.loss_terms, *answers)
 
     def describe(self, trainer: str) -> Iterator[str]:
-        """Say in lines for the log what is trained; messages name the trainer."""
+        """Yield the lines of the log that say what is trained, with the name of the trainer."""
         yield f"{len(self.course.cases.tasks)} tasks, settings {self._settings}"
         if not self.course.cases.has_regions:
             yield (
@@ -89,7 +88,7 @@ class LossTerms:
             segmentation_loss: From logits, targets and the mask of regions that may be read, (B, R) bool, to a scalar.
             output: Output of the network, for the drawn tasks.
             target: nnU-Net's targets, one per scale of deep supervision, full resolution first.
-            batch: What the loss may read; on the CPU: to look there costs no wait for the device.
+            batch: Annotation of the samples; on the CPU, so that reading it does not wait for the device.
             conditioned: Whether a question can be answered only in the pass of its evidence's task.
             epoch: Counted from 0.
         """
@@ -105,7 +104,7 @@ class LossTerms:
         return {term: loss * weights.get(term, 1.0) for term, loss in {**segmentation, **values, **answers}.items()}
 
     def present(self, batch: BatchAnnotation, *, conditioned: bool, epoch: int) -> dict[str, bool]:
-        """Return which terms anything in a batch teaches, in the order of `names`; arguments as of `losses`."""
+        """Return whether a batch teaches each term, in the order of `names`; the arguments are those of `losses`."""
         segmentation = {
             term: self._segments and bool((batch.annotated & regions).any()) for term, regions in self._regions.items()
         }

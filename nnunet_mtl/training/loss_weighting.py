@@ -1,4 +1,4 @@
-"""The weights of the loss terms in a training run: built from the settings, optimised, saved and restored."""
+"""Builds the weighting of the loss terms from the settings, and optimises, saves and restores its weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,8 @@ from nnunet_mtl.training.gradient_aggregation import METHODS, GradientAggregatio
 
 STATE = "nnunet_mtl_loss_weighting"
 BODY, HEAD, WEIGHTS = "body", "classification head", "loss weights"
-# Largest gradient norm by group of parameters: nnU-Net's, and 1 for what its norm is not to mix with. The gradient of a
-# classification head leaves nothing to add to or take from the others' norm, and a weight must not brake the network.
+# Largest gradient norm by group of parameters: nnU-Net's 12 for the body, 1 for the other groups. Groups are clipped
+# apart, so that a large gradient of the classification head or of a loss weight does not shrink that of the body.
 CLIP_GRADIENT_NORM = {BODY: 12.0, HEAD: 1.0, WEIGHTS: 1.0}
 
 
@@ -33,9 +33,9 @@ def build_weighting(settings: Settings, terms: Sequence[str], *, distributed: bo
         distributed: Whether the training is spread over processes.
 
     Raises:
-        LossWeightingError: If fixed weights are not those of the terms.
-        GradientAggregationError: If a package that aggregates gradients is not installed, or the training is spread
-            over processes.
+        LossWeightingError: If fixed weights name other terms.
+        GradientAggregationError: If the method aggregates gradients, and its package is not installed or the training
+            is spread over processes.
     """
     if settings.loss_weighting in METHODS:
         if distributed:
@@ -55,17 +55,17 @@ def build_weighting(settings: Settings, terms: Sequence[str], *, distributed: bo
 def group_parameters(
     optimizer: Any, schedule: Any, head: Sequence[nn.Parameter], weighting: LossWeighting, settings: Settings
 ) -> Any:
-    """Part nnU-Net's one group of parameters: the classification head and the loss weights have groups of their own.
+    """Split nnU-Net's one group of parameters into body, classification head and loss weights.
 
     Args:
-        optimizer: nnU-Net's; changed in place.
+        optimizer: nnU-Net's optimiser; changed in place.
         schedule: nnU-Net's learning rate schedule, which sets the same learning rate for every group.
-        head: Parameters of the classification head; none where the data set asks no question.
-        weighting: Weights the terms of the loss.
+        head: Parameters of the classification head; empty without questions.
+        weighting: The weights of the terms of the loss.
         settings: Settings of the run.
 
     Returns:
-        The schedule, which respects the learning rate of the weights.
+        The schedule; with learned weights, a schedule that scales their learning rate by `loss_weight_lr`.
     """
     (group,) = optimizer.param_groups
     group["name"] = BODY
@@ -78,7 +78,7 @@ def group_parameters(
 
 
 def _optimise_weights(optimizer: Any, schedule: Any, weighting: LossWeighting, lr_factor: float) -> Any:
-    """Add the weights to the optimiser as a group of their own, and let their state travel in its state.
+    """Add the weights to the optimiser as a group, and save and restore their state with the optimiser's state.
 
     The group has no weight decay, which would pull the weights towards 1, and no momentum: with nnU-Net's 0.99 a weight
     swings about its optimum for hundreds of steps. Its learning rate is `lr_factor` times that of the network.
@@ -94,10 +94,10 @@ def _optimise_weights(optimizer: Any, schedule: Any, weighting: LossWeighting, l
 
 
 class FactoredSchedule:
-    """A schedule of nnU-Net's, then every group's learning rate times its `lr_factor`, if it has one.
+    """nnU-Net's schedule, followed by a multiplication of a group's learning rate by its `lr_factor`, if it has one.
 
     Args:
-        schedule: What sets the learning rate of all groups.
+        schedule: nnU-Net's schedule, which sets one learning rate for all groups.
     """
 
     def __init__(self, schedule: Any) -> None:
@@ -111,15 +111,15 @@ class FactoredSchedule:
 
 
 def clip_gradients(optimizer: Any) -> None:
-    """Clip every group of parameters by its own norm, see `CLIP_GRADIENT_NORM`."""
+    """Clip the gradient of every group of parameters to the norm in `CLIP_GRADIENT_NORM`."""
     for group in optimizer.param_groups:
         nn.utils.clip_grad_norm_(group["params"], CLIP_GRADIENT_NORM[group["name"]])
 
 
 def _keep_with(optimizer: Any, weighting: LossWeighting) -> None:
-    """Write the weighting's state into the optimiser's, which nnU-Net saves and restores, and read it from there.
+    """Save and restore the state of the weighting with the optimiser's state, which nnU-Net saves and restores.
 
-    The values of parameters and the losses of past epochs are in no optimiser's state, and not in the network's.
+    Neither the optimiser's nor the network's own state holds the values of the weights or the losses of past epochs.
     """
 
     def write(_: Any, state: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ def _keep_with(optimizer: Any, weighting: LossWeighting) -> None:
     def read(optimizer: Any, state: dict[str, Any]) -> None:
         if STATE in state:
             weighting.load_state_dict(state[STATE])
-        # groups of checkpoints that are older than names
+        # older checkpoints have groups without names
         names = [group["name"] for group in optimizer.param_groups]
         if len(names) == len(state["param_groups"]):
             state["param_groups"] = [

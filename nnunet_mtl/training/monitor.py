@@ -1,4 +1,4 @@
-"""What is measured of every epoch: the terms of the loss, their weights, and the pseudo Dice of every task."""
+"""The curves of a training: terms of the loss, their weights, and the pseudo Dice of every task in every epoch."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,13 +22,13 @@ class Monitor:
 
     Args:
         terms: The terms of the loss.
-        weighting: Weights the terms.
+        weighting: The weights of these terms.
         settings: Settings of the run.
         logger: nnU-Net's logger.
         print_to_log: Prints into nnU-Net's text log.
 
     Attributes:
-        answers: Keeps the answers to the questions.
+        answers: Keeps the curves of the answers to the image-level questions.
     """
 
     def __init__(
@@ -43,24 +43,26 @@ class Monitor:
         self.answers = AnswerMonitor(terms.image_level, settings, logger=logger, print_to_log=print_to_log)
         self._course, self._tasks, self._terms = terms.course, terms.course.cases, terms.names
         self._weighting, self._regression = weighting, terms.regression
-        # the terms whose weights are logged: none where all weights are 1
+        # names of the terms whose weights are logged; none where all weights are 1
         self._weighted = () if settings.loss_weighting == "equal" else self._terms
         self._logger, self._print_to_log = logger, print_to_log
         self._keys = [*progress.logged_keys(self._tasks, self._terms, self._weighted), *terms.course.logged_keys]
 
     def pad(self, n_epochs: int) -> None:
-        """Give every curve one value per past epoch, NaN where none was logged; nnU-Net refuses keys it does not know.
+        """Fill every curve with NaN up to one value per past epoch, because nnU-Net refuses keys it does not know.
 
         Args:
-            n_epochs: Number of epochs that are over.
+            n_epochs: Number of past epochs.
         """
         progress.pad_log(self._logger.local_logger.my_fantastic_logging, self._keys, n_epochs)
 
     def log_training(self, collated: Mapping[str, Any], epoch: int) -> None:
-        """Log the mean of each term over the batches that taught it, its weight, and how many batches taught nothing.
+        """Log the mean and weight of every term, and how many batches taught nothing.
+
+        The mean of a term is over the batches that taught the term.
 
         Args:
-            collated: Outputs of the training steps of all ranks, one row a step.
+            collated: Outputs of the training steps of all ranks, one row per step.
             epoch: Counted from 0.
         """
         teaches = self._teaches(collated)
@@ -81,21 +83,21 @@ class Monitor:
         n_epochs: int,
         score_cases: Callable[[], Mapping[str, PointMetrics]],
     ) -> None:
-        """Log validation loss, pseudo Dice and answers; what was not annotated is not available, not zero.
+        """Log validation loss, pseudo Dice and answers; the value of a region without annotation is NaN, not zero.
 
         Args:
-            collated: Outputs of the validation steps of all ranks, one row a step.
+            collated: Outputs of the validation steps of all ranks, one row per step.
             epoch: Counted from 0.
             n_epochs: Number of epochs of the run.
-            score_cases: Answers whole validation cases; called in the epochs in which they are due.
+            score_cases: Scores the answers for whole validation cases; called every `class_every` epochs.
         """
         tp, fp, fn = (collated[key].sum(0) for key in ("tp_hard", "fp_hard", "fn_hard"))
         per_region = dice(tp, fp, fn)
         if not self._tasks.has_regions:
-            per_region = per_region[1:]  # as nnU-Net: background is no class
+            per_region = per_region[1:]  # as in nnU-Net, background is no class
         mean = nan_mean(per_region)
         if np.isnan(mean):
-            # nnU-Net's moving average would stay NaN for ever: this epoch leaves it where it is
+            # one NaN would make nnU-Net's moving average NaN for ever, so log the average itself
             past = self._logger.get_value("ema_fg_dice", step=None)
             mean = past[-1] if past else 0.0
             self._print_to_log("No annotated foreground in this epoch's validation patches: no pseudo Dice")
@@ -111,7 +113,7 @@ class Monitor:
             self.answers.log(collated, epoch, n_epochs, score_cases)
 
     def end_epoch(self, epoch: int) -> None:
-        """Log what the course says of an epoch, counted from 0; print the pseudo Dice of every task, and weights."""
+        """Log the course's values of an epoch, counted from 0; print the pseudo Dice of every task, and weights."""
         values, line = self._course.end_epoch(epoch)
         for key, value in values.items():
             self._logger.log(key, value, epoch)
@@ -119,7 +121,7 @@ class Monitor:
             self._print_to_log(line)
         dice_of_task = self._task_dice(np.asarray(self._logger.get_value("dice_per_class_or_region", step=-1)))
         figures = ", ".join(f"{task} {value:.4f}" for task, value in dice_of_task.items())
-        # neither truth nor prediction of an annotated region showed it
+        # a Dice is NaN where neither annotation nor prediction has a voxel
         is_missing = np.isnan(list(dice_of_task.values())).any()
         missing = " (nan: in no validation patch of the epoch)" if is_missing else ""
         self._print_to_log(f"Pseudo dice per task: {figures}{missing}")
@@ -130,11 +132,11 @@ class Monitor:
             )
 
     def draw(self, folder: Path) -> None:
-        """Draw the curves."""
+        """Draw the curves into `progress_mtl.png` in a folder."""
         progress.plot_progress(self._logger.local_logger.my_fantastic_logging, self._tasks, self._terms, folder)
 
     def _teaches(self, collated: Mapping[str, Any]) -> Any:
-        """Return which batches taught any term of the loss: an outline, a value or an answer."""
+        """Return for each row of the steps whether its batch taught any term of the loss."""
         return np.any([collated[f"present/{term}"] > 0 for term in self._terms], axis=0)
 
     def _task_dice(self, per_region: FloatArray) -> dict[str, float]:
@@ -148,7 +150,7 @@ def _mean(values: Any, where: Any) -> float:
 
 
 def _taught_mean(collated: Mapping[str, Any], term: str) -> float:
-    """Mean of a term over the batches, on all ranks, that taught it; NaN if none did."""
+    """Return the mean of a term over the batches of all ranks that taught the term; NaN if none did."""
     taught = collated[f"present/{term}"].sum()
-    # a rank whose batch did not teach it has a 0, which the mean over ranks holds too
+    # `loss/` is a mean over ranks, with 0 for a rank whose batch did not teach the term; times the ranks it is a sum
     return float(collated[f"loss/{term}"].sum() * process_count() / taught) if taught else float("nan")

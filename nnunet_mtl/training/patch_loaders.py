@@ -1,4 +1,4 @@
-"""The loaders of a fold: which cases are drawn how often, what they hold, and what patches are centred on."""
+"""The loaders of a fold, which combine sampling of cases, merged labels and centring of patches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,13 +17,13 @@ from nnunet_mtl.training.sampling import sampling_probabilities
 def patch_loader(
     course: Course, regression: RegressionTraining, settings: Settings, is_trained_on: Callable[[Any], bool]
 ) -> Callable[..., Any]:
-    """Return what nnU-Net calls in place of its class of loaders.
+    """Return a function that replaces nnU-Net's class of loaders.
 
     Args:
-        course: The tasks with the case table, and what draws patches.
-        regression: The values per voxel, whose targets the loader reads.
+        course: The course, which has the case table and builds the loader.
+        regression: Adds the targets of the regression tasks to the data set.
         settings: Settings of the run.
-        is_trained_on: Whether one of nnU-Net's data sets is that of the training cases.
+        is_trained_on: Returns whether a data set of nnU-Net holds the training cases.
     """
     tasks = course.cases
 
@@ -45,7 +45,7 @@ def patch_loader(
 
 
 def fold_warnings(tasks: TaskSet, train: Sequence[str], validation: Sequence[str], dataset_name: str) -> Iterator[str]:
-    """Say in lines what the data set or the fold cannot teach or cannot judge, and the remedy.
+    """Yield a line for everything that the data set or the fold cannot teach or validate, with the remedy.
 
     Args:
         tasks: The task set with its case table.

@@ -1,7 +1,7 @@
-"""Encoder and decoder from another training: `nnUNetv2_train -pretrained_weights`.
+"""Takes encoder and decoder from another training: `nnUNetv2_train -pretrained_weights`.
 
-nnU-Net's own function asks that every tensor but those of the segmentation layers has its counterpart in the
-checkpoint. A network of this package has parts that no stock checkpoint knows, and that other tasks do not fit.
+nnU-Net's own function requires that the checkpoint holds every tensor except those of the segmentation layers. A
+network of this package has parts that a stock checkpoint lacks, or that have other shapes for other tasks.
 """
 
 import re
@@ -26,17 +26,17 @@ _SEGMENTATION_LAYERS = ".seg_layers."
 
 
 class PretrainedWeightsError(UserError):
-    """A checkpoint has no weights that a network could start from."""
+    """No weight of a checkpoint's encoder fits the network."""
 
 
 def await_pretrained_weights(trainer: Any) -> UntilCalled:
-    """Let what nnU-Net calls to load pretrained weights take over what fits, if the weights are for this trainer.
+    """Replace nnU-Net's loader of pretrained weights by one that copies what fits into the network of this trainer.
 
     Args:
-        trainer: A `MultiTaskTrainer`, initialised; this keeps no reference that would keep it alive.
+        trainer: An initialised `MultiTaskTrainer`; referenced weakly, so that it can be freed.
 
     Returns:
-        What stands for nnU-Net's function until the function is called or put back.
+        The replacement, which lasts until it is called or put back.
     """
     known = weakref.ref(trainer)
 
@@ -51,21 +51,21 @@ def await_pretrained_weights(trainer: Any) -> UntilCalled:
 
 
 def load_what_fits(network: nn.Module, path: Path) -> str:
-    """Copy encoder and decoder from a checkpoint as far as names and shapes fit; the rest keeps its initial values.
+    """Copy encoder and decoder tensors from a checkpoint if name and shape fit; other tensors stay as they are.
 
-    Segmentation layers, gates, heads and all else that belongs to a method or to its tasks is never copied. Where a
-    network has a decoder for every task, all of these start from the checkpoint's one.
+    Segmentation layers, gates, heads and other parts of a method or its tasks are never copied. If the network has one
+    decoder per task, the checkpoint's decoder is copied into every one.
 
     Args:
-        network: Without the wrappers of DistributedDataParallel and torch.compile; changed in place.
-        path: Checkpoint of nnU-Net or of this package; nothing in it is executed.
+        network: The network without the wrappers of DistributedDataParallel and torch.compile; changed in place.
+        path: Checkpoint of nnU-Net or of this package; no code in it is executed.
 
     Returns:
-        How many tensors of which part came from the checkpoint, and which parts are fresh.
+        A line for the log: numbers of copied and fresh tensors by part of the network.
 
     Raises:
         ModelFolderError: If the checkpoint cannot be read.
-        PretrainedWeightsError: If nothing of the encoder fits, without which a decoder is of no use.
+        PretrainedWeightsError: If no tensor of the encoder fits, because a decoder alone is of no use.
     """
     weights = read_weights(path)
     for prefix in _WRAPPERS:
@@ -96,7 +96,7 @@ def _first_difference(parts: Mapping[str, Tensor], offered: Mapping[str, Tensor]
 
 
 def _account(network: nn.Module, loaded: Mapping[str, Tensor]) -> str:
-    """Count tensors by part; nnU-Net's modules list a tensor under several names, of which one is counted."""
+    """Count copied and fresh tensors by part; a tensor that nnU-Net's modules list under several names counts once."""
     names: dict[int, list[str]] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)

@@ -1,4 +1,4 @@
-"""The second progress figure: a curve per task, the named terms of the loss, and the answers to the questions."""
+"""Keys of our curves in nnU-Net's log, and the figure `progress_mtl.png` that shows the curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,32 +13,32 @@ from nnunet_mtl.training.regression import mae_key
 
 FILE_NAME = "progress_mtl.png"
 UNANNOTATED = "batches_without_annotation"
-# Of each question: over cases (every few epochs), over patches (every epoch), and what the patches hide.
+# Metrics of a question: over cases (every few epochs), over patches (every epoch), and patch AUC minus case AUC (gap).
 CLASS_METRICS = ("auc", "balanced_accuracy", "patch_auc", "patch_balanced_accuracy", "gap")
 
 
 def task_key(task: str) -> str:
-    """Name under which a task's pseudo Dice is logged, in nnU-Net's log and in wandb."""
+    """Return the key of a task's pseudo Dice in nnU-Net's log and in wandb."""
     return f"task_dice/{task}"
 
 
 def term_key(term: str) -> str:
-    """Name under which a term of the training loss is logged."""
+    """Return the key of a term of the training loss."""
     return f"loss/{term}"
 
 
 def weight_key(term: str) -> str:
-    """Name under which the weight of a term is logged, where terms are weighted."""
+    """Return the key of the weight of a term."""
     return f"weight/{term}"
 
 
 def class_key(question: str, metric: str) -> str:
-    """Name under which a metric of a question is logged; the metrics are `CLASS_METRICS`."""
+    """Return the key of a metric of a question; the metrics are `CLASS_METRICS`."""
     return f"class/{question}/{metric}"
 
 
 def logged_keys(tasks: TaskSet, terms: Sequence[str], weighted: Sequence[str] = ()) -> list[str]:
-    """Every key that is logged once per epoch on top of nnU-Net's own; `weighted` are the terms that have a weight."""
+    """Return our keys that are logged once per epoch; `weighted` are the names of the terms with a logged weight."""
     dice = [task_key(task.name) for task in tasks.tasks]
     answers = [class_key(question.name, metric) for question in tasks.classification for metric in CLASS_METRICS]
     errors = [mae_key(task.name) for task in tasks.regressions]
@@ -47,13 +47,13 @@ def logged_keys(tasks: TaskSet, terms: Sequence[str], weighted: Sequence[str] = 
 
 
 def dice_per_task(tasks: TaskSet, dice_per_region: FloatArray) -> dict[str, float]:
-    """Mean pseudo Dice over each task's regions; NaN for a task of which nothing could be measured."""
+    """Return the mean pseudo Dice over the regions of every task; NaN if no region of the task has a value."""
     task_of_region = np.asarray(tasks.task_of_region)
     return {task.name: nan_mean(dice_per_region[task_of_region == i]) for i, task in enumerate(tasks.tasks)}
 
 
 def pad_log(log: dict[str, list[Any]], keys: Sequence[str], n_epochs: int) -> None:
-    """Give every key one value per past epoch, so that a run resumed from an older checkpoint can go on logging."""
+    """Pad or cut the values of every key to one value per past epoch, so that a resumed run can go on logging."""
     for key in keys:
         values = log.setdefault(key, [])
         values.extend([float("nan")] * (n_epochs - len(values)))
@@ -64,10 +64,10 @@ def plot_progress(log: Mapping[str, Sequence[float]], tasks: TaskSet, terms: Seq
     """Draw `progress_mtl.png` over epochs: pseudo Dice of each task, loss terms, their weights, and the questions.
 
     Args:
-        log: nnU-Net's local log with our keys; weights are drawn if it has some.
-        tasks: Whose names are the curves.
+        log: nnU-Net's local log with our keys; weights are drawn if the log has their keys.
+        tasks: The tasks whose curves are drawn.
         terms: Names of the loss terms.
-        folder: Where the figure goes.
+        folder: Folder of the figure.
     """
     questions = tasks.classification
     weighted = [term for term in terms if weight_key(term) in log]
@@ -97,7 +97,7 @@ def plot_progress(log: Mapping[str, Sequence[float]], tasks: TaskSet, terms: Seq
 
 
 def _plot_question(axes: Any, log: Mapping[str, Sequence[float]], question: str) -> None:
-    """Draw what is measured over cases as points, every few epochs, and over patches as a line, in one colour."""
+    """Draw the metrics over cases as points and the metric over patches as a line of the same colour."""
     colour = axes.plot(log[class_key(question, "patch_auc")], alpha=0.5, label=f"{question}: AUC of patches")[
         0
     ].get_color()

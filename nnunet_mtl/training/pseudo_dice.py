@@ -1,4 +1,4 @@
-"""The online validation figure of nnU-Net, counted over annotated regions only."""
+"""nnU-Net's pseudo Dice of the validation patches, counted over annotated regions only."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ def region_counts(logits: Tensor, target: Tensor, annotated: Tensor) -> tuple[Fl
         logits: Region logits, (B, R, *spatial).
         target: Region targets, (B, R, *spatial) bool; one more channel is nnU-Net's ignore mask. Channels of
             un-annotated regions are not read.
-        annotated: (B, R) bool.
+        annotated: Which regions are annotated, (B, R) bool.
 
     Returns:
-        Three arrays (R,) in voxels; zero where no sample of the batch is annotated.
+        Three arrays (R,) in voxels; zero for a region that no sample of the batch has annotated.
     """
     n_regions = logits.shape[1]
     sample, region = annotated.to(logits.device).nonzero(as_tuple=True)
@@ -38,12 +38,12 @@ def region_counts(logits: Tensor, target: Tensor, annotated: Tensor) -> tuple[Fl
 
 
 def label_counts(logits: Tensor, target: Tensor, ignore_label: int | None) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The same for softmax logits and label maps; channel 0 is background and counts nothing.
+    """Count as `region_counts` does, for softmax logits and label maps; channel 0 (background) is not counted.
 
     Args:
-        logits: (B, R, *spatial).
+        logits: Softmax logits, (B, R, *spatial).
         target: Label map, (B, 1, *spatial).
-        ignore_label: Voxels of this value count for nothing; None where the data set has none.
+        ignore_label: Value of voxels that are not counted, or None.
 
     Returns:
         Three arrays (R,) in voxels.
@@ -58,13 +58,13 @@ def label_counts(logits: Tensor, target: Tensor, ignore_label: int | None) -> tu
 
 
 def pseudo_dice_counts(logits: Tensor, target: Tensor, annotated: Tensor, tasks: TaskSet) -> dict[str, FloatArray]:
-    """Return what nnU-Net counts in a validation step, by its names, over annotated regions only.
+    """Return nnU-Net's counts of a validation step, by nnU-Net's names, over annotated regions only.
 
     Args:
-        logits: (B, R, *spatial).
+        logits: Logits, (B, R, *spatial).
         target: Region targets, or the label map of a data set without regions.
-        annotated: (B, R) bool; not read without regions.
-        tasks: Knows whether there are regions, and the ignore label.
+        annotated: Which regions are annotated, (B, R) bool; not read without regions.
+        tasks: The tasks that are trained.
     """
     if tasks.has_regions:
         counts = region_counts(logits, target, annotated)
@@ -74,14 +74,14 @@ def pseudo_dice_counts(logits: Tensor, target: Tensor, annotated: Tensor, tasks:
 
 
 def dice(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
-    """Dice of each region, dimensionless; NaN where there is neither truth nor prediction."""
+    """Return the Dice of every region; NaN for a region without a voxel in truth and prediction."""
     volume = 2 * tp + fp + fn
     values: FloatArray = np.divide(2 * tp, volume, out=np.full(volume.shape, np.nan), where=volume > 0)
     return values
 
 
 def nan_mean(values: Sequence[float] | FloatArray) -> float:
-    """Mean over what is available; NaN where nothing is, without NumPy's warning."""
+    """Return the mean of the values that are not NaN; NaN, without NumPy's warning, if all are."""
     available = [float(value) for value in values if not np.isnan(value)]
     return float(np.mean(available)) if available else float("nan")
 

@@ -1,4 +1,4 @@
-"""What a network is told of each region: vectors of a file, such as encoded names."""
+"""Reads the embeddings of regions, such as encoded names, from a file."""
 
 import json
 import zipfile
@@ -20,12 +20,12 @@ def read_region_embedding(path: str | Path, regions: Sequence[str]) -> Tensor:
     """Read the embeddings of regions from a file.
 
     Args:
-        path: `.npz` with an array (E,) for every region, or `.json` with an object of lists of E numbers, by the names
-            of `dataset.json`. Other names are left out.
+        path: `.npz` file with an array (E,), or `.json` file with a list of E numbers, for the name of every region in
+            `dataset.json`. Other names are ignored.
         regions: Names of the regions, in the order of the network's output channels.
 
     Returns:
-        (R, E), float32, as they stand in the file.
+        The embeddings as in the file, (R, E) float32.
 
     Raises:
         EmbeddingError: If the file cannot be read, a region is missing, is no list of numbers, is not finite or all
@@ -50,7 +50,7 @@ def embedding_options(settings: Settings, regions: Sequence[str]) -> dict[str, A
     """Return the options of `RegionEmbeddingHead` that the settings ask for, JSON-able.
 
     Raises:
-        EmbeddingError: If the embeddings are of a file that does not hold them.
+        EmbeddingError: If a file with embeddings is set, but is invalid or lacks a region.
     """
     kind, size = settings.region_embedding, settings.region_embedding_size
     if kind == "file":

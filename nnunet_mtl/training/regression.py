@@ -1,8 +1,8 @@
-"""Voxel-wise regression as the trainer meets it: what a batch teaches of it, its loss, and what is logged.
+"""Voxel-wise regression in training: the targets of a batch, their loss, and the errors for the log.
 
-The network's output of 1 stands for the task's `scale` in the unit of the target: the loss of a dose in Gy is then of
-the size of the others. The scale is the standard deviation of the target over labelled voxels, which nnU-Net's planning
-has measured for every channel and put into the plans, or what `dataset.json` says.
+The network predicts a target divided by the task's `scale`, so that the loss of a dose in Gy is of the size of the
+other losses. The scale is the one in `dataset.json`, or else the standard deviation of the target over labelled voxels,
+which nnU-Net's planning measures for every channel and writes into the plans.
 """
 
 import math
@@ -21,28 +21,28 @@ from nnunet_mtl.tasks import RegressionTask, TaskSet, TaskSetError
 from nnunet_mtl.training.target_channels import BesideImage, ImageDataset, ImageDatasets, TargetDataset
 
 ERROR, VOXELS = "regression/error", "regression/voxels"
-# The share of a voxel that must lie in the case for its interpolated value to be taught.
+# A voxel is taught only if at least this share of its interpolated value comes from inside the case.
 _WHOLE = 0.999
 
 
 def term_of(task: str) -> str:
-    """Name of a regression task's term of the loss."""
+    """Return the name of a regression task's term of the loss."""
     return f"regression/{task}"
 
 
 def mae_key(task: str) -> str:
-    """Name under which the mean absolute error over validation patches is logged, in the unit of the target."""
+    """Return the log's key of a task's mean absolute error over validation patches, in the unit of the target."""
     return f"regression/{task}/mae"
 
 
 class VoxelTargets(NamedTuple):
-    """What a batch teaches of the regression tasks, D of them, in their order.
+    """The targets of a batch for the D regression tasks, in the order of the tasks.
 
     Attributes:
-        target: In units of the scale, (B, D, *spatial) float32.
-        inside: Voxels that count, (B, D, *spatial) bool; none that nnU-Net is to ignore.
+        target: Targets divided by the scale of their task, (B, D, *spatial) float32.
+        inside: Voxels that count, (B, D, *spatial) bool; voxels with nnU-Net's ignore label never count.
         known: Samples that have the target, (B, D) bool, on the CPU.
-        present: Whether anything counts of a task in any sample, D of them.
+        present: Whether the batch has a voxel that counts, by task, (D,).
     """
 
     target: Tensor
@@ -51,16 +51,16 @@ class VoxelTargets(NamedTuple):
     present: tuple[bool, ...]
 
     def to(self, device: torch.device) -> "VoxelTargets":
-        """Move what the loss reads to the device."""
+        """Return a copy with `target` and `inside` on a device; `known` stays on the CPU."""
         target, inside = (tensor.to(device, non_blocking=True) for tensor in self[:2])
         return VoxelTargets(target, inside, *self[2:])
 
 
 def with_scales(tasks: TaskSet, plans: Mapping[str, Any]) -> TaskSet:
-    """Return the task set with the scale of every regression task filled in.
+    """Return the task set with a scale for every regression task, from the plans where `dataset.json` has none.
 
     Raises:
-        TaskSetError: If the plans know no spread of a target.
+        TaskSetError: If the plans hold no positive standard deviation for a target.
     """
     return replace(tasks, regressions=tuple(_with_scale(task, plans, tasks.source) for task in tasks.regressions))
 
@@ -81,7 +81,7 @@ def _with_scale(task: RegressionTask, plans: Mapping[str, Any], source: str) -> 
 
 
 def without_regressions(tasks: TaskSet) -> TaskSet:
-    """Return the task set without regression tasks, which its cases then do not list either."""
+    """Return the task set without regression tasks, also without them in the `annotated` of its cases."""
     names = {task.name for task in tasks.regressions}
     cases = {
         name: replace(case, annotated=tuple(task for task in case.annotated if task not in names))
@@ -91,7 +91,7 @@ def without_regressions(tasks: TaskSet) -> TaskSet:
 
 
 def without_targets(dataset_json: Mapping[str, Any], regressions: Sequence[RegressionTask]) -> dict[str, Any]:
-    """Return a copy of `dataset.json` whose channels are those of the image; nothing else differs."""
+    """Return a copy of `dataset.json` without the channels of regression targets."""
     targets = {str(task.channel) for task in regressions}
     copy = dict(dataset_json)
     for key in ("channel_names", "modality"):
@@ -101,13 +101,13 @@ def without_targets(dataset_json: Mapping[str, Any], regressions: Sequence[Regre
 
 
 class RegressionTraining:
-    """The regression tasks of a data set in training; with none of them nothing changes.
+    """Data, losses and errors of the regression tasks in training; without regression tasks nothing changes.
 
-    Its textual form names no case: nnU-Net writes the text of every attribute of a trainer into `debug.json`.
+    The repr names no case, because nnU-Net writes the repr of every attribute of a trainer into `debug.json`.
 
     Args:
-        cases: The task set with its case table, its regression tasks those that are trained, with their scales.
-        stored: The regression tasks of the data set, whose targets lie in the preprocessed files.
+        cases: The task set with its case table; its regression tasks, all with a scale, are trained.
+        stored: All regression tasks of the data set; the preprocessed files hold the targets of all of them.
     """
 
     def __init__(self, cases: TaskSet, stored: Sequence[RegressionTask]) -> None:
@@ -118,14 +118,14 @@ class RegressionTraining:
         self._rows = [task.channel - first for task in self.tasks]
         self._scales = torch.tensor([task.scale or 1.0 for task in self.tasks])
         self._inside = [None if task.inside is None else cases.regions.index(task.inside) for task in self.tasks]
-        # nnU-Net puts the mask of its ignore label behind the regions
+        # index of the channel in which nnU-Net puts the mask of its ignore label, behind the regions
         self._ignored = None if cases.ignore_label is None else len(cases.regions)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({[task.name for task in self.tasks]})"
 
     def describe(self, trainer: str) -> str:
-        """Say in words for the log what is trained of the data set's regression tasks; empty where there is none."""
+        """Return a line for the log about the data set's regression tasks; empty if there are none."""
         if self.tasks:
             return "; ".join(
                 f"{task.name} is learnt {f'inside {task.inside}' if task.inside else 'everywhere'}, "
@@ -138,17 +138,17 @@ class RegressionTraining:
 
     @property
     def loss_terms(self) -> tuple[str, ...]:
-        """Names of the terms `losses` returns."""
+        """Names of the terms that `losses` returns."""
         return tuple(term_of(task.name) for task in self.tasks)
 
     # ---- data
 
     def dataset_class(self, dataset_class: Any, n_images: int) -> Any:
-        """Return what makes data sets of images alone in place of nnU-Net's class, if targets lie behind the images."""
+        """Return nnU-Net's class of data sets or, if there are target channels, a replacement that hides them."""
         return ImageDatasets(dataset_class, n_images, self._n_stored) if self._n_stored else dataset_class
 
     def with_targets(self, dataset: Any, options: dict[str, Any]) -> Any:
-        """Return the data set that the training loader is given, and let its transforms (in `options`) know of it."""
+        """Return the data set with target channels, and wrap the transforms in `options` so that they accept these."""
         if not self.tasks:
             return dataset
         if not isinstance(dataset, ImageDataset):
@@ -157,16 +157,16 @@ class RegressionTraining:
         return TargetDataset(dataset)
 
     def split(self, keys: Sequence[str], data: Tensor, target: Tensor) -> tuple[Tensor, VoxelTargets | None]:
-        """Part the images of a batch from what lies behind them.
+        """Split the channels of a batch into images and regression targets.
 
         Args:
             keys: Case identifiers, B of them.
-            data: As the loader gives it, (B, C, *spatial), on the CPU.
-            target: Region targets at full resolution, (B, R, *spatial) bool; with the ignore label (B, R + 1, *spatial)
-                and its mask is the last channel.
+            data: The loader's data, (B, C, *spatial), on the CPU.
+            target: Region targets at full resolution, (B, R, *spatial) bool; with an ignore label (B, R + 1, *spatial),
+                whose last channel is the mask of the ignore label.
 
         Returns:
-            The images, and what is taught; None without regression tasks.
+            The images, and the targets (None without regression tasks).
         """
         if not self.tasks:
             return data, None
@@ -178,11 +178,14 @@ class RegressionTraining:
         if self._ignored is not None:
             counted = counted & ~target[:, self._ignored]
         inside = self._where(keys, target, counted)
-        present = tuple(bool((inside[:, index] & _as_mask(has, inside)).any()) for index, has in enumerate(known.T))
+        present = tuple(bool((inside[:, index] & _as_mask(rows, inside)).any()) for index, rows in enumerate(known.T))
         return images, VoxelTargets(behind[:, self._rows] / scales, inside, known, present)
 
     def _where(self, keys: Sequence[str], target: Tensor, counted: Tensor) -> Tensor:
-        """Return the voxels that count, (B, D, *spatial): of the region that is named, where that was annotated."""
+        """Return the voxels that count, (B, D, *spatial).
+
+        A task with `inside` counts in that region alone, except in a case where the region was not annotated.
+        """
         annotated = [self._cases.annotated(key) for key in keys]
         columns = [
             torch.stack(
@@ -198,20 +201,23 @@ class RegressionTraining:
     # ---- a step
 
     def losses(self, values: Mapping[str, Tensor], batch: VoxelTargets | None) -> dict[str, Tensor]:
-        """Return the loss of each task, scalars by the names of `loss_terms`.
+        """Return the losses of the tasks, scalars by the names of `loss_terms`.
 
         Args:
-            values: Output of the network by task, in units of the scale, (B, 1, *spatial).
-            batch: What is taught; on the device of the values.
+            values: Output of the network by task, divided by the scale, (B, 1, *spatial).
+            batch: Targets on the device of the values; None without regression tasks.
         """
         return {term_of(name): masked_l1_loss(*arguments) for name, arguments in self._pairs(values, batch)}
 
     def present(self, batch: VoxelTargets | None) -> dict[str, bool]:
-        """Return which of these terms anything in a batch teaches."""
+        """Return by the names of `loss_terms` whether a batch teaches each term."""
         return {} if batch is None else dict(zip(self.loss_terms, batch.present, strict=True))
 
     def numbers(self, values: Mapping[str, Tensor], batch: VoxelTargets | None) -> dict[str, NDArray[np.float64]]:
-        """Return sums of absolute errors, in the unit of the target, and numbers of voxels, (D,) each; if any."""
+        """Return the sums of absolute errors, in the unit of the target, and the numbers of voxels, (D,) each.
+
+        Without regression tasks the result is empty.
+        """
         if batch is None:
             return {}
         errors = [absolute_error(*arguments) for _, arguments in self._pairs(values, batch)]
@@ -219,7 +225,10 @@ class RegressionTraining:
         return {ERROR: total, VOXELS: np.array([float(error.voxels.sum()) for error in errors])}
 
     def mean_errors(self, collated: Mapping[str, Any]) -> dict[str, float]:
-        """Return the mean absolute error of each task over an epoch of `numbers`, (steps, D) each; NaN of no voxel."""
+        """Return the mean absolute error of each task over the `numbers` of an epoch, (steps, D) each.
+
+        The error of a task without any voxel is NaN.
+        """
         if not self.tasks:
             return {}
         total, voxels = (np.asarray(collated[key]).sum(0) for key in (ERROR, VOXELS))
@@ -229,7 +238,7 @@ class RegressionTraining:
     def _pairs(
         self, values: Mapping[str, Tensor], batch: VoxelTargets | None
     ) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]]:
-        """Yield name, and value, target, voxels that count and samples that have a target, of each task."""
+        """Yield for each task its name and (value, target, voxels that count, samples that have the target)."""
         if batch is None:
             return
         for index, task in enumerate(self.tasks):
@@ -241,5 +250,5 @@ class RegressionTraining:
 
 
 def _as_mask(known: Tensor, inside: Tensor) -> Tensor:
-    """Bring (B,) to the dimensions of a column of (B, D, *spatial)."""
+    """Reshape (B,) so that it broadcasts over a task's column, (B, *spatial), of `inside`, (B, D, *spatial)."""
     return known.view(-1, *(1,) * (inside.ndim - 2))

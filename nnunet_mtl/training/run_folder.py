@@ -1,7 +1,7 @@
-"""A results folder belongs to one task set, one set of settings and one configuration of plans.
+"""Refuses to train in a results folder of other tasks, settings or plans.
 
-nnU-Net names the folder after trainer, plans and configuration, and replaces its `plans.json` whenever a fold is
-trained. Plans or a block that changed under the same names would silently continue, or overwrite, another experiment.
+nnU-Net names the folder after trainer, plans and configuration, and overwrites the folder's `plans.json` whenever a
+fold is trained. A run whose plans or block changed under the same names would continue or overwrite another experiment.
 """
 
 import json
@@ -21,16 +21,16 @@ class RunFolderError(UserError):
 def refuse_other_experiment(
     folder: Path, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> None:
-    """Compare the run with what is already in its results folder, of whichever fold.
+    """Compare the run with the plans and labels that any fold has left in its results folder.
 
     Args:
         folder: `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`; need not exist.
-        plans: The plans of the run, with all that its trainer puts into them.
+        plans: The plans of the run, with the block, settings and architecture of its trainer.
         configuration: Name of the configuration.
-        dataset_json: What nnU-Net saves of the run; its labels and channels must be the folder's.
+        dataset_json: The `dataset.json` that nnU-Net saves; labels and channels must be those of the folder.
 
     Raises:
-        RunFolderError: Naming the differences, if there is one, or a file that cannot be read.
+        RunFolderError: If plans or labels differ, or a file of the folder cannot be read.
     """
     if (folder / "plans.json").is_file():
         saved = _read(folder / "plans.json")
@@ -42,10 +42,10 @@ def refuse_other_experiment(
 def refuse_other_checkpoint(
     path: Path, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> None:
-    """Compare the run with a checkpoint that it is to go on from; arguments as of `refuse_other_experiment`.
+    """Compare the run with a checkpoint to continue from; the other arguments are those of `refuse_other_experiment`.
 
     Raises:
-        RunFolderError: Naming the differences, if there is one.
+        RunFolderError: If plans or labels differ.
         ModelFolderError: If the checkpoint cannot be read.
     """
     saved = read_checkpoint(path)["init_args"]

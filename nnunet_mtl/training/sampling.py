@@ -1,8 +1,8 @@
-"""How often each training case is drawn: by the tasks annotated in it, and by its class labels.
+"""How often a training case is drawn, by its annotated tasks and its class labels.
 
-Partially labelled unions are unequal: uniform drawing over cases lets the largest collection decide. The inverse square
-root rule is the one of MultiTalent (Ulrich et al., MICCAI 2023) where every case has one task and every task is one
-collection; it counts collections where we count tasks, so that a case with several tasks has the sum of their weights.
+In a union of data sets, uniform drawing over cases favours the largest data set. The rule "sqrt" is that of MultiTalent
+(Ulrich et al., MICCAI 2023) if every case has one task and every task comes from one data set. MultiTalent counts data
+sets; here tasks are counted, and a case with several tasks has the sum of their weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,20 +21,20 @@ _WEIGHT_OF_A_TASK_WITH: dict[str, Callable[[int], float]] = {
 def sampling_probabilities(
     tasks: TaskSet, cases: Sequence[str], rule: str, class_sampling: str = "none"
 ) -> NDArray[np.float64] | None:
-    """Probability of drawing each case.
+    """Return the probability of drawing every case.
 
-    A case counts for each of its annotated tasks; cases without any annotation (a class label only) form a group of
-    their own.
+    A case counts for each of its annotated tasks. Cases without annotation, which have class labels only, count as one
+    further task.
 
     Args:
-        tasks: Knows which tasks are annotated in which case.
+        tasks: The task set with its case table.
         cases: Case identifiers in the loader's order.
         rule: "cases" (uniform over cases), "tasks" (uniform over tasks) or "sqrt" (a case of a task with n cases
             weighs 1/sqrt(n)).
-        class_sampling: "none", or "balanced": on top of the rule, every class that occurs among the labelled cases of
-            a question is drawn equally often, and labelled cases together as often as before. This is exact for one
-            question; with several, a case takes the mean of what its labels ask for, and so does a multilabel answer,
-            where the yes and the no of each label are what is balanced.
+        class_sampling: "none", or "balanced": all classes that occur among the labelled cases of a question are drawn
+            equally often, and labelled cases together as often as by the rule alone. This holds exactly for one
+            question; with several questions the weight of a case is multiplied by the mean of their factors. For a
+            multilabel question the factor is the mean over its labels, each balanced between yes and no.
 
     Returns:
         Probabilities that sum to one, (len(cases),), or None for "cases" and "none": nnU-Net's own uniform drawing.
@@ -56,7 +56,7 @@ def _task_weights(tasks: TaskSet, cases: Sequence[str], rule: str) -> NDArray[np
 
 
 def _class_factors(tasks: TaskSet, cases: Sequence[str], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By how much the labels of each case raise or lower its weight, (len(cases),); 1 without label."""
+    """Return the factors of the weights that balance the classes, (len(cases),); 1 for a case without label."""
     per_case: list[list[float]] = [[] for _ in cases]
     for question in tasks.classification:
         rows = [row for row, case in enumerate(cases) if question.name in tasks.cases[case].classes]
@@ -71,7 +71,7 @@ def _class_factors(tasks: TaskSet, cases: Sequence[str], weights: NDArray[np.flo
 
 
 def _balancing(answers: Sequence[object], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the factor of each case that makes every distinct answer weigh the same, and the total what it was."""
+    """Return factors, one per case, with which all distinct answers weigh the same and the total weight is kept."""
     total: dict[object, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         total[answer] = total.get(answer, 0.0) + float(weight)

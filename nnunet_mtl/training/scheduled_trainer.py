@@ -1,6 +1,6 @@
-"""nnU-Net's trainer with its numbers taken from the plans' settings, in a results folder of its own.
+"""nnU-Net's trainer with the numbers of the plans' settings.
 
-The case table of the task block stays out of everything nnU-Net saves: it is handed a `dataset.json` without it.
+nnU-Net gets a `dataset.json` without the case table, so that no file it saves holds the table.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,12 @@ from nnunet_mtl.training.run_folder import refuse_other_checkpoint, refuse_other
 
 
 class ScheduledTrainer(nnUNetTrainer):
-    """Epochs, iterations, learning rate, momentum and mirroring come from `plans["nnunet_mtl"]["settings"]`.
+    """Takes epochs, iterations, learning rate, momentum and mirroring from `plans["nnunet_mtl"]["settings"]`.
 
-    The signature is nnU-Net's: the base class looks its arguments up by name.
+    The constructor has nnU-Net's signature, because the base class looks its arguments up by name.
 
     Attributes:
-        defaults: Defaults of this trainer for settings that the plans do not name, where they differ from those of
-            every trainer; a leaf may name them.
+        defaults: Values of settings that replace the common defaults; a leaf may set them.
         settings: Settings of the run.
     """
 
@@ -49,14 +48,14 @@ class ScheduledTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = self.settings.oversample_foreground_percent
         self.enable_deep_supervision = self.settings.deep_supervision
         if self.output_folder_base is not None:
-            # here: when training begins nnU-Net replaces the plans of the folder
+            # not later, because nnU-Net overwrites the plans in the folder when training begins
             refuse_other_experiment(Path(self.output_folder_base), plans, configuration, self.dataset_json)
 
     def prepare(self, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Any]:
-        """Return what nnU-Net may save of `dataset.json`; called once, with the settings known.
+        """Return the `dataset.json` that nnU-Net may save; called once, when `settings` is set.
 
         Args:
-            plans: The plans, which may be changed in place: nnU-Net saves them with the model.
+            plans: The plans; a subclass may change them in place, and nnU-Net saves them with the model.
             configuration: Name of the configuration that is trained.
             dataset_json: The data set's whole `dataset.json`.
         """
@@ -66,8 +65,8 @@ class ScheduledTrainer(nnUNetTrainer):
         """Load a checkpoint as nnU-Net does.
 
         Raises:
-            RunFolderError: If it was trained with other plans or labels.
-            ModelFolderError: If it cannot be read.
+            RunFolderError: If the checkpoint was trained with other plans or labels.
+            ModelFolderError: If the checkpoint cannot be read.
         """
         if isinstance(filename_or_checkpoint, str):
             refuse_other_checkpoint(
@@ -83,7 +82,7 @@ class ScheduledTrainer(nnUNetTrainer):
         return optimizer, scheduler
 
     def _build_loss(self) -> Any:
-        """Return nnU-Net's loss; its weight of the one scale that a network of two stages has would be 0 / 0."""
+        """Return nnU-Net's loss; a network of two stages has one scale, for which nnU-Net's weight would be 0 / 0."""
         with np.errstate(invalid="ignore"):
             loss = super()._build_loss()
         if self.enable_deep_supervision and len(loss.weight_factors) == 1:
@@ -103,10 +102,10 @@ class ScheduledTrainer(nnUNetTrainer):
 
 
 def settings_in(plans: dict[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> Settings:
-    """Read the settings of plans; what they do not name takes `defaults`, and then the default of every trainer.
+    """Read the settings of plans; a setting that the plans do not name comes from `defaults`, then from `Settings`.
 
     Raises:
-        SettingsError: If a setting is unknown or its value wrong.
+        SettingsError: If a setting is unknown or has an invalid value.
     """
     source = f"{plans.get('plans_name', 'plans')}.json: nnunet_mtl.settings"
     named = plans.get("nnunet_mtl", {}).get("settings", {})

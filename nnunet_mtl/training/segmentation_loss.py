@@ -1,4 +1,4 @@
-"""The segmentation loss as the trainer calls it, with deep supervision or not."""
+"""The segmentation loss of a trainer, with or without deep supervision."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -21,34 +21,34 @@ LossMode = Literal["masked", "channel", "pair", "summed", "marginal", "jaccard_f
 
 
 def segmentation_loss(mode: LossMode, layout: Layout, **options: Any) -> nn.Module:
-    """Return the loss of one scale, called with what the head returns, region targets and the annotation mask.
+    """Return the loss of one scale; its arguments are the head's output, region targets and the annotation mask.
 
     Args:
-        mode: "masked": Dice and cross-entropy of the annotated channels, averaged; "channel": averaged for each channel
-            that tasks share, then over channels (DoDNet's published loss); "pair": with the same Dice averaged over all
-            regions of all samples (the CLIP-driven model's); "summed": summed (MultiTalent); "marginal": of the label
-            values of all regions, those nobody told apart merged (TAL); "jaccard_focal": of each region of each sample
-            (MA-MTLN).
-        layout: The regions.
+        mode: "masked": mean of Dice and cross-entropy over annotated regions. "channel": mean within every channel that
+            tasks share, then over channels (DoDNet's published loss). "pair": the Dice of "channel", averaged over all
+            regions of all samples (CLIP-driven model). "summed": sum over annotated regions (MultiTalent).
+            "marginal": loss over label values, merged if the annotation does not tell them apart (TAL).
+            "jaccard_focal": Jaccard and focal loss of every region of every sample (MA-MTLN).
+        layout: Layout of the regions.
         options: `batch_dice`, `use_ignore_label`, `dice_weight`, `bce_weight`.
     """
     if mode == "marginal":
         return MarginalDiceCELoss(layout.membership, **options)
-    # the Dice of these is always over the batch, or always of the sample
+    # the other losses fix whether their Dice is over the batch or over a sample
     others = {name: value for name, value in options.items() if name != "batch_dice"}
     if mode == "summed":
         return SummedDiceBCELoss(**others)
     if mode == "jaccard_focal":
         return JaccardFocalLoss(**others)
     if mode in ("channel", "pair"):
-        # of one channel that all regions share, the mean over channels is that over the regions of all samples
+        # "pair" puts all regions into one channel, whose mean is over the regions of all samples
         channels = layout.slot_of_region if mode == "channel" else (0,) * layout.num_regions
         return ChannelDiceBCELoss(channels, **others)
     return MaskedDiceBCELoss(**options)
 
 
 class RegionCriterion(nn.Module):
-    """Region targets, of which only the annotated ones are read.
+    """The loss of region targets, which reads annotated regions only.
 
     Args:
         loss: A masked loss, or nnU-Net's `DeepSupervisionWrapper` around one.
@@ -59,19 +59,19 @@ class RegionCriterion(nn.Module):
         self.loss = loss
 
     def forward(self, segmentation: Tensor | list[Tensor], target: Tensor | list[Tensor], annotated: Tensor) -> Tensor:
-        """Loss of logits (B, R, *spatial), or a list of them, under the mask (B, R): a scalar."""
+        """Return the loss, a scalar, of logits (B, R, *spatial), or a list of them, under the mask (B, R)."""
         if isinstance(segmentation, list):
             return cast(Tensor, self.loss(segmentation, target, [annotated] * len(segmentation)))
         return cast(Tensor, self.loss(segmentation, target, annotated))
 
 
 class LabelCriterion(nn.Module):
-    """Label maps of a data set without regions, where every case is annotated: nnU-Net's own loss, unchanged.
+    """nnU-Net's own loss for label maps of a data set without regions, in which every case is wholly annotated.
 
     Args:
         loss: The loss that nnU-Net's trainer builds.
-        offset: Added to it. Its Dice term is -Dice, at least -1: with 1 the sum is not negative, as terms that are
-            weighted must be.
+        offset: Added to the loss. nnU-Net's Dice term is -Dice, at least -1; with the offset 1 the loss is not
+            negative, as loss weighting requires.
     """
 
     def __init__(self, loss: nn.Module, *, offset: float = 0.0) -> None:
@@ -80,7 +80,7 @@ class LabelCriterion(nn.Module):
         self.offset = offset
 
     def forward(self, segmentation: Tensor | list[Tensor], target: Tensor | list[Tensor], annotated: Tensor) -> Tensor:
-        """Loss of logits and label maps: a scalar; the mask is not read."""
+        """Return the loss, a scalar, of logits and label maps; the mask is not read."""
         return cast(Tensor, self.loss(segmentation, target) + self.offset)
 
 
@@ -93,15 +93,15 @@ def build_criterion(
     batch_dice: bool,
     outputs: Sequence[SupervisedOutput] | None,
 ) -> RegionCriterion | LabelCriterion:
-    """Return what computes the segmentation loss of a run.
+    """Return the module that computes the segmentation loss of a run.
 
     Args:
-        stock: nnU-Net's loss, under deep supervision a `DeepSupervisionWrapper`; takes the weights of `outputs`.
-        mode: What the loss of region targets is computed on, see `segmentation_loss`.
+        stock: nnU-Net's loss; with deep supervision a `DeepSupervisionWrapper`, whose weights are changed in place.
+        mode: Kind of loss, see `segmentation_loss`.
         tasks: The tasks that are trained.
         settings: Settings of the run.
-        batch_dice: Whether the Dice is of the batch, as the plans say.
-        outputs: What deep supervision is of, none for nnU-Net's stages and weights; None without deep supervision.
+        batch_dice: Whether the plans compute the Dice over the batch.
+        outputs: The supervised outputs; empty for nnU-Net's stages and weights, None without deep supervision.
     """
     if outputs:
         stock.weight_factors = tuple(output.weight for output in outputs)
@@ -123,7 +123,7 @@ def supervised_scales(outputs: Sequence[SupervisedOutput], strides: Sequence[Seq
     """Return the size of every supervised output relative to the patch, (outputs, axes).
 
     Args:
-        outputs: What deep supervision is of.
+        outputs: The supervised outputs.
         strides: Strides of the encoder's stages, (stages, axes).
     """
     size_of_stage = 1 / np.cumprod(np.vstack(strides), axis=0)

@@ -1,4 +1,4 @@
-"""The numbers that a step returns, and those of an epoch brought together from all ranks of a distributed training."""
+"""The numbers that a step returns, and their collection over the steps and ranks of an epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from nnunet_mtl.training.image_level import PROBABILITIES, TARGETS
 
 
 def step_numbers(total: Tensor, losses: Mapping[str, Tensor], present: Mapping[str, bool]) -> dict[str, Any]:
-    """Turn a step's losses into what nnU-Net collates: the same keys in each step, NumPy scalars.
+    """Return a step's losses as NumPy scalars with the same keys in every step, so that nnU-Net can collate them.
 
     Args:
         total: The loss, a scalar.
-        losses: Its terms, a scalar for each name.
-        present: Which terms the batch taught.
+        losses: The terms of the loss by name, scalars.
+        present: Whether the batch taught a term, by name.
     """
     terms = {f"loss/{name}": loss.detach().cpu().numpy() for name, loss in losses.items()}
     taught = {f"present/{name}": np.float64(is_taught) for name, is_taught in present.items()}

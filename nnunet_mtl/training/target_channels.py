@@ -1,9 +1,9 @@
-"""Regression targets on their way from nnU-Net's preprocessed files to the training batch.
+"""Brings regression targets from nnU-Net's preprocessed files to the training batch.
 
-Preprocessing stores a target as the last image channels. Whoever asks a data set for a case gets the image alone; the
-training loader alone gets the targets too, and hands them to nnU-Net's transforms as what they are, under the name
-`regression_target`: batchgeneratorsv2 moves it with the image and never changes its values. They leave the transforms
-behind the image in one tensor, because nnU-Net's loader has no place for anything else.
+Preprocessing stores targets as the last image channels. A data set returns the image channels only, except to the
+training loader. The loader gives the targets to nnU-Net's transforms under the name `regression_target`, which
+batchgeneratorsv2 moves with the image without changing values. The transformed targets are appended to the image
+channels again, because nnU-Net's loader has no place for another tensor.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ class TargetChannelError(UserError):
 
 
 class Channels:
-    """Some channels of a preprocessed case, (C, *spatial), read when it is indexed, as far as it is indexed.
+    """Some channels of a preprocessed case, (C, *spatial), of which indexing reads the indexed part only.
 
     Args:
-        array: The file's: NumPy or blosc2.
-        channels: Which of them.
-        with_ones: Whether a channel of ones comes last: padded with zeros it says where the case ends.
+        array: Array of the preprocessed file, NumPy or blosc2.
+        channels: Slice of the channels.
+        with_ones: Whether a last channel of ones is added, which shows the border of the case after padding with zeros.
     """
 
     def __init__(self, array: Any, channels: slice, *, with_ones: bool = False) -> None:
@@ -46,10 +46,10 @@ class Channels:
 
 
 class ImageDataset:
-    """nnU-Net's data set, of which every case is its image, without the target channels.
+    """Wraps nnU-Net's data set and returns cases without the target channels.
 
     Args:
-        dataset: nnU-Net's.
+        dataset: nnU-Net's data set.
         n_images: Number of image channels.
         n_targets: Number of target channels behind them.
     """
@@ -77,10 +77,10 @@ class ImageDataset:
 
 
 class TargetDataset(ImageDataset):
-    """The same for the training loader: behind the image the targets, and ones where the case has voxels.
+    """A data set for the training loader, whose cases have target channels and a channel of ones behind the image.
 
     Args:
-        images: The data set without them.
+        images: The data set without target channels.
     """
 
     def __init__(self, images: ImageDataset) -> None:
@@ -93,10 +93,10 @@ class TargetDataset(ImageDataset):
 
 
 class ImageDatasets:
-    """Stands in for nnU-Net's class of data sets in a trainer, and makes `ImageDataset`s.
+    """Replaces nnU-Net's class of data sets in a trainer, and makes `ImageDataset`s.
 
     Args:
-        dataset_class: nnU-Net's.
+        dataset_class: nnU-Net's class of data sets.
         n_images: Number of image channels.
         n_targets: Number of target channels behind them.
     """
@@ -112,12 +112,13 @@ class ImageDatasets:
 
 
 class BesideImage:
-    """nnU-Net's transforms, given the last channels of the image as regression targets.
+    """Wraps nnU-Net's transforms, and gives them the last channels of the image as regression targets.
 
-    Intensities are changed of the image only. What moves, moves together: interpolated linearly, zero outside the case.
+    Intensity transforms change the image only. Spatial transforms move image and targets together; targets are
+    interpolated linearly and zero outside the case.
 
     Args:
-        transforms: nnU-Net's, of training or validation.
+        transforms: nnU-Net's transforms for training or validation.
         n_last: Number of last channels that are no image.
     """
 

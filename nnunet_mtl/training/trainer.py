@@ -51,28 +51,28 @@ class MultiTaskTrainer(ScheduledTrainer):
     A leaf may define these attributes and override these methods, and nothing else.
 
     Hooks:
-        defaults: Defaults of the settings, where they differ from those of every trainer.
+        defaults: Values of settings that replace the common defaults.
         parts: Dotted paths of a method's parts by insertion point, see `nnunet_mtl.networks.insertion_points`.
         heads: Dotted paths of segmentation heads by the value of the setting `head`; a method's head is "own".
-        variants: By the name of a setting and its value, what differs then: parts, or the head (`segmentation_head`).
+        variants: Parts, or a head (`segmentation_head`), that a value of a setting selects: name, then value.
         class_heads: Dotted paths of classification heads by the value of `class_head`; a method's head is "own".
-        family: The networks that a trainer trains.
-        segments: Whether segmentation is learnt; if not, the questions alone.
-        loss_mode: What the segmentation loss is computed on, see `nnunet_mtl.training.segmentation_loss`.
-        published_loss: The same where the setting `loss` is "published".
-        task_losses: Whether every task is a term of the loss, and the loss their sum; else all annotated regions are
-            averaged, and all answers. Where terms are weighted they are always those of tasks.
-        course_class: Class of what decides which patches teach which task, and when.
-        method_options: Returns the numbers of the method's parts, JSON-able.
+        family: The family of networks, see `nnunet_mtl.networks.architecture`.
+        segments: Whether the trainer learns segmentation; a trainer that does not learns the questions alone.
+        loss_mode: The kind of segmentation loss, see `nnunet_mtl.training.segmentation_loss`.
+        published_loss: The kind of segmentation loss where the setting `loss` is "published".
+        task_losses: Whether the loss is a sum of one term per task. Otherwise one term averages all annotated regions,
+            and one all answers. A setting `loss_weighting` other than "equal" always has one term per task.
+        course_class: The class that decides which patches teach which task in which epoch.
+        method_options: Returns the arguments of the method's parts, JSON-able.
         segmentation_head: Returns the dotted path of the head that the setting `head` names.
-        head_options: Returns the arguments of the head beside layout and channels, JSON-able.
-        compute_losses: Returns the terms of the loss.
+        head_options: Returns the arguments of the head, JSON-able, without layout and channels.
+        compute_losses: Returns the terms of the loss by name.
         configure_optimizers: Returns nnU-Net's optimiser and learning rate schedule.
 
     Attributes:
-        experiment: Settings and task set of the run, as `dataset.json` and the plans have them.
-        tasks: The tasks that are trained, without the case table (which nothing that is saved may hold).
-        cases: Looks annotations up by case identifier.
+        experiment: Settings and task set of the run, read from `dataset.json` and the plans.
+        tasks: The tasks that are trained, without the case table, because no saved file may hold the table.
+        cases: Tells by case identifier which regions are annotated.
     """
 
     parts: ClassVar[Mapping[str, str]] = {}
@@ -99,7 +99,7 @@ class MultiTaskTrainer(ScheduledTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)  # calls `prepare` before nnU-Net's own
+        super().__init__(plans, configuration, fold, dataset_json, device)  # calls `prepare`, then nnU-Net's __init__
         experiment, settings = self.experiment, self.settings
         self.course = self.course_class(experiment.cases, settings)
         self.tasks = without_case_table(self.course.cases)
@@ -117,11 +117,11 @@ class MultiTaskTrainer(ScheduledTrainer):
         self.monitor.pad(0)
 
     def prepare(self, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Any]:
-        """Resolve the experiment, put it into the plans, and return what nnU-Net may save of `dataset.json`.
+        """Resolve the experiment, write it into the plans, and return the `dataset.json` that nnU-Net may save.
 
         Raises:
-            TaskSetError: If the block is not as it must be, or nothing is left that this trainer learns.
-            SettingsError: If this trainer does not offer what the settings name.
+            TaskSetError: If the block is invalid, or holds nothing that this trainer learns.
+            SettingsError: If the settings name a head or part that this trainer does not offer.
         """
         self.experiment = Experiment.resolve(plans, dataset_json, self.settings, type(self))
         self.experiment.write_into(plans, configuration, self.architecture)
@@ -131,12 +131,12 @@ class MultiTaskTrainer(ScheduledTrainer):
     def architecture(
         cls, stock: dict[str, Any], patch_size: Sequence[int], tasks: TaskSet, settings: Settings
     ) -> dict[str, Any]:
-        """Return the plans' architecture block of this trainer's network, from the stock one."""
+        """Return the architecture block of this trainer's network, made from the plans' `stock` block."""
         return composition.composed_architecture(cls, stock, patch_size, tasks, settings)
 
     @classmethod
     def method_options(cls, settings: Settings) -> dict[str, Any]:
-        """Return the numbers of the method's parts, JSON-able."""
+        """Return the arguments of the method's parts, JSON-able."""
         return {}
 
     @classmethod
@@ -146,19 +146,19 @@ class MultiTaskTrainer(ScheduledTrainer):
 
     @classmethod
     def head_options(cls, settings: Settings, tasks: TaskSet) -> dict[str, Any]:
-        """Return the arguments of the head beside layout and channels, JSON-able."""
+        """Return the arguments of the head, JSON-able, without layout and channels."""
         return {}
 
     # ---- initialised
 
     def initialize(self) -> None:
-        """Build network, optimiser and loss as nnU-Net does, and say what is trained."""
+        """Build network, optimiser and loss as nnU-Net does, and log what is trained."""
         super().initialize()
         composition.load_region_embeddings(self.bare_network, self.settings, self.tasks)
         self.dataset_class = self.regression.dataset_class(self.dataset_class, number_of_channels(self.dataset_json))
         for line in self.terms.describe(type(self).__name__):
             self.print_to_log_file(f"nnunet_mtl: {line}")
-        # what nnU-Net does next where it was given -pretrained_weights
+        # with -pretrained_weights nnU-Net loads the weights next
         self._pretrained_weights = await_pretrained_weights(self)
 
     @classmethod
@@ -170,7 +170,7 @@ class MultiTaskTrainer(ScheduledTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Build the network as nnU-Net does; for prediction, without deep supervision, warn of its postprocessing."""
+        """Build the network as nnU-Net does; for prediction (no deep supervision) warn of unfit postprocessing."""
         if not enable_deep_supervision:
             composition.warn_of_postprocessing(plans_manager.plans, cls.__name__)
         network: nn.Module = super().build_network_architecture(
@@ -179,17 +179,17 @@ class MultiTaskTrainer(ScheduledTrainer):
         return network
 
     def _do_i_compile(self) -> bool:
-        """Return whether nnU-Net would compile, unless a compiled backward pass would have to run once a term."""
+        """Return nnU-Net's choice, but never compile where every term of the loss needs a backward pass."""
         return self.settings.loss_weighting not in AGGREGATES_GRADIENTS and bool(super()._do_i_compile())
 
     def configure_optimizers(self) -> tuple[Any, Any]:
-        """Return nnU-Net's optimiser and schedule; classification head and loss weights are groups of their own."""
+        """Return nnU-Net's optimiser and schedule, with separate groups for classification head and loss weights."""
         optimizer, schedule = super().configure_optimizers()
         head = list(self.bare_network.classification.parameters())
         return optimizer, group_parameters(optimizer, schedule, head, self.weighting, self.settings)
 
     def _build_loss(self) -> nn.Module:
-        """Return the segmentation loss, which reads only what is annotated; its scales are weighted as nnU-Net's."""
+        """Return the segmentation loss, which reads annotated regions only and weights scales as nnU-Net does."""
         return build_criterion(
             super()._build_loss(),
             composition.chosen_loss(type(self), self.settings),
@@ -208,7 +208,7 @@ class MultiTaskTrainer(ScheduledTrainer):
     # ---- data
 
     def on_train_start(self) -> None:
-        """Start as nnU-Net does; from then on no pretrained weights are waited for."""
+        """Start as nnU-Net does, after nnU-Net's own loader of pretrained weights is put back."""
         self._wait_for_no_pretrained_weights()
         super().on_train_start()
 
@@ -218,10 +218,10 @@ class MultiTaskTrainer(ScheduledTrainer):
         self._pretrained_weights.put_back()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """Return nnU-Net's data sets, after checking that what is annotated is known for every case.
+        """Return nnU-Net's data sets, after a check of every case against the case table.
 
         Raises:
-            TaskSetError: Naming cases that are not in the case table, or hold labels nobody was to annotate.
+            TaskSetError: If a case is not in the case table, or holds labels of regions not annotated in it.
         """
         datasets: tuple[Any, Any] = super().get_tr_and_val_datasets()
         tasks = self.cases.tasks
@@ -235,9 +235,9 @@ class MultiTaskTrainer(ScheduledTrainer):
         return datasets
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return nnU-Net's loaders, drawing cases and patches as settings and course say."""
+        """Return nnU-Net's loaders, which draw cases and patches by the settings and the course."""
         self.course.begin_epoch(self.current_epoch)
-        # nnU-Net asks for the data sets inside its own method
+        # nnU-Net builds data sets and loaders in one method, so the swap covers the whole call
         loader = patch_loader(self.course, self.regression, self.settings, lambda dataset: dataset is self._trained_on)
         with swapped(TrainerModule, "nnUNetDataLoader", loader):
             loaders: tuple[Any, Any] = super().get_dataloaders()
@@ -246,22 +246,22 @@ class MultiTaskTrainer(ScheduledTrainer):
     # ---- an epoch
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch as nnU-Net does, and the course's."""
+        """Begin the epoch in nnU-Net and in the course."""
         super().on_train_epoch_start()
         self.course.begin_epoch(self.current_epoch)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log the training steps; batches that taught nothing are counted, not averaged in."""
+        """Log the training steps; batches that taught nothing are counted and left out of the means."""
         self.monitor.log_training(gathered(train_outputs), self.current_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Log the validation steps, and from time to time answers for whole validation cases."""
+        """Log the validation steps and, every `class_every` epochs, the answers for whole validation cases."""
         self.monitor.log_validation(
             gathered(val_outputs), self.current_epoch, self.num_epochs, lambda: score_labelled_cases(self)
         )
 
     def on_epoch_end(self) -> None:
-        """Finish the epoch as nnU-Net does, with the best checkpoint chosen by `selection_score`."""
+        """Finish the epoch as nnU-Net does, but choose the best checkpoint by `selection_score`."""
         self.monitor.end_epoch(self.current_epoch)
         self._best_ema = self.checkpoints.judged(self.selection_score())
         super().on_epoch_end()
@@ -270,10 +270,10 @@ class MultiTaskTrainer(ScheduledTrainer):
             self.monitor.draw(Path(self.output_folder))
 
     def selection_score(self) -> float:
-        """Return what the best checkpoint has most of: nnU-Net's moving average of the pseudo Dice, mixed with answers.
+        """Return the score of the best checkpoint: nnU-Net's moving average of the pseudo Dice, mixed with answers.
 
-        Both are between 0 and 1; an epoch in which not every task had its full weight loses to every one in which
-        all had.
+        Dice and answers lie between 0 and 1. An epoch in which a task lacks its full weight scores 1 less, so that
+        a complete epoch always wins.
         """
         dice = float(self.logger.get_value("ema_fg_dice", step=-1))
         score = self.monitor.answers.mixed_into(dice, share=self.settings.best_class_share if self.segments else 1.0)
@@ -287,11 +287,11 @@ class MultiTaskTrainer(ScheduledTrainer):
         return unwrapped(self.network)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do one optimiser step; return the loss terms, and which of them the batch taught."""
+        """Do one optimiser step; return the loss terms, and whether the batch taught each term."""
         self.optimizer.zero_grad(set_to_none=True)
         _, _, known, losses = self._forward(batch, training=True)
         present = self._present(known)
-        # without a scaler one that is switched off, which scales by 1 and steps as the optimiser does
+        # on the CPU there is no scaler: a disabled one scales by 1 and steps as the optimiser does
         scaler = self.grad_scaler or torch.amp.GradScaler("cpu", enabled=False)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         total = self.weighting.backward(losses, present, parameters, scaler.scale)
@@ -304,7 +304,7 @@ class MultiTaskTrainer(ScheduledTrainer):
         return step_numbers(total, losses, present)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return loss terms and, over annotated regions only, the counts of the pseudo Dice."""
+        """Return the loss terms, and the counts of the pseudo Dice over annotated regions only."""
         output, target, known, losses = self._forward(batch, training=False)
         logits = output.segmentation
         if isinstance(logits, list):
@@ -321,7 +321,7 @@ class MultiTaskTrainer(ScheduledTrainer):
     def _forward(
         self, batch: dict[str, Any], *, training: bool
     ) -> tuple[MultiTaskOutput, Any, BatchAnnotation, dict[str, Tensor]]:
-        """Run the network on a batch: output, targets on the device, what is known of the samples, and loss terms."""
+        """Run the network on a batch; return output, targets on the device, annotation of the samples, loss terms."""
         keys = [str(key) for key in batch["keys"]]
         scales = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
         data, voxels = self.regression.split(keys, batch["data"], scales[0])
@@ -355,22 +355,22 @@ class MultiTaskTrainer(ScheduledTrainer):
         Args:
             output: Output of the network, for the drawn tasks.
             target: nnU-Net's targets, one per scale of deep supervision, full resolution first.
-            batch: What the loss may read; on the CPU: to look there costs no wait for the device.
+            batch: Annotation of the samples; on the CPU, so that reading it does not wait for the device.
         """
         return self.terms.losses(
             self.loss, output, target, batch, conditioned=self.bare_network.conditioned, epoch=self.current_epoch
         )
 
     def _present(self, batch: BatchAnnotation) -> dict[str, bool]:
-        """Return which terms of the loss anything in a batch teaches."""
+        """Return by name whether the batch teaches each term of the loss."""
         return self.terms.present(batch, conditioned=self.bare_network.conditioned, epoch=self.current_epoch)
 
     # ---- validated
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Predict and score the validation cases; each exported map holds only what is annotated in its case.
+        """Predict and score the validation cases; an exported map holds only the regions annotated in its case.
 
-        The answers of the same pass are scored and, if no case was trained on, calibrate the model's answers.
+        The pass also scores the answers, and calibrates the model's answers if no validation case was trained on.
         """
         train, cases = self.do_split()
         self.monitor.answers.taught = taught_questions(self.cases.tasks, train)
@@ -382,7 +382,7 @@ class MultiTaskTrainer(ScheduledTrainer):
     # ---- saved
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write the checkpoint as nnU-Net does, aside first, with the questions that were taught."""
+        """Write nnU-Net's checkpoint with the names of the taught questions: to a second file, then renamed."""
         self._best_ema = self.checkpoints.best_score
         content = {TAUGHT: list(self.monitor.answers.taught)}
         written = self.checkpoints.written(filename, content, rank=self.local_rank, disabled=self.disable_checkpointing)
@@ -390,9 +390,9 @@ class MultiTaskTrainer(ScheduledTrainer):
             super().save_checkpoint(aside)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Load a checkpoint as nnU-Net does; from then on no pretrained weights are waited for.
+        """Load a checkpoint as nnU-Net does, after nnU-Net's own loader of pretrained weights is put back.
 
-        Epochs that lack our curves are filled with NaN.
+        Past epochs of a curve that the checkpoint does not hold are filled with NaN.
         """
         self._wait_for_no_pretrained_weights()
         super().load_checkpoint(filename_or_checkpoint)

@@ -141,7 +141,7 @@ def heard_validation(trainer: Any) -> FinalValidation:
     for case in sorted(logits):  # nnU-Net's order
         value = logits[case]
         pair = {"malignancy": torch.tensor([0.0, value], dtype=torch.float64), "severity": torch.zeros(2)}
-        heard._heard.append((pair, pair))
+        heard._answers.append((pair, pair))
     return heard
 
 

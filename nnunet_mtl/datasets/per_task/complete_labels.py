@@ -1,8 +1,8 @@
-"""`nnunet_mtl complete-labels`: what nobody annotated is filled with the predictions of single-task networks.
+"""`nnunet_mtl complete-labels`: fills un-annotated regions with the predictions of single-task networks.
 
-The result is a stock data set in which every region is labelled in every case, for one stock network to be trained on:
-the simplest rival of everything that learns from partial labels as they are. What was annotated is never changed, and
-what comes from a prediction is written down beside the labels.
+The result is a stock data set with every region labelled in every case, on which one stock network is trained: the
+simplest rival of methods that learn from partial labels. Annotated regions never change, and a record beside the labels
+names the regions that come from predictions.
 """
 
 import zipfile
@@ -37,24 +37,26 @@ Probabilities = npt.NDArray[np.floating[Any]]  # (C, Z, Y, X)
 def complete_labels(
     source: Path, folders: Sequence[Path], dataset_id: int, name: str | None = None, least_confidence: float = 0.0
 ) -> str:
-    """Make a stock data set whose label maps are completed by predictions on its training images.
+    """Write a stock data set whose label maps are completed by predictions on its training images.
 
-    Cases in which every region was annotated are linked as they are, and so is every image. A voxel with nnU-Net's
-    ignore label keeps it. Answers of the image-level questions are not carried over: stock nnU-Net asks none.
+    Images and the label maps of wholly annotated cases are linked. A voxel with nnU-Net's ignore label keeps the label.
+    Answers to the image-level questions are left out, because stock nnU-Net has no questions.
 
     Args:
         source: Folder of the data set in `nnUNet_raw`.
-        folders: What `nnUNetv2_predict` wrote for the training images, with networks trained on extracts of it.
-        dataset_id: Of the new data set, which lies beside the source.
-        name: Of the new data set; by default the source's with "_completed".
-        least_confidence: A region of a case that is predicted with a smaller mean probability becomes the ignore label,
-            but for the voxels of it that follow from the annotation. Needs the teachers' probabilities if above 0.
+        folders: Folders that `nnUNetv2_predict` wrote for the training images, with networks trained on extracts of
+            the source.
+        dataset_id: Number of the new data set, which lies beside the source.
+        name: Name of the new data set; by default the source's name with "_completed".
+        least_confidence: Least mean probability, 0 to 1. The predicted voxels of a region with a smaller mean
+            probability in a case get the ignore label; voxels that follow from the annotation stay. A value above 0
+            needs the probabilities of the predictions.
 
     Returns:
-        Text for the user: what was filled, what was made, and the next command.
+        Text for the user: regions filled, the data set written, and the next command.
 
     Raises:
-        UserError: If anything is wrong, with every problem; nothing is written then.
+        UserError: If an argument or a file is invalid, with every problem; nothing is written then.
     """
     raw = RawDataset.read(source)
     target = place_of(source, dataset_id, name or plain_name(source, "completed"))
@@ -70,7 +72,7 @@ def complete_labels(
         (folder / "imagesTr").mkdir()
         (folder / "labelsTr").mkdir()
         for case, files in tqdm(raw.training.items(), desc="complete", unit="case"):
-            # a stock network reads images alone: a regression target would tell it the answer
+            # images alone: a stock network would take the channel of a regression target for an image
             link_images(case, files.images, folder / "imagesTr", raw.file_ending, channels_kept(raw.taskset, None))
             labels.complete(case, files.label, folder / "labelsTr")
         refuse(problems)
@@ -99,7 +101,7 @@ def _require_teachers(raw: RawDataset, teachers: Sequence[PredictionFolder], pro
 
 
 class _Labels:
-    """The label maps that are made, and where their regions come from."""
+    """Writes the completed label maps and keeps the origin of every region."""
 
     def __init__(
         self, raw: RawDataset, teachers: Sequence[PredictionFolder], reader: LabelMapReader, least_confidence: float
@@ -111,33 +113,33 @@ class _Labels:
         self.provenance: dict[str, dict[str, Provenance]] = {}
 
     def complete(self, case: str, label: Path, folder: Path) -> None:
-        """Write the completed map of a case, unless something is wrong with it or with a prediction."""
+        """Write the completed label map of a case, unless the map or a prediction has a problem."""
         n_problems = len(self.reader.problems)
         annotated = np.array(self.raw.taskset.annotated(case))
-        asked = [one for one in self.teachers if any(not annotated[region] for region in one.channels)]
+        teachers = [teacher for teacher in self.teachers if any(not annotated[region] for region in teacher.channels)]
         n_values = self.n_leaves + (self.raw.taskset.ignore_label is not None)
-        own = self.reader.read(label, n_values)
+        annotation = self.reader.read(label, n_values)
         name = f"{case}{self.raw.file_ending}"
-        maps = [self.reader.read(one.folder / name, one.n_values, own) for one in asked]
-        files = [self._probability_file(one, case) for one in asked]
-        if own is None or len(self.reader.problems) > n_problems:
+        maps = [self.reader.read(teacher.folder / name, teacher.n_values, annotation) for teacher in teachers]
+        files = [self._probability_file(teacher, case) for teacher in teachers]
+        if annotation is None or len(self.reader.problems) > n_problems:
             return
-        together = combinations([own.labels, *(found.labels for found in maps if found is not None)])
+        together = combinations([annotation.labels, *(one.labels for one in maps if one is not None)])
         predicted = np.zeros((len(together.values), len(annotated)), np.bool_)
-        for place, one in enumerate(asked, start=1):
-            predicted |= one.regions(together.values[:, place], len(annotated))
+        for place, teacher in enumerate(teachers, start=1):
+            predicted |= teacher.regions(together.values[:, place], len(annotated))
         completion = self.completer.complete(together.values[:, 0], predicted, annotated)
         entries = self._annotated(together, annotated)
-        for one, file in zip(asked, files, strict=True):
-            entries |= self._predicted(one, file, together, completion, annotated)
+        for teacher, file in zip(teachers, files, strict=True):
+            entries |= self._predicted(teacher, file, together, completion, annotated)
         self.provenance[case] = {region: entries[region] for region in self.raw.taskset.regions if region in entries}
         if annotated.all():
             link_label(case, label, folder, self.raw.file_ending)
         else:
-            self._write(folder / name, own, together, completion, self.provenance[case])
+            self._write(folder / name, annotation, together, completion, self.provenance[case])
 
     def description(self, name: str) -> dict[str, Any]:
-        """Return the content of `dataset.json`; with an ignore label only if the source has one or one is used."""
+        """Return the content of `dataset.json`, with an ignore label if the source has one or a map uses one."""
         labels = dict(self.raw.dataset_json["labels"])
         if any(entry.ignored for regions in self.provenance.values() for entry in regions.values()):
             labels["ignore"] = self.n_leaves
@@ -145,13 +147,18 @@ class _Labels:
         return self.raw.description(name, len(self.raw.training), labels=labels, **channels)
 
     def _write(
-        self, path: Path, own: LabelMap, together: Combinations, completion: Completion, entries: dict[str, Provenance]
+        self,
+        path: Path,
+        annotation: LabelMap,
+        together: Combinations,
+        completion: Completion,
+        entries: dict[str, Provenance],
     ) -> None:
         leaves = completion.leaves.astype(np.uint16)
         for number, region in enumerate(self.raw.taskset.regions):
             if entries[region].ignored:
                 leaves[completion.filled[:, number]] = self.n_leaves
-        self.reader.write(path, leaves[together.of_voxel], own)
+        self.reader.write(path, leaves[together.of_voxel], annotation)
 
     def _annotated(self, together: Combinations, annotated: npt.NDArray[np.bool_]) -> dict[str, Provenance]:
         labels = together.values[:, 0]
@@ -208,7 +215,10 @@ class _Labels:
     def _probabilities(
         self, teacher: PredictionFolder, file: Path | None, shape: tuple[int, ...]
     ) -> Probabilities | None:
-        """Read what nnU-Net saves: a channel per region (or class, background first), on the grid of the label map."""
+        """Return nnU-Net's saved probabilities on the grid of the label map, (C, *shape); None if there is a problem.
+
+        A channel belongs to a region, or without regions to a class, background first.
+        """
         if file is None:
             return None
         try:

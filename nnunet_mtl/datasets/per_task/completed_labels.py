@@ -1,8 +1,8 @@
-"""What is painted where some regions were annotated and others are predicted.
+"""Chooses the label of a voxel from the annotation of some regions and predictions of the others.
 
-A label map has one leaf per voxel and a leaf decides every region at once. So a prediction can only choose among the
-leaves that say of every annotated region what the annotator said; where none of them says of every other region what
-was predicted, the one that says most of it is taken.
+A label map has one leaf (label value) per voxel, and a leaf decides every region at once. A prediction can only choose
+among the leaves that agree with the annotation in every annotated region. If no such leaf agrees with all predictions,
+the leaf that agrees with most of them is painted.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,17 @@ from nnunet_mtl.datasets.label_maps import Table, Values, membership
 
 
 class Completion(NamedTuple):
-    """What is painted for each of N combinations of annotated leaf and predictions; all tables (N, R), R regions.
+    """The painted leaves of N combinations of annotated leaf and predictions.
+
+    A leaf is possible if it agrees with the annotation in every annotated region. All tables are (N, R) bool for R
+    regions, and False for annotated regions.
 
     Attributes:
-        leaves: What is painted, (N,); the ignore label where the annotator wrote it.
-        filled: The painted leaf lies in the region, and another leaf that was possible does not: this is predicted.
-        implied: Every leaf that was possible lies in the region: the annotation of other regions says so.
-        forbidden: Predicted, but no leaf that was possible lies in the region: the annotation says no.
-        overruled: Predicted and possible, but the leaf painted agrees with more of the predictions.
+        leaves: The painted leaves, (N,); the ignore label where the annotator wrote it.
+        filled: The painted leaf lies in the region, but not all possible leaves do: the prediction decided.
+        implied: Every possible leaf lies in the region: the annotation of other regions decided.
+        forbidden: The region is predicted, but no possible leaf lies in the region.
+        overruled: The region is predicted and possible, but the painted leaf agrees with more predictions.
     """
 
     leaves: Values
@@ -36,9 +39,9 @@ class Completer:
     """Completes the label maps of a data set.
 
     Args:
-        region_labels: Leaves of each region.
-        order: The leaf nnU-Net paints for each region, in the order in which it paints.
-        ignore_label: nnU-Net's ignore label, if there is one.
+        region_labels: Leaves of every region.
+        order: The leaf that nnU-Net paints for every region, in the order of painting.
+        ignore_label: nnU-Net's ignore label, or None.
     """
 
     def __init__(
@@ -47,31 +50,31 @@ class Completer:
         n_leaves = 1 + max(leaf for labels in region_labels for leaf in labels)
         self.ignore_label = ignore_label
         self.membership = membership(region_labels, n_leaves)
-        # a later region is painted over an earlier one; background, the first of the rest, comes before all of them
+        # place of every leaf in the order of painting, in which a later region covers an earlier one; background is 0
         self._painted = np.zeros(n_leaves, np.int64)
         for place, leaf in enumerate(order, start=1):
             self._painted[leaf] = place
 
     def complete(self, labels: Values, predicted: Table, annotated: npt.ArrayLike) -> Completion:
-        """Complete combinations of an annotated leaf and predictions.
+        """Choose the painted leaf for N combinations of an annotated leaf and predictions.
 
-        Of the leaves that lie in the same annotated regions as the annotated leaf, the one is painted that agrees with
-        the most predictions; of those that agree with as many, the one nnU-Net would paint last.
+        The possible leaf that agrees with the most predictions is painted; among equals, the leaf that nnU-Net would
+        paint last.
 
         Args:
-            labels: The annotated leaf, (N,).
-            predicted: Which regions are predicted, (N, R); what is predicted of annotated regions is not read.
-            annotated: Which regions were annotated, (R,).
+            labels: The annotated leaves, (N,).
+            predicted: Which regions are predicted, (N, R) bool; columns of annotated regions are not read.
+            annotated: Which regions were annotated, (R,) bool.
         """
         annotated = np.asarray(annotated, np.bool_)
         ignored = np.zeros(len(labels), np.bool_) if self.ignore_label is None else labels == self.ignore_label
         leaves = np.where(ignored, 0, labels)
-        said = self.membership[:, annotated]
-        possible = (said[leaves][:, None] == said[None]).all(-1)  # (N, V)
-        free = self.membership[:, ~annotated]
-        wanted = predicted[:, ~annotated]
-        agreement = wanted.astype(np.int64) @ free.T + (~wanted).astype(np.int64) @ (~free).T
-        # one more agreement counts more than any place in the painting order
+        in_annotated = self.membership[:, annotated]
+        possible = (in_annotated[leaves][:, None] == in_annotated[None]).all(-1)  # (N, V)
+        in_open = self.membership[:, ~annotated]
+        predicted_open = predicted[:, ~annotated]
+        agreement = predicted_open.astype(np.int64) @ in_open.T + (~predicted_open).astype(np.int64) @ (~in_open).T
+        # one more agreement weighs more than any place in the order of painting
         score = agreement * (self._painted.max() + 1) + self._painted
         best = np.where(possible, score, -1).argmax(1)
         inside, open_region = self.membership[best], ~annotated & ~ignored[:, None]

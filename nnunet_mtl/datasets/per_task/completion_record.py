@@ -1,4 +1,4 @@
-"""Which regions of completed label maps were annotated and which were predicted, kept beside the labels."""
+"""The record of completed label maps: which regions were annotated in a case, and which were predicted."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -13,17 +13,17 @@ PROVENANCE_NAME = "completed_labels"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where one region of one case comes from.
+    """The origin of one region in one case.
 
     Attributes:
         origin: "annotated" or "predicted".
-        teacher: Folder of the predictions; None for what was annotated.
-        voxels: Of the region, as annotated, or as painted because it was predicted.
-        implied_voxels: More of them, painted because the annotation of other regions leaves nothing else.
-        dropped_voxels: Predicted, but forbidden by the annotation of other regions.
-        overruled_voxels: Predicted, but no label stands for this and for what else was predicted there.
-        mean_probability: Over `voxels`, by the teacher; None without its probabilities, or without voxels.
-        ignored: Whether `voxels` became the ignore label because of that mean.
+        teacher: Folder of the predictions; None for an annotated region.
+        voxels: Number of annotated voxels, or of voxels painted because of the prediction.
+        implied_voxels: Number of further voxels, painted because the annotation of other regions allows nothing else.
+        dropped_voxels: Number of predicted voxels that the annotation of other regions forbids.
+        overruled_voxels: Number of predicted voxels not painted, because no label agrees with all predictions there.
+        mean_probability: Mean of the teacher's probability over `voxels`; None without probabilities or voxels.
+        ignored: Whether `voxels` got the ignore label because of a small mean probability.
     """
 
     origin: str
@@ -36,12 +36,11 @@ class Provenance:
     ignored: bool = False
 
 
-# By case and region.
-Table = Mapping[str, Mapping[str, Provenance]]
+Table = Mapping[str, Mapping[str, Provenance]]  # by case, then region
 
 
 def write_provenance(folder: Path, table: Table, about: Mapping[str, Any]) -> None:
-    """Write the table as `completed_labels.json`, with what holds for all of it, and as `completed_labels.csv`.
+    """Write the table as `completed_labels.csv` and, with `about` beside it, as `completed_labels.json`.
 
     Raises:
         OSError: If the folder cannot be written to.
@@ -60,7 +59,7 @@ def write_provenance(folder: Path, table: Table, about: Mapping[str, Any]) -> No
 
 
 def summary(table: Table) -> str:
-    """Return a line: how many cases every region was predicted in, and in how many of them it is ignored."""
+    """Return a line with the number of cases in which every region was predicted, and in which it is ignored."""
     by_region: dict[str, list[Provenance]] = {}
     for regions in table.values():
         for region, entry in regions.items():

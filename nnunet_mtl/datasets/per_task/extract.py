@@ -1,8 +1,8 @@
-"""`nnunet_mtl extract`: some tasks of a partially labelled data set as a data set of their own.
+"""`nnunet_mtl extract`: writes some tasks of a partially labelled data set as a new data set.
 
-With one stock data set and one stock network per task the union becomes the Multi-Nets row of the comparisons of
-partial-label methods (Wu, Pang, Sowmya, ISBI 2022, Table 1). With the block kept, the same multi-task trainer learns a
-task alone: the single-task runs that the multi-task gain is over (Kim, Purdie, McIntosh, 2023, arXiv:2309.03837).
+One stock data set and one stock network per task give the row Multi-Nets in comparisons of partial-label methods (Wu,
+Pang, Sowmya, ISBI 2022, Table 1). With the block kept, a multi-task trainer learns one task alone: such single-task
+runs are the reference of the multi-task gain (Kim, Purdie, McIntosh, 2023, arXiv:2309.03837).
 """
 
 import shutil
@@ -43,28 +43,28 @@ def extract(
     questions: Sequence[str] = (),
     with_block: bool = False,
 ) -> str:
-    """Make a data set of some tasks.
+    """Write a data set that holds some tasks of another data set.
 
-    Images are linked, and so are label maps in which nothing changes. Folds that the source has are kept, restricted to
-    the cases that are.
+    Images are linked, and so are label maps that do not change. The source's folds are kept for the cases that are
+    kept.
 
-    A stock data set has the training cases in which every region of the tasks was annotated, and the reference maps of
-    such test cases. A data set with the block has those in which anything of the tasks was annotated or a question is
-    answered, and what nnU-Net knows of the source's images (`dataset_fingerprint.json`), so that it is planned alike.
+    A stock data set has the cases with every region of the tasks annotated. A data set with the block has the cases
+    with any annotation of the tasks or any answer to the questions; it also gets the source's
+    `dataset_fingerprint.json`, so that nnU-Net plans both data sets alike. The rule holds for training and test cases.
 
     Args:
         source: Folder of the data set in `nnUNet_raw`.
-        tasks: Their names; none for questions alone, whose label maps are empty.
-        dataset_id: Of the new data set, which lies beside the source.
-        name: Of the new data set; by default the source's and what is extracted.
-        questions: Names of image-level questions; with the block alone.
+        tasks: Names of the tasks; empty for questions alone, whose label maps are empty.
+        dataset_id: Number of the new data set, which lies beside the source.
+        name: Name of the new data set; by default the source's name with the names of tasks and questions.
+        questions: Names of image-level questions; need `with_block`.
         with_block: Keep the block, restricted to these tasks and questions.
 
     Returns:
-        Text for the user: what was left out, what was made, and the next command.
+        Text for the user: cases left out, the data set written, and the next command.
 
     Raises:
-        UserError: If the data set, a name, the id or a label file is not as it must be; nothing is written then.
+        UserError: If the data set, a name, the id or a label file is invalid; nothing is written then.
     """
     raw = RawDataset.read(source, regions_are_tasks=not with_block)
     chosen = Chosen.from_names(raw.taskset, tasks, questions, source.name)
@@ -73,7 +73,7 @@ def extract(
     made = _with_block(raw, chosen) if with_block else _stock(raw, chosen)
     if not made.cases:
         what = "task" if len(chosen.names) == 1 else "tasks"
-        names = ", ".join(repr(one) for one in chosen.names)
+        names = ", ".join(repr(name) for name in chosen.names)
         raise RawDatasetError(f"{source.name}: no training case for {what} {names} is left ({made.left_out})")
     splits = raw.splits(made.cases)
     with written_whole(target) as folder:
@@ -101,18 +101,18 @@ def extract(
 
 @dataclass(frozen=True)
 class _Extract:
-    """What is to be made.
+    """The plan of a new data set.
 
     Attributes:
-        chosen: Its tasks and questions.
-        labels: Of the new maps.
-        cases: Training cases, in their order.
-        left_out: Why others are not among them, in words.
-        keys: Of the new `dataset.json`, where it differs.
+        chosen: Tasks and questions that are kept.
+        labels: Labels of the new maps.
+        cases: Training cases that are kept, in their order.
+        left_out: Text for the user: how many cases are left out, and why.
+        keys: Keys of `dataset.json` that differ from the source's.
         notes: Lines for the user.
         channels: Numbers of the channels that are kept; None for all.
-        taskset: What is known of the cases in the new data set; None for a stock one.
-        fingerprint: The source's, to be planned by; None for one of its own.
+        taskset: Task set of the new data set with its case table; None for a stock data set.
+        fingerprint: The source's fingerprint file for planning; None to let nnU-Net make a new one.
     """
 
     chosen: Chosen
@@ -126,17 +126,17 @@ class _Extract:
     fingerprint: Path | None = None
 
     def summary(self, n_cases: int) -> str:
-        """Say which of the source's training cases there are."""
+        """Return a line for the user: how many of the source's `n_cases` training cases are kept."""
         them = "it" if len(self.chosen.names) == 1 else "them"
         names = ", ".join(self.chosen.names)
         return f"{names}: {len(self.cases)} of {n_cases} training cases are annotated for {them}; {self.left_out}"
 
     def values(self, source: TaskSet, cases: Iterable[str]) -> dict[str, Values]:
-        """Return the new value of each label value, (V,), by case.
+        """Return by case the new value of every label value, (V,).
 
         Args:
-            source: What the source knows of these cases.
-            cases: Their names.
+            source: The source's task set with these cases.
+            cases: Names of the cases.
         """
         if self.taskset is None:
             return dict.fromkeys(cases, self.labels.renumbered)
@@ -144,10 +144,10 @@ class _Extract:
 
 
 def _refuse_without_block(chosen: Chosen, with_block: bool) -> None:
-    odd = [*chosen.regressions, *chosen.questions]
-    if odd and not with_block:
+    unsupported = [*chosen.regressions, *chosen.questions]
+    if unsupported and not with_block:
         raise RawDatasetError(
-            f"{odd[0]}: stock nnU-Net learns segmentations alone; add --with_block and train it with ours"
+            f"{unsupported[0]}: stock nnU-Net learns segmentations alone; add --with_block and train it with ours"
         )
 
 
@@ -161,7 +161,7 @@ def _stock(raw: RawDataset, chosen: Chosen) -> _Extract:
 
 def _with_block(raw: RawDataset, chosen: Chosen) -> _Extract:
     labels = TaskLabels.of_tasks(raw.taskset, chosen.segmentations, plain=False)
-    if not labels.regions:  # nnU-Net's ignore label would choose the patches, and there is nothing to ignore
+    if not labels.regions:  # without labels nnU-Net would centre patches on the ignore label, so that goes too
         labels.renumbered[:] = 0
     taskset = restricted(raw.taskset, chosen)
     kept = [case for case in raw.training if case in taskset.cases]
@@ -182,11 +182,11 @@ def _with_block(raw: RawDataset, chosen: Chosen) -> _Extract:
 
 
 def _fingerprint(raw: RawDataset, chosen: Chosen) -> Path | None:
-    """Find what nnU-Net knows of the source's images; without foreground it could not plan by anything else."""
+    """Return the source's fingerprint file; refuse if it is missing and nnU-Net has no foreground to make another."""
     if nnUNet_preprocessed.is_set():
         path = Path(nnUNet_preprocessed, raw.folder.name, FINGERPRINT_NAME)
         if path.is_file():
-            read_fingerprint(path)  # a broken one would be found by the planning of the new data set, far from here
+            read_fingerprint(path)  # refuse a broken file now, not later when the new data set is planned
             return path
     if not chosen.segmentations:
         raise RawDatasetError(
@@ -203,12 +203,12 @@ def _copy_fingerprint(path: Path, name: str) -> None:
 
 
 def annotated_cases(taskset: TaskSet, regions: Sequence[int], cases: Iterable[str]) -> tuple[list[str], str]:
-    """Return the cases in which all of some regions were annotated, and in words how many others there are."""
+    """Return the cases in which all given regions were annotated, and a text that counts the other cases."""
     annotated = {case: [taskset.annotated(case)[region] for region in regions] for case in cases}
-    partly = sum(any(done) and not all(done) for done in annotated.values())
-    without = sum(not any(done) for done in annotated.values())
+    partly = sum(any(known) and not all(known) for known in annotated.values())
+    without = sum(not any(known) for known in annotated.values())
     return (
-        [case for case, done in annotated.items() if all(done)],
+        [case for case, known in annotated.items() if all(known)],
         f"left out: {partly} annotated in part, {without} not at all",
     )
 
@@ -222,26 +222,26 @@ def _write_labels(
         label = reader.read(path, len(renumbered))
         if label is None or len(reader.problems) > n_problems:
             continue
-        there = np.flatnonzero(np.bincount(label.labels.ravel()))
-        if np.array_equal(renumbered[there], there):
+        present = np.flatnonzero(np.bincount(label.labels.ravel()))
+        if np.array_equal(renumbered[present], present):
             link_label(case, path, folder, raw.file_ending)
         else:
             reader.write(folder / f"{case}{raw.file_ending}", renumbered[label.labels], label)
 
 
 def _write_tests(raw: RawDataset, made: _Extract, folder: Path, reader: LabelMapReader) -> int:
-    """Link the test images, and write the references of those annotated; return how many these are."""
+    """Link the test images and write the references of annotated test cases; return the number of references."""
     images = raw.images("imagesTs")
     if images:
         (folder / "imagesTs").mkdir()
-    # Nobody predicts from a target.
+    # test images are input for prediction, so they have no target channels
     channels = channels_kept(raw.taskset, None)
     for case, files in images.items():
         link_images(case, files, folder / "imagesTs", raw.file_ending, channels)
     references, ending = raw.folder / "labelsTs", raw.file_ending
     known = case_table(references, raw.taskset)
-    there = [path.name.removesuffix(ending) for path in sorted(references.glob(f"[!.]*{ending}"))]
-    cases = [case for case in there if case in known.cases or not known.has_block]
+    names = [path.name.removesuffix(ending) for path in sorted(references.glob(f"[!.]*{ending}"))]
+    cases = [case for case in names if case in known.cases or not known.has_block]
     if made.taskset is None:
         kept, _ = annotated_cases(known, made.labels.regions, cases)
     else:

@@ -1,7 +1,8 @@
-"""`nnunet_mtl extract --inside_parent`: what a task's own network of a cascade learns from, the crops of its parent.
+"""`nnunet_mtl extract --inside_parent`: writes the data set for one network of a cascade, crops around the parent.
 
-The images of a training case are cut to the box around the parent's annotation. A crop's origin is that of its first
-voxel, so its voxels lie where they were. The task's label values are among its parent's, so nothing of it is cut off.
+The images of a training case are cut to the box around the parent's annotation. The origin of a crop is that of its
+first voxel, so voxels keep their place in the world. The label values of the task are among its parent's, so no voxel
+of the task is cut off.
 """
 
 from collections import Counter
@@ -42,25 +43,25 @@ def extract_inside(
     margin_mm: float = DEFAULT_MARGIN_MM,
     with_block: bool = False,
 ) -> str:
-    """Make a data set of one task inside its parent.
+    """Write a data set of one task inside its parent.
 
-    It has the training cases in which every region of both was annotated and the parent is there, and the source's
-    folds restricted to them. It has no test images: whoever predicts has no annotation to crop them by, that is done by
-    `nnunet_mtl cascade-predict`.
+    The data set has the training cases in which every region of task and parent was annotated and the parent is not
+    empty, and the source's folds for these cases. It has no test images: test cases have no annotation to crop by, so
+    `nnunet_mtl cascade-predict` crops them by the parent's prediction.
 
     Args:
-        source: Folder of the data set in `nnUNet_raw`; without a block, every region of it is a task.
-        tasks: Name of the task, which has a parent, and no other.
-        dataset_id: Of the new data set, which lies beside the source.
-        name: Of the new data set; by default the source's and the task's.
-        margin_mm: Around the parent, on every side.
+        source: Folder of the data set in `nnUNet_raw`; without a block, every region is a task.
+        tasks: Name of exactly one task, which must have a parent.
+        dataset_id: Number of the new data set, which lies beside the source.
+        name: Name of the new data set; by default the source's name with task and parent.
+        margin_mm: Margin around the parent on every side.
         with_block: Keep the block, restricted to this task.
 
     Returns:
-        Text for the user: what was left out, what was made, and the next command.
+        Text for the user: cases left out, the data set written, and the next command.
 
     Raises:
-        UserError: If the data set, the task, a number or a file is not as it must be; nothing is written then.
+        UserError: If the data set, the task, a number or a file is invalid; nothing is written then.
     """
     if not (isfinite(margin_mm) and margin_mm >= 0):
         raise RawDatasetError(f"--margin {margin_mm:g}: must be a number of mm, 0 or more")
@@ -100,15 +101,15 @@ def extract_inside(
 
 
 def parent_of(taskset: TaskSet, task: str, source: str) -> str:
-    """Return the parent of a task.
+    """Return the name of a task's parent.
 
     Raises:
-        RawDatasetError: If it has none, or is not part of it by its label values.
+        RawDatasetError: If the task has no parent, or a label value that is not the parent's.
     """
-    parents = {one.name: one.parent for one in taskset.tasks}
+    parents = {entry.name: entry.parent for entry in taskset.tasks}
     parent = parents.get(task)
     if parent is None:
-        inner = listed(name for name, of_name in parents.items() if of_name) or "none"
+        inner = listed(name for name, outer in parents.items() if outer) or "none"
         similar = "" if task in parents else did_you_mean(task, parents)
         raise RawDatasetError(
             f"-t {shown(task)}: has no parent in {source}{similar}, those that have one: {inner}; "
@@ -124,14 +125,14 @@ def parent_of(taskset: TaskSet, task: str, source: str) -> str:
 
 
 class _Crops:
-    """Cuts training cases.
+    """Cuts training cases to the box around the parent.
 
     Args:
         raw: The data set.
-        parent: The task inside whose structure is looked.
-        labels: Of the task.
+        parent: Name of the parent task.
+        labels: Labels of the task in the new data set.
         reader: Reads label maps.
-        margin_mm: Around the parent.
+        margin_mm: Margin around the parent on every side.
     """
 
     def __init__(
@@ -145,14 +146,14 @@ class _Crops:
         self._left_out: Counter[str] = Counter()
         self._shares: list[float] = []
         if "Reorient" in type(reader.reader).__name__:
-            # The array nnU-Net gets is then no longer in the order of the file that is cut.
+            # such a reader turns the array, so that the box would not fit the file
             raise RawDatasetError(
                 f"{type(reader.reader).__name__}: turns the images it reads, and crops would lie elsewhere; name "
                 'another "overwrite_image_reader_writer" in dataset.json, or reorient the files'
             )
 
     def write(self, case: str, folder: Path) -> bool:
-        """Write the crop of a case; return whether there is one."""
+        """Write the crop of a case; return whether a crop was written."""
         known = self.raw.taskset.annotated(case)
         for regions, what in ((self._parent_regions, "parent"), (self.labels.regions, "task")):
             if not all(known[region] for region in regions):
@@ -167,7 +168,7 @@ class _Crops:
             return self._leave_out("parent empty")
         values = self.labels.renumbered[label.labels]
         self._cut(case, files, folder, box, values.astype(np.uint8) if values.max() < 256 else values)
-        self._shares.append(np.prod([one.stop - one.start for one in box]) / inside.size)
+        self._shares.append(np.prod([side.stop - side.start for side in box]) / inside.size)
         return True
 
     def _cut(self, case: str, files: CaseFiles, folder: Path, box: Box, values: Any) -> None:
@@ -176,9 +177,9 @@ class _Crops:
         for channel, path in enumerate(images):
             _write(_crop(path, box, values.shape), folder / "imagesTr" / f"{case}_{channel:04d}{ending}")
         link_spacing(files.images[0], f"_0000{ending}", folder / "imagesTr" / f"{case}.json")
-        where = _crop(files.label, box, values.shape)
-        crop = SimpleITK.GetImageFromArray(values[box].reshape(where.GetSize()[::-1]))
-        crop.CopyInformation(where)
+        reference = _crop(files.label, box, values.shape)
+        crop = SimpleITK.GetImageFromArray(values[box].reshape(reference.GetSize()[::-1]))
+        crop.CopyInformation(reference)
         _write(crop, folder / "labelsTr" / f"{case}{ending}")
         link_spacing(files.label, ending, folder / "labelsTr" / f"{case}.json")
 
@@ -187,21 +188,24 @@ class _Crops:
         return False
 
     def left_out(self) -> str:
-        """Say why cases were left out, and how many."""
+        """Return a text with the number of cases left out for every reason."""
         return ", ".join(f"{number} {reason}" for reason, number in sorted(self._left_out.items())) or "none"
 
     def share(self) -> float:
-        """Return the mean share of an image's voxels that its crop has."""
+        """Return the mean share of an image's voxels that are in its crop."""
         return float(np.mean(self._shares))
 
 
 def _crop(path: Path, box: Box, shape: Sequence[int]) -> Any:
-    """Return the part of an image, with the origin of its own first voxel.
+    """Return the part of an image inside a box; the origin of the part is that of its first voxel.
 
     Args:
-        path: The image.
-        box: In the order of arrays, (Z, Y, X); a 2D image has one slice.
-        shape: Of the label map.
+        path: File of the image.
+        box: Slices in the order of arrays, (Z, Y, X); a 2D image has one slice in Z.
+        shape: Shape of the label map, (Z, Y, X).
+
+    Raises:
+        RawDatasetError: If the image cannot be read or has another shape.
     """
     if problem := file_problem(path):  # SimpleITK fills with zeros what a file lacks
         raise RawDatasetError(f"{path}: cannot be read ({problem}); write the image again")

@@ -1,4 +1,4 @@
-"""What an extract keeps of the `nnunet_mtl` block: some tasks, some questions, and the cases that know any of them."""
+"""The `nnunet_mtl` block of an extract: the chosen tasks and questions, and the cases annotated for any of them."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from nnunet_mtl.tasks import Case, Task, TaskSet
 
 @dataclass(frozen=True)
 class Chosen:
-    """Tasks and questions of a data set, in its order.
+    """The tasks and questions of an extract, in the order of the data set.
 
     Attributes:
         segmentations: Names of segmentation tasks.
@@ -27,31 +27,33 @@ class Chosen:
 
     @classmethod
     def from_names(cls, taskset: TaskSet, tasks: Collection[str], questions: Collection[str], source: str) -> "Chosen":
-        """Look the names up that somebody typed.
+        """Look up the names of a command line.
 
         Args:
-            taskset: Of the data set.
-            tasks: What was given with `-t`.
-            questions: What was given with `-q`.
+            taskset: Task set of the data set.
+            tasks: Names given with `-t`.
+            questions: Names given with `-q`.
             source: Name of the data set, for messages.
 
         Raises:
-            RawDatasetError: If a name is unknown, or there is none.
+            RawDatasetError: If a name is unknown, or no name is given.
         """
-        every = [task.name for task in taskset.tasks] + [task.name for task in taskset.regressions]
+        all_tasks = [task.name for task in taskset.tasks] + [task.name for task in taskset.regressions]
         known = {
-            "-t": ("task", every, tasks),
+            "-t": ("task", all_tasks, tasks),
             "-q": ("question", [question.name for question in taskset.classification], questions),
         }
-        for word, (what, names, given) in known.items():
+        for option, (what, names, given) in known.items():
             for name in given:
                 if name not in names:
                     raise RawDatasetError(
-                        f"{word} {shown(name)}: no such {what} in {source}{did_you_mean(name, names)}; "
+                        f"{option} {shown(name)}: no such {what} in {source}{did_you_mean(name, names)}; "
                         f"it has {listed(names) or 'none'}"
                     )
         if not tasks and not questions:
-            raise RawDatasetError(f"name at least one task with -t (there are {listed(every)}), or a question with -q")
+            raise RawDatasetError(
+                f"name at least one task with -t (there are {listed(all_tasks)}), or a question with -q"
+            )
         return cls(
             tuple(task.name for task in taskset.tasks if task.name in tasks),
             tuple(task.name for task in taskset.regressions if task.name in tasks),
@@ -60,24 +62,31 @@ class Chosen:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of them."""
+        """Names of all chosen tasks and questions."""
         return (*self.segmentations, *self.regressions, *self.questions)
 
 
 def restricted(taskset: TaskSet, chosen: Chosen) -> TaskSet:
-    """Return the tasks and cases of an extract; its labels are numbered by `TaskLabels`, and are not in here.
+    """Return the task set of an extract, whose block `TaskSet.to_block` writes.
+
+    Regions and label values stay those of the data set; `TaskLabels` numbers the labels of the extract. References to
+    a task or region that is not kept (parent, overlapping task, evidence, the region of a regression) are removed;
+    `dropped` names them.
 
     Args:
-        taskset: Of the data set, or of a folder of references.
-        chosen: What is kept. What it speaks of that is not kept (parent, overlapping tasks, the region that is the
-            evidence or bounds a regression) is dropped; `dropped` says it.
+        taskset: Task set of the data set, or of a folder of references.
+        chosen: Tasks and questions that are kept.
 
     Returns:
-        What is written with `TaskSet.to_block`. Cases in which nothing chosen is known are left out.
+        The task set without the cases that have neither an annotation nor an answer of what is chosen.
     """
     regions = {taskset.regions[region] for region in regions_of(taskset, chosen.segmentations)}
     tasks = tuple(_task(task, chosen) for task in taskset.tasks if task.name in chosen.segmentations)
-    names = {name for task in tasks for name in (task.name, *task.regions, *(f"{task.name}/{r}" for r in task.regions))}
+    names = {
+        name
+        for task in tasks
+        for name in (task.name, *task.regions, *(f"{task.name}/{region}" for region in task.regions))
+    }
     names |= set(chosen.regressions)
     kept = [task for task in taskset.regressions if task.name in chosen.regressions]
     first = min((task.channel for task in taskset.regressions), default=0)
@@ -91,7 +100,8 @@ def restricted(taskset: TaskSet, chosen: Chosen) -> TaskSet:
             for place, task in enumerate(sorted(kept, key=lambda task: task.channel))
         ),
         classification=tuple(
-            replace(one, evidence=one.evidence if one.evidence in regions else None) for one in questions
+            replace(question, evidence=question.evidence if question.evidence in regions else None)
+            for question in questions
         ),
         cases={name: case for name, case in cases.items() if case.annotated or case.classes},
     )
@@ -114,10 +124,10 @@ def _case(case: Case, names: Collection[str], questions: Collection[str]) -> Cas
 
 
 def dropped(before: TaskSet, after: TaskSet) -> Iterator[str]:
-    """Yield a line for everything that a kept task or question said of what is not kept."""
-    of_task = {task.name: task for task in before.tasks}
+    """Yield a line for every reference to a task or region that `restricted` removed."""
+    old_tasks = {task.name: task for task in before.tasks}
     for task in after.tasks:
-        old = of_task.get(task.name, task)
+        old = old_tasks.get(task.name, task)
         if old.parent != task.parent:
             yield f"{task.name}: its parent {old.parent} is not kept; it is learnt everywhere"
         gone = [other for other in old.overlaps if other not in task.overlaps]
@@ -136,25 +146,25 @@ def dropped(before: TaskSet, after: TaskSet) -> Iterator[str]:
 
 
 def channels_kept(taskset: TaskSet, chosen: Chosen | None) -> list[int] | None:
-    """Return the numbers of the channels an extract has: all images, and the targets of the chosen regressions.
+    """Return the numbers of the channels of an extract: all images, and the targets of the chosen regressions.
 
     Args:
-        taskset: Of the data set.
-        chosen: None for the images alone.
+        taskset: Task set of the data set.
+        chosen: Tasks and questions that are kept; None for the images alone.
 
     Returns:
-        Ascending; None where every channel is an image.
+        Numbers in ascending order; None if every channel of the data set is an image.
     """
     if not taskset.regressions:
         return None
-    wanted = chosen.regressions if chosen is not None else ()
+    kept = chosen.regressions if chosen is not None else ()
     targets = {task.channel: task.name for task in taskset.regressions}
     images = range(min(targets))
-    return [*images, *(channel for channel in sorted(targets) if targets[channel] in wanted)]
+    return [*images, *(channel for channel in sorted(targets) if targets[channel] in kept)]
 
 
 def channel_names(dataset_json: Mapping[str, Any], kept: Iterable[int] | None) -> dict[str, Any]:
-    """Return the key of the new `dataset.json` that names its channels; empty where nothing changes."""
+    """Return the key of `dataset.json` with the names of the kept channels; empty if `kept` is None."""
     if kept is None:
         return {}
     key = "channel_names" if "channel_names" in dataset_json else "modality"

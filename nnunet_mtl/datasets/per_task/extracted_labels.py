@@ -1,6 +1,6 @@
-"""The labels of some tasks of a data set, numbered anew for a data set of their own."""
+"""Numbers the labels of some tasks anew, for a data set that holds these tasks alone."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ class TaskLabels:
     """The labels of some tasks, numbered without gaps.
 
     Attributes:
-        labels: As in `dataset.json`: nnU-Net's regions if one of them has several label values, plain integers else.
-        order: `regions_class_order`; None for plain integers.
-        renumbered: The new value of each value of the data set, (V,); 0 for those of other tasks.
-        regions: Numbers of the regions in the data set, in nnU-Net's order.
+        labels: The key `labels` of `dataset.json`: nnU-Net's regions if a region has several label values, otherwise
+            plain integers.
+        order: The key `regions_class_order`; None for plain integers.
+        renumbered: The new value of every label value of the data set, (V,); 0 for values of other tasks.
+        regions: Numbers of the tasks' regions in the data set, in nnU-Net's order.
     """
 
     labels: dict[str, Any]
@@ -31,12 +32,13 @@ class TaskLabels:
 
     @classmethod
     def of_tasks(cls, taskset: TaskSet, tasks: Collection[str], *, plain: bool = True) -> "TaskLabels":
-        """Number the labels of some tasks anew; the order of regions is nnU-Net's of the data set.
+        """Number the labels of some tasks anew; regions keep nnU-Net's order in the data set.
 
         Args:
-            taskset: Of the data set.
-            tasks: Their names; without any there is one label, `NOTHING`, that no voxel has.
-            plain: Whether regions of a single value each are plain integers; our block needs regions.
+            taskset: Task set of the data set.
+            tasks: Names of the tasks; without a task there is one label, `NOTHING`, that no voxel has.
+            plain: Whether labels become plain integers if every region has a single value; False with our block, which
+                needs regions.
         """
         regions = regions_of(taskset, tasks)
         leaves = sorted({leaf for region in regions for leaf in taskset.region_labels[region]})
@@ -46,7 +48,7 @@ class TaskLabels:
             return cls({"background": 0, NOTHING: [1, 1]}, [1], renumbered, ())
         renumbered[leaves] = range(1, len(leaves) + 1)
         values = {region: renumbered[list(taskset.region_labels[region])].tolist() for region in regions}
-        single = all(len(of_region) == 1 for of_region in values.values())
+        single = all(len(new) == 1 for new in values.values())
         order = [_painted(region, values, int(renumbered[taskset.regions_class_order[region]])) for region in regions]
         labels: dict[str, Any] = {"background": 0}
         for region, new in values.items():
@@ -57,17 +59,18 @@ class TaskLabels:
         return cls(labels, None if plain and single else order, renumbered, regions)
 
     def of_case(self, taskset: TaskSet, case: str) -> Values:
-        """Return the new values, (V,), without those of which nobody annotated anything in a case.
+        """Return the new values, (V,), with 0 for every value that lies in no region of an annotated task of a case.
 
-        A value may be in regions of several tasks, and of these another one was annotated: in the new data set it would
-        contradict what is said of the case.
+        A label map can hold such a value, because the value may also be in a region of an annotated task that is not
+        extracted. In the new data set it would contradict the annotation of the case.
 
         Raises:
-            TaskSetError: If the case is not in the block.
+            TaskSetError: If the block does not list the case.
         """
         annotated = {taskset.tasks[index].name for index in taskset.annotated_tasks(case)}
         values = self.renumbered.copy()
-        known = {leaf for one in regions_of(taskset, annotated) if one in self.regions for leaf in _all(taskset, one)}
+        kept = [region for region in regions_of(taskset, annotated) if region in self.regions]
+        known = {leaf for region in kept for leaf in taskset.region_labels[region]}
         for leaf in range(1, len(values)):
             if leaf not in known and leaf != taskset.ignore_label:
                 values[leaf] = 0
@@ -83,18 +86,14 @@ def regions_of(taskset: TaskSet, tasks: Collection[str]) -> tuple[int, ...]:
 
 
 def structure_of(taskset: TaskSet, task: str) -> tuple[int, ...]:
-    """Return the label values of a task's structure: those of any of its regions, ascending."""
-    return tuple(sorted({leaf for region in regions_of(taskset, [task]) for leaf in _all(taskset, region)}))
-
-
-def _all(taskset: TaskSet, region: int) -> Sequence[int]:
-    return taskset.region_labels[region]
+    """Return the label values of all regions of a task, ascending."""
+    return tuple(sorted({leaf for region in regions_of(taskset, [task]) for leaf in taskset.region_labels[region]}))
 
 
 def _painted(region: int, values: dict[int, list[int]], given: int) -> int:
-    """Return what is painted for a region: as in the data set, unless that now belongs to an inner region alone."""
-    own = set(values[region])
+    """Return the value painted for a region: `given`, or the least other one if `given` belongs to an inner region."""
+    outside_inner = set(values[region])
     for others in values.values():
         if set(others) < set(values[region]):
-            own -= set(others)
-    return given if given in own or not own else min(own)
+            outside_inner -= set(others)
+    return given if given in outside_inner or not outside_inner else min(outside_inner)

@@ -1,7 +1,7 @@
-"""`nnunet_mtl merge-predictions`: the predictions of one network per task as if one network had made them.
+"""`nnunet_mtl merge-predictions`: merges the predictions of one network per task into those of one network.
 
-The union is painted as nnU-Net paints regions, so it loses what a later region covers; beside it stands each task's
-own map, as `nnunet_mtl predict --save-per-task` writes it, in which nothing is lost.
+The merged map is painted as nnU-Net paints regions, so a later region covers an earlier one. The map of every task
+beside it, as `nnunet_mtl predict --save-per-task` writes it, keeps covered voxels.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from nnunet_mtl.tasks import without_cases, write_dataset_json
 
 
 def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> str:
-    """Merge folders of predictions, each of which knows some regions of a data set.
+    """Merge folders of predictions, each for some regions of a data set.
 
     Args:
         source: Folder of the data set in `nnUNet_raw`.
-        folders: What `nnUNetv2_predict` wrote with networks trained on extracts of it.
-        output: Gets the maps of all tasks, a folder of maps for each task, `dataset.json`, and the answers to
-            image-level questions, as `nnunet_mtl evaluate` reads them, and the values of regression tasks.
+        folders: Folders that `nnUNetv2_predict` wrote with networks trained on extracts of the data set.
+        output: Gets the merged maps, a folder of maps for every task, `dataset.json`, the answers to image-level
+            questions and the maps of regression tasks, all in the form that `nnunet_mtl evaluate` reads.
 
     Returns:
-        Text for the user: the regions that nobody predicts, if any, and what was made.
+        Text for the user: regions without a prediction, if any, and the folder written.
 
     Raises:
-        UserError: If anything is wrong, with every problem; nothing is written then.
+        UserError: If an argument or a file is invalid, with every problem; nothing is written then.
     """
     raw = RawDataset.read(source)
     problems: list[str] = []
@@ -54,7 +54,7 @@ def merge_predictions(source: Path, folders: Sequence[Path], output: Path) -> st
     text = f"merged {len(cases)} cases of {len(opened)} folders{_with(answered, list(values))}: {output}; "
     text += f"next: nnunet_mtl evaluate -pred {output}"
     text += f" -ref FOLDER -d {source.name}"
-    missing = [name for name, there in zip(raw.taskset.regions, merge.predicted, strict=True) if not there]
+    missing = [name for name, predicted in zip(raw.taskset.regions, merge.predicted, strict=True) if not predicted]
     if missing:
         text = f"no folder predicts {listed(missing)}: background in every map, so their scores say nothing\n{text}"
     return "\n".join([*notes, text])
@@ -67,55 +67,60 @@ def _with(answered: Sequence[str], values: Sequence[str]) -> str:
 
 
 class _Merge:
-    """The folders, and the maps that are made of them."""
+    """Merges the label maps of several folders of predictions."""
 
     def __init__(self, raw: RawDataset, folders: Sequence[PredictionFolder], reader: LabelMapReader) -> None:
         self.raw, self.folders, self.reader = raw, folders, reader
         regions = range(len(raw.taskset.regions))
         self.predicted = tuple(any(region in folder.channels for folder in folders) for region in regions)
-        owners = {owner for owner, there in zip(raw.taskset.task_of_region, self.predicted, strict=True) if there}
+        pairs = zip(raw.taskset.task_of_region, self.predicted, strict=True)
+        owners = {owner for owner, is_predicted in pairs if is_predicted}
         names = [raw.taskset.tasks[owner].name for owner in sorted(owners)]
         self.task_maps = task_maps(raw.taskset, names, without_cases(raw.dataset_json))
 
     def open(self, folder: Path) -> None:
-        """Describe the maps."""
+        """Write the `dataset.json` of the merged maps and of the maps of every task."""
         write_dataset_json(folder / "dataset.json", without_cases(self.raw.dataset_json))
         for task in self.task_maps:
             (folder / task.name).mkdir()
             write_dataset_json(folder / task.name / "dataset.json", task.dataset_json)
 
     def write(self, case: str, folder: Path) -> None:
-        """Write the maps of a case, unless something is wrong with one of those it is made of."""
+        """Write the merged map of a case and the maps of its tasks, unless a map of a folder has a problem."""
         n_problems = len(self.reader.problems)
         name = f"{case}{self.raw.file_ending}"
         maps: list[LabelMap] = []
-        for one in self.folders:
-            found = self.reader.read(one.folder / name, one.n_values, maps[0] if maps else None)
-            maps += [] if found is None else [found]
+        for prediction in self.folders:
+            label_map = self.reader.read(prediction.folder / name, prediction.n_values, maps[0] if maps else None)
+            maps += [] if label_map is None else [label_map]
         if len(self.reader.problems) > n_problems:
             return
-        together = combinations([one.labels for one in maps])
-        there: Table = np.logical_or.reduce(
-            [one.regions(together.values[:, i], len(self.predicted)) for i, one in enumerate(self.folders)]
+        together = combinations([label_map.labels for label_map in maps])
+        regions: Table = np.logical_or.reduce(
+            [
+                prediction.regions(together.values[:, column], len(self.predicted))
+                for column, prediction in enumerate(self.folders)
+            ]
         )
-        union = painted(there, self.raw.taskset.regions_class_order)
+        union = painted(regions, self.raw.taskset.regions_class_order)
         self.reader.write(folder / name, union[together.of_voxel], maps[0])
         for task in self.task_maps:
-            own = painted(there[:, list(task.channels)], task.dataset_json["regions_class_order"])
-            self.reader.write(folder / task.name / name, own[together.of_voxel], maps[0])
+            values = painted(regions[:, list(task.channels)], task.dataset_json["regions_class_order"])
+            self.reader.write(folder / task.name / name, values[together.of_voxel], maps[0])
 
 
 def _cases(folders: Sequence[PredictionFolder], ending: str, problems: list[str]) -> list[str]:
-    """Return the cases that any folder has; one that another lacks is a problem."""
-    of_folder = [
-        {path.name.removesuffix(ending) for path in one.folder.glob(f"[!.]*{ending}") if path.is_file()}
-        for one in folders
+    """Return the cases of all folders, sorted; a folder that lacks a case is a problem."""
+    predicted = [
+        {path.name.removesuffix(ending) for path in prediction.folder.glob(f"[!.]*{ending}") if path.is_file()}
+        for prediction in folders
     ]
-    cases = sorted(set().union(*of_folder))
-    for one, there in zip(folders, of_folder, strict=True):
-        missing = [case for case in cases if case not in there]
+    cases = sorted(set().union(*predicted))
+    for prediction, names in zip(folders, predicted, strict=True):
+        missing = [case for case in cases if case not in names]
         if missing:
-            problems.append(f"{one.folder}: {len(missing)} case(s) missing: {listed(missing)}; predict them")
+            problems.append(f"{prediction.folder}: {len(missing)} case(s) missing: {listed(missing)}; predict them")
     if not cases and not problems:
-        raise LabelMapError(f"no prediction named *{ending} in {listed(str(one.folder) for one in folders)}; check -i")
+        places = listed(str(prediction.folder) for prediction in folders)
+        raise LabelMapError(f"no prediction named *{ending} in {places}; check -i")
     return cases

@@ -1,4 +1,4 @@
-"""The image-level answers of several networks in the two tables that one network would have written."""
+"""Merges the image-level answers of several networks into one `classification.csv` and `classification.json`."""
 
 import csv
 import io
@@ -19,31 +19,31 @@ CSV_NAME, JSON_NAME = "classification.csv", "classification.json"
 def merge_answers(
     folders: Sequence[Path], questions: Collection[str], cases: Collection[str], output: Path
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Write the answers of folders of predictions into one table, and what is stored beside them.
+    """Write the answers of several folders of predictions into one table and one JSON file.
 
     Args:
-        folders: Some of them hold a `classification.csv`, as `nnunet_mtl predict` writes it.
-        questions: Of the data set; what else a table holds is left out.
-        cases: Names of those that are merged.
-        output: Gets `classification.csv` if any question is answered, and `classification.json` if every folder that
+        folders: Folders of predictions; some hold a `classification.csv` of `nnunet_mtl predict`.
+        questions: Names of the data set's questions; answers to others are left out.
+        cases: Names of the merged cases.
+        output: Gets `classification.csv` if a question is answered, and `classification.json` if every folder with
             answers has one.
 
     Returns:
-        The questions that are answered, and a line for each whose answers are not those of the cases.
+        The answered questions, and a line for every question whose answered cases are not the merged cases.
 
     Raises:
-        UserError: If a table cannot be read, or two folders answer a question.
+        UserError: If a table cannot be read, or two folders answer the same question.
     """
     answered: dict[str, Path] = {}
     notes: list[str] = []
     for folder in folders:
         path = folder / CSV_NAME
-        for question, of_question in (read_answers(path) if path.is_file() else {}).items():
+        for question, answers in (read_answers(path) if path.is_file() else {}).items():
             if question in answered:
                 raise RawDatasetError(f"question {question}: answered by {answered[question]} and {folder}; give one")
             if question in questions:
                 answered[question] = folder
-                notes += unmatched(f"{path}: question {spelt(question)}", of_question, cases)
+                notes += unmatched(f"{path}: question {spelt(question)}", answers, cases)
     if answered:
         (output / CSV_NAME).write_text(_table(answered), encoding="utf-8")
     if answered and all((folder / JSON_NAME).is_file() for folder in answered.values()):
@@ -69,8 +69,8 @@ def _stored(answered: dict[str, Path]) -> dict[str, Any]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             tasks[question] = content["tasks"][question]
-            for case, of_case in content["cases"].items():
-                cases.setdefault(case, {})[question] = of_case[question]
+            for case, answers in content["cases"].items():
+                cases.setdefault(case, {})[question] = answers[question]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RawDatasetError(
                 f"{path}: is not what nnunet_mtl predict writes; predict again, or remove it"

@@ -1,4 +1,4 @@
-"""The values per voxel that several networks predict, gathered in the folders that one network would have written."""
+"""Merges the regression maps of several networks into the folders that one network would have written."""
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -7,46 +7,46 @@ from pathlib import Path
 from nnunet_mtl.common.messages import listed
 from nnunet_mtl.datasets.file_integrity import file_problem
 
-FOLDER = "regression"  # of predictions, as `nnunet_mtl predict` names it
+FOLDER = "regression"  # folder of regression maps in a folder of predictions of `nnunet_mtl predict`
 
 
 def find_values(
     folders: Sequence[Path], tasks: Sequence[str], cases: Collection[str], file_ending: str, problems: list[str]
 ) -> dict[str, Path]:
-    """Find out which folder of predictions has the maps of which regression task.
+    """Return by regression task the folder that holds its maps.
 
     Args:
-        folders: Some of them hold maps in `regression/<task>`, as `nnunet_mtl predict` writes them.
-        tasks: Of the data set; maps of others are left out.
-        cases: Names of the cases, each of which must have a map of a task that any has.
-        file_ending: Of the maps.
-        problems: Gets a line for a task that two folders have, for cases without a map and for maps that are not whole.
+        folders: Folders of predictions; some hold maps in `regression/<task>`, as `nnunet_mtl predict` writes them.
+        tasks: Names of the data set's regression tasks; maps of other tasks are left out.
+        cases: Names of the cases; a task with any map must have a map of every case.
+        file_ending: Ending of the maps' file names.
+        problems: Gets a line for a task in two folders, for cases without a map, and for a damaged map.
 
     Returns:
-        The folder of the maps of each task that any folder has.
+        Folders of maps by task, for the tasks that have maps.
     """
-    found: dict[str, Path] = {}
+    places: dict[str, Path] = {}
     for task in tasks:
         having = [folder for folder in folders if any((folder / FOLDER / task).glob(f"[!.]*{file_ending}"))]
         if len(having) > 1:
             problems.append(f"task {task}: predicted by {' and '.join(str(folder) for folder in having)}; give one")
         for folder in having[:1]:
-            found[task] = folder / FOLDER / task
-            missing = [case for case in cases if not (found[task] / f"{case}{file_ending}").is_file()]
+            places[task] = folder / FOLDER / task
+            missing = [case for case in cases if not (places[task] / f"{case}{file_ending}").is_file()]
             if missing:
-                problems.append(f"{found[task]}: {len(missing)} case(s) missing: {listed(missing)}; predict them")
-            there = (found[task] / f"{case}{file_ending}" for case in cases if case not in missing)
-            problems += [f"{path}: {problem}; predict it again" for path in there if (problem := file_problem(path))]
-    return found
+                problems.append(f"{places[task]}: {len(missing)} case(s) missing: {listed(missing)}; predict them")
+            maps = (places[task] / f"{case}{file_ending}" for case in cases if case not in missing)
+            problems += [f"{path}: {problem}; predict it again" for path in maps if (problem := file_problem(path))]
+    return places
 
 
 def merge_values(found: Mapping[str, Path], cases: Collection[str], file_ending: str, output: Path) -> None:
     """Copy the maps of the tasks to `regression/<task>` in `output`, byte by byte.
 
     Args:
-        found: The folder of the maps of each task.
+        found: Folders of maps by task, see `find_values`.
         cases: Names of the cases to copy.
-        file_ending: Of the maps.
+        file_ending: Ending of the maps' file names.
         output: Folder of the merged predictions.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The regions of a stock data set taken for tasks."""
+"""Turns every region of a stock data set into a task."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +10,19 @@ from nnunet_mtl.tasks import Task, TaskSet
 
 
 class RegionNameError(UserError):
-    """The name of a region cannot be that of a task, after which folders are named."""
+    """The name of a region is no valid task name, because folders are named after tasks."""
 
 
 def with_region_tasks(taskset: TaskSet, source: Path) -> TaskSet:
-    """Return a task set in which every region is a task, inside the smallest region that contains it: nested labels.
+    """Return a task set in which every region is a task; its parent is the smallest region that contains it.
 
     Args:
-        taskset: Without a block.
-        source: Its file, for messages.
+        taskset: Task set of a data set without a block.
+        source: File of the data set, for messages.
 
     Raises:
-        RegionNameError: If a region's name would not do for a folder, or two differ only in case or Unicode form.
+        RegionNameError: If the name of a region is no valid folder name, or two names differ only in case or Unicode
+            form.
     """
     for region in taskset.regions:
         if problem := name_problem(region):
@@ -37,4 +38,6 @@ def with_region_tasks(taskset: TaskSet, source: Path) -> TaskSet:
         outer = [other for other in taskset.regions if labels[region] < labels[other]]
         return min(outer, key=lambda other: len(labels[other]), default=None)
 
-    return replace(taskset, tasks=tuple(Task(one, (one,), (one,), parent(one)) for one in taskset.regions))
+    return replace(
+        taskset, tasks=tuple(Task(region, (region,), (region,), parent(region)) for region in taskset.regions)
+    )

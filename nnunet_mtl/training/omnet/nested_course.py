@@ -1,4 +1,4 @@
-"""The course of nested tasks: a pool of patches for each, begun one after the other, from coarse to fine."""
+"""The course of nested tasks: a pool of patches for every task, and a curriculum from coarse to fine."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,10 +22,9 @@ ACTIVE, DRAWN, MOVED_PATCHES, MOVED_VOXELS = "active", "drawn", "moved_patches",
 class NestedCourse(Course):
     """Teaches tasks that lie inside each other in one pass, as OM-Net is trained; see `docs/methods/om_net.md`.
 
-    From the block, or from regions inside regions, it makes the nested tasks (`nested_tasks`), which have a term of the
-    loss each; the network, the plans and prediction know the tasks of `dataset.json`. Where nothing is nested, every
-    task is learnt from every patch, as by other trainers. Validation patches are nnU-Net's own, and all annotated
-    regions count in them.
+    The course makes nested tasks (`nested_tasks`) from the block, or from regions inside regions. Every nested task has
+    a term of the loss; network, plans and prediction keep the tasks of `dataset.json`. If no task is nested, every
+    patch teaches every task, as in other trainers. Validation patches are nnU-Net's own, with all annotated regions.
     """
 
     def __init__(self, cases: TaskSet, settings: Settings) -> None:
@@ -35,13 +34,13 @@ class NestedCourse(Course):
         self._tasks = self.cases.tasks
         self._transfer = Transfer(self.cases, settings.transfer_thresholds if settings.transfer else ())
         self._curriculum = _curriculum(settings, self._transfer.levels)
-        # in shared memory: the processes that load data see when a pool opens
+        # in shared memory, so that the worker processes that load data see when a pool opens
         self._open = torch.ones(len(self._transfer.pools), dtype=torch.uint8)
         self._open.share_memory_()  # type: ignore[no-untyped-call]
         self._counts = self._no_counts()
 
     def describe(self) -> Iterable[str]:
-        """Say what is nested and when each task begins."""
+        """Yield lines for the log: the nested tasks, and the epochs in which tasks begin."""
         yield from self._notes
         transfer = f"at {self._settings.transfer_threshold} of a patch" if self._settings.transfer else "off"
         begins = zip(self._tasks, self._curriculum.begins, strict=True)
@@ -53,7 +52,7 @@ class NestedCourse(Course):
     # ---- data
 
     def patch_loader(self, *args: Any, training: bool, **kwargs: Any) -> Any:
-        """Return a loader that draws from pools, for the training cases."""
+        """Return a loader that draws from pools for training, and the default loader for validation."""
         if not training:
             return super().patch_loader(*args, training=training, **kwargs)
         labels = self.cases.region_labels
@@ -70,7 +69,7 @@ class NestedCourse(Course):
     # ---- an epoch
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draw from the pools of the tasks that have begun."""
+        """Open the pools of the tasks that have begun, and reset the counts of the epoch."""
         weights = self._curriculum.weights(epoch)
         for index, pool in enumerate(self._transfer.pools):
             parent_of = zip(self._transfer.parents, weights, strict=True)
@@ -78,7 +77,7 @@ class NestedCourse(Course):
         self._counts = self._no_counts()
 
     def end_epoch(self, epoch: int) -> tuple[dict[str, float], str]:
-        """Return how many patches came from each pool, what moved between pools, and the weights of the tasks."""
+        """Return the numbers of patches drawn from pools and moved between pools, and the weights of the tasks."""
         counts = {key: values.sum(0) for key, values in gathered([self._counts]).items()}
         weights = self._curriculum.weights(epoch)
         values = {
@@ -105,9 +104,9 @@ class NestedCourse(Course):
     # ---- a step
 
     def teaching(self, annotated: Tensor, target: Tensor, batch: Mapping[str, Any], epoch: int) -> Tensor:
-        """Return which regions the loss may read: those of the tasks a sample's pool, or what it shows, teaches.
+        """Return the regions that the loss may read, (B, R) bool: those of tasks that a sample teaches by `Transfer`.
 
-        A batch that says nothing of pools teaches all that is annotated in it.
+        A batch without pools, as in validation, teaches all its annotated regions.
         """
         if KEY not in batch:
             return annotated
@@ -120,12 +119,12 @@ class NestedCourse(Course):
         return read
 
     def term_weights(self, epoch: int) -> Mapping[str, float]:
-        """Return the weight of every task's term in this epoch of the curriculum."""
+        """Return the weights of the curriculum in an epoch by the name of the task's term."""
         weights = self._curriculum.weights(epoch)
         return {f"segmentation/{task.name}": weight for task, weight in zip(self._tasks, weights, strict=True)}
 
     def resting_parameters(self, network: Any, epoch: int) -> Iterable[nn.Parameter]:
-        """Return the heads of tasks that have not begun: over thousands of steps weight decay would shrink them."""
+        """Return the heads of tasks that have not begun, because weight decay would shrink these heads meanwhile."""
         rest = [task for task, weight in enumerate(self._curriculum.weights(epoch)) if weight == 0]
         layers = network.decoder.seg_layers
         return [parameter for layer in layers for task in rest for parameter in layer.tasks[task].parameters()]
@@ -147,7 +146,7 @@ class NestedCourse(Course):
         return ["anywhere" if pool < 0 else f"in {self._tasks[pool].name}" for pool in self._transfer.pools]
 
     def _of_tasks(self, what: str, values: Sequence[float]) -> dict[str, float]:
-        """Name values of all tasks as they are logged; of those in a parent, for the others are the same always."""
+        """Return values by their key of the log, for tasks with a parent; values of other tasks never change."""
         pairs = zip(self._tasks, values, strict=True)
         return {_key(what, task.name): value for task, value in pairs if task.parent is not None}
 
@@ -161,7 +160,7 @@ class NestedCourse(Course):
 
 
 def nested_head_options(tasks: TaskSet, settings: Settings) -> dict[str, Any]:
-    """Return the arguments of `NestedHead`, which knows the nested tasks; JSON-able."""
+    """Return the arguments of `NestedHead` that describe the nested tasks and their guidance, JSON-able."""
     nested = nested_tasks(tasks)
     return {
         "task_of_region": list(nested.task_of_region),

@@ -1,7 +1,7 @@
-"""From the tasks of a data set to tasks that lie inside each other: one head, one pool and one term of the loss each.
+"""Makes nested tasks, each with one head, one pool and one term of the loss, from the tasks of a data set.
 
-What is nested is read from `parent` between tasks, and inside a task from its regions: a BraTS data set as nnU-Net's
-users have it is one task of three regions, each inside the one before.
+Tasks are nested by `parent`; regions of one task are nested by their label values. A BraTS data set of nnU-Net, for
+example, is one task of three regions, and each region contains the next.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ Labels = Mapping[str, frozenset[int]]
 
 
 def nested_tasks(tasks: TaskSet) -> TaskSet:
-    """Return the task set with every region that lies inside another one of its task made a task of its own.
+    """Return the task set in which every region inside another region of its task becomes a task.
 
-    The outermost regions of a task stay together under its name (without a block, one alone under its own); a region
-    inside is a task of its name, whose parent is the task of the smallest region around it. A `parent` of the block is
-    kept where the task's labels lie inside those of one of the parent's tasks, the smallest; elsewhere it is dropped: a
-    vessel whose label is not one of the liver would be cut off there. What is annotated in a case stays what it was.
-    Applied to its own result it changes nothing.
+    The outermost regions of a task stay one task with its name (without a block, a single one has the region's name).
+    An inner region becomes a task with the region's name; its parent is the task of the smallest region around. The
+    `parent` of a task in the block becomes the smallest nested task of that parent which holds all labels of the task.
+    If there is none, the `parent` is dropped: a vessel with a label outside the liver would be cut off by the liver.
+    The annotated regions of cases stay the same, and a second call changes nothing.
 
     Args:
-        tasks: With cases or without.
+        tasks: The task set, with or without cases.
     """
     if not tasks.has_regions:
         return tasks
@@ -50,7 +50,7 @@ def parents(tasks: TaskSet) -> tuple[int, ...]:
 
 
 def ancestors(parent_of_task: Sequence[int], task: int) -> tuple[int, ...]:
-    """Return a task's parent, its parent's and so on, the nearest first."""
+    """Return the indices of a task's parent, the parent's parent and so on, the nearest first."""
     line: list[int] = []
     while (task := parent_of_task[task]) >= 0:
         line.append(task)
@@ -58,10 +58,10 @@ def ancestors(parent_of_task: Sequence[int], task: int) -> tuple[int, ...]:
 
 
 def notes(tasks: TaskSet) -> list[str]:
-    """Say in lines what is nested, which `parent` is not followed and why, and what a `parent` is missing for.
+    """Return lines for the log: the nested tasks, every `parent` that is not followed, and every missing `parent`.
 
     Args:
-        tasks: As `dataset.json` has them.
+        tasks: The task set of `dataset.json`.
     """
     nested, labels = nested_tasks(tasks), _labels(tasks)
     inside = [f"{spelt(task.name)} in {spelt(task.parent)}" for task in nested.tasks if task.parent is not None]
@@ -100,7 +100,7 @@ def _first(task: Task, nested: TaskSet) -> Task:
 
 
 def _split(task: Task, labels: Labels, taken: set[str], *, keeps_name: bool) -> list[Task]:
-    """Return a task's outermost regions as one task, which comes first, and each other one as a task of its own."""
+    """Return a task with the outermost regions of `task`, followed by one task for every inner region."""
     slot = dict(zip(task.regions, task.slots, strict=True))
     around = {
         region: min(
@@ -130,14 +130,14 @@ def _split(task: Task, labels: Labels, taken: set[str], *, keeps_name: bool) -> 
 
 
 def _around(task: Task, outer: Sequence[Task], labels: Labels) -> str | None:
-    """Return the name of the smallest of some tasks that holds all labels of another one, if one does."""
+    """Return the name of the smallest task in `outer` that holds all labels of `task`, or None."""
     inner = _union(task, labels)
     holding = [other for other in outer if inner <= _union(other, labels)]
     return min(holding, key=lambda other: len(_union(other, labels))).name if holding else None
 
 
 def _qualified(tasks: TaskSet, case: str, owner: Mapping[str, str]) -> Case:
-    """Name what is annotated in a case region by region, so that it does not depend on how tasks are cut."""
+    """Return a case that lists its annotated regions one by one, under the names of the nested tasks."""
     known = [region for region, is_known in zip(tasks.regions, tasks.annotated(case), strict=True) if is_known]
     regressed = [task.name for task in tasks.regressions if task.name in tasks.cases[case].annotated]
     return replace(tasks.cases[case], annotated=(*(f"{owner[region]}/{region}" for region in known), *regressed))

@@ -1,7 +1,7 @@
-"""Patches drawn in equal parts for the tasks of a chain: anywhere, around the whole, around the core.
+"""Draws patches in equal parts from pools: patches anywhere, around the whole tumour, around its core.
 
-After the three patch pools of OM-Net (Zhou et al., IEEE TIP 2020). The paper draws pools once and stores them; here a
-pool is a rule for where the next patch lies.
+After the three patch pools of OM-Net (Zhou et al., IEEE TIP 2020). The paper draws the patches once and stores them;
+here a pool is a rule for the position of the next patch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,21 @@ from torch import Tensor
 from nnunet_mtl.training.evidence_crops import EvidenceCropLoader
 
 KEY = "pool"
-"""Under it a batch says which pool each sample was drawn from."""
+"""Key of a batch that holds the pool of every sample, (B,)."""
 
 
 class PoolLoader(EvidenceCropLoader):
-    """nnU-Net's loader, whose samples come from pools in turn; a batch says from which.
+    """nnU-Net's loader, which draws samples from pools in turn and adds the pool of every sample to the batch.
 
-    A pool is a number and the regions in whose foreground its patches are centred; patches of the pool without regions
-    are drawn as `EvidenceCropLoader` draws them. A pool is open to a case in which a region of its tasks was annotated
-    and that has foreground to be centred on: of the pool's regions, or if these were not annotated, of the regions of
-    its tasks, which lie inside them. The pool without regions is open to all. The next patch comes from that open pool
-    of which the fewest were drawn for cases to which the same pools are open: each gives its equal share of any row of
-    their samples, whatever the size of a batch. Counted over all cases, those that are open to the pool without regions
-    alone would make up its share, and nothing would be drawn from it of the others: their outer regions would not be
-    learnt.
+    A pool has a number and regions; its patches are centred on the foreground of the regions. A pool without regions
+    draws patches as `EvidenceCropLoader` does. A pool is open to a case if a region of the pool's tasks is annotated
+    and the case has foreground of the pool's regions; if these regions are not annotated, foreground of the tasks'
+    regions, which lie inside, counts instead. The pool without regions is open to every case.
+
+    The next patch comes from the open pool with the fewest patches, counted over cases with the same open pools, so
+    that every pool has an equal share of their samples for any batch size. A count over all cases would be wrong: cases
+    that only the pool without regions is open to would fill its share, and the pool would draw nothing from other
+    cases, whose outer regions would then not be learnt.
 
     Args:
         *args: As of `EvidenceCropLoader`; the data set must know the foreground of annotated regions only
@@ -65,7 +66,7 @@ class PoolLoader(EvidenceCropLoader):
         overwrite_class: Any = None,
         verbose: bool = False,
     ) -> tuple[list[int], list[int]]:
-        """Choose a pool and then a patch of it."""
+        """Choose a pool, then a patch of the pool."""
         centres = [self._centres_in(class_locations or {}, pool) for pool in range(len(self.numbers))]
         pool = self._next([keys is None or bool(keys) for keys in centres])
         self._of_batch.append(self.numbers[pool])

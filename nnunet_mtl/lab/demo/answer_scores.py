@@ -1,4 +1,4 @@
-"""The image-level answers of a demonstration, held against the truth that the phantoms carry."""
+"""Scores of a demonstration's image-level answers against the true classes of the phantoms."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +18,16 @@ from nnunet_mtl.tasks import TaskSet, read_dataset_json
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered to a question with two classes.
+    """The answers to a question with two classes, and their scores.
 
     Attributes:
-        question: Its name.
+        question: Name of the question.
         classes: The two classes; probabilities are of the second.
         cases: Names of the labelled test cases, N of them.
-        probability: Of each labelled test case, (N,).
+        probability: Probability of the second class for each labelled test case, (N,).
         positive: Whether the second class is true, (N,) bool.
-        scores: AUC and the like.
-        interval: Of the AUC, 95 %; None where there are too few cases.
+        scores: Point metrics such as the AUC.
+        interval: 95 % interval of the AUC; None if there are too few cases.
     """
 
     question: str
@@ -44,7 +44,7 @@ class Answers:
         return self.scores.metrics["auc"]
 
     def answer_of(self, case: str) -> CaseAnswer | None:
-        """Return the answer for one case with the truth; None where the case has no label or no answer."""
+        """Return the answer for one case and the true class; None if the case has no label or no answer."""
         if case not in self.cases:
             return None
         index = self.cases.index(case)

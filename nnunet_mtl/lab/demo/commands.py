@@ -1,4 +1,4 @@
-"""Running console commands one after another, with their output in a log and a line for each on the terminal."""
+"""Runs console commands one after another; the output goes into a log, and the terminal shows one line per command."""
 
 import os
 import shlex
@@ -26,8 +26,8 @@ class CommandRunner:
         ran: Every finished command with its duration, in order.
 
     Args:
-        environment: Variables of the commands, complete.
-        log: File that takes everything they print.
+        environment: All environment variables of the commands.
+        log: File to which the output of the commands is appended.
         progress: Called with one line at a time.
     """
 
@@ -39,7 +39,7 @@ class CommandRunner:
         self._start = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Tell one line, with the time since the start."""
+        """Report one line, preceded by the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
         self._progress(f"[{minutes:2d}:{seconds:02d}] {text}")
 
@@ -48,10 +48,10 @@ class CommandRunner:
 
         Args:
             *words: The command and its arguments.
-            show: Turns a line of its output into one for the terminal, or None to keep it in the log only.
+            show: Turns a line of output into a line for the terminal; None keeps the line in the log only.
 
         Raises:
-            CommandError: If it does not end with status 0; the message has its last lines.
+            CommandError: If the command does not end with status 0; the message has the last lines of its output.
         """
         line = shlex.join(words)
         self.say(line)
@@ -75,7 +75,7 @@ class CommandRunner:
             text=True,
             errors="replace",
         ) as process:
-            assert process.stdout is not None  # it was asked for
+            assert process.stdout is not None  # because of PIPE
             for output in process.stdout:
                 write(output)
                 last = [*last[-14:], output]
@@ -92,18 +92,18 @@ def chain_environment(folder: Path, trainers: Path) -> dict[str, str]:
 
     Args:
         folder: Holds `nnUNet_raw`, `nnUNet_preprocessed` and `nnUNet_results`.
-        trainers: The folder nnU-Net is to search for trainers.
+        trainers: Folder in which nnU-Net searches for trainers.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
     folders = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    # Passive waiting: on a machine that others use too, threads that spin for each other take several times as long.
+    # Passive waiting: threads that spin while they wait take several times as long on a machine with other users.
     few_workers = {"nnUNet_def_n_proc": "2", "nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return {**inherited, **folders, **few_workers, "nnUNet_extTrainer": str(trainers), "PYTHONUNBUFFERED": "1"}
 
 
 def _executable(name: str) -> str:
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
+    executable = str(beside) if beside.is_file() else shutil.which(name)
+    if executable is None:
         raise CommandError(f"{name} is neither beside {sys.executable} nor on the PATH; install nnunet_mtl again")
-    return found
+    return executable

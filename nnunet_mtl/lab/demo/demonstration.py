@@ -1,4 +1,4 @@
-"""The demonstration: data made here, nnU-Net's own commands from planning to prediction, scores and a page."""
+"""The demonstration: generates data, runs nnU-Net's own commands, scores the predictions and writes a page."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ class DemoError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """What was asked for on the command line; see there."""
+    """The options of `nnunet_mtl demo`; its help describes them."""
 
     folder: Path
     data: str = "phantom"
@@ -58,17 +58,17 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions, progress: Any = print) -> str:
-    """Run the chain in a folder of its own.
+    """Run all steps of the demonstration in one folder.
 
     Args:
         options: What to run.
         progress: Called with one line at a time.
 
     Returns:
-        The last line: headline figures, and where the page is.
+        The last line for the terminal: headline figures and the path of the page.
 
     Raises:
-        DemoError: If the folder holds something else, or the options do not go together.
+        DemoError: If the folder holds files of somebody else, or the options contradict each other.
         CommandError: If a command of the chain fails.
     """
     if options.compare and options.data == "real":
@@ -107,7 +107,7 @@ def run_demo(options: DemoOptions, progress: Any = print) -> str:
 
 
 def _own_folder(folder: Path) -> Path:
-    """Make the folder anew; one that the demonstration did not make is never touched."""
+    """Delete and make the folder; a folder that the demonstration did not make is never changed."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARKER).is_file():
             raise DemoError(f"{folder}: holds files the demonstration did not write; give another --folder")
@@ -121,7 +121,7 @@ def _own_folder(folder: Path) -> Path:
 def _device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
-    import torch  # seconds; not needed where the device is named
+    import torch  # the import takes seconds, and is needed for "auto" only
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -1,6 +1,6 @@
 """Figures of a run as PNG bytes: training curves, bars side by side, answers.
 
-Drawn on `Figure` objects of their own: nothing here reads or changes pyplot's state or needs a display.
+The figures are drawn on new `Figure` objects, so no function reads or changes pyplot's state or needs a display.
 """
 
 import math
@@ -50,8 +50,8 @@ def bars_figure(groups: Sequence[str], series: Mapping[str, Sequence[float | Non
 
     Args:
         groups: Names of the groups, from top to bottom.
-        series: One value per group by the name of the series; None or NaN where there is none.
-        label: What the values are; their axis runs from 0 to 1.
+        series: One value per group by the name of the series; None or NaN for a missing value.
+        label: Name of the values' axis, which runs from 0 to 1.
     """
     thickness = 0.8 / max(len(series), 1)
     figure = Figure(figsize=(8, 0.9 + 0.26 * len(groups) * (len(series) + 0.5)), dpi=DPI, layout="constrained")
@@ -73,17 +73,17 @@ def bars_figure(groups: Sequence[str], series: Mapping[str, Sequence[float | Non
 
 
 def answers_figure(probability: npt.NDArray[np.floating[Any]], positive: Mask, classes: Sequence[str]) -> bytes:
-    """Draw every case's probability, apart by what is true, and the ROC curve where both classes occur.
+    """Draw the probability of every case, in a row for each true class, and the ROC curve if both classes occur.
 
     Args:
-        probability: Of the second class, (N,).
-        positive: Whether it is true, (N,).
+        probability: Probability of the second class, (N,).
+        positive: Whether the second class is true, (N,).
         classes: Names of the two classes.
     """
     figure = Figure(figsize=(10, 3.8), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for row, (name, of_class) in enumerate(zip(classes, (~positive, positive), strict=True)):
-        values = np.sort(probability[of_class])
+    for row, (name, is_class) in enumerate(zip(classes, (~positive, positive), strict=True)):
+        values = np.sort(probability[is_class])
         # spread over the height of a row, so that equal values stay apart
         heights = row + 0.5 * ((np.arange(len(values)) * 0.618) % 1 - 0.5)
         left.plot(values, heights, "o", color=line_colour(row), alpha=0.7, label=f"{name} ({len(values)})")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: no script, no host, no file beside it."""
+"""One self-contained HTML page about a run: the page needs no script, no host and no other file."""
 
 import base64
 import math
@@ -29,7 +29,7 @@ class DiceRow:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with what it shows; the caption is also the text for those who cannot see it."""
+    """A PNG and its caption, which is also the alternative text of the image."""
 
     caption: str
     png: bytes
@@ -45,7 +45,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What another training came to on the same cases."""
+    """The result of another training on the same cases."""
 
     text: str
     picture: Picture
@@ -54,20 +54,20 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class PageContent:
-    """Everything the page says, as plain data; sections without content are left out.
+    """The content of the page as plain data; sections without content are left out.
 
     Attributes:
         title: Heading and title of the page.
         summary: What was run and on what, in one paragraph.
-        headline: The few figures that matter, by what they are.
-        shows: What the figures mean, one sentence each.
-        shows_not: What they do not mean, one sentence each.
+        headline: The main figures by their names.
+        shows: Sentences that say what the figures mean.
+        shows_not: Sentences that say what the figures do not mean.
         commands: Every command in the order it ran.
         dice: The table of scores.
-        answers: Answers to the question about the whole image, if there was one.
+        answers: Answers to the image-level question, if the data set has one.
         overlays: Images with truth and prediction.
         curves: Training curves.
-        comparison: The other training, if there was one.
+        comparison: Result of the stock training, if there was one.
         settings: The schedule: setting names and values.
         versions: Names and versions of software, the device, the random seed.
     """
@@ -88,9 +88,9 @@ class PageContent:
 
 
 def write_page(content: PageContent, path: Path) -> Path:
-    """Write the page; its folder is made if missing.
+    """Write the page, and make its folder if it is missing.
 
-    Every text is escaped: names of cases and regions are the user's.
+    Every text is escaped, because the user chooses the names of cases and regions.
 
     Returns:
         `path`.

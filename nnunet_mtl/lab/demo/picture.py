@@ -1,6 +1,6 @@
 """The picture of a run: a slice of a test image, the outlines of every task, and the answer about the whole image.
 
-Drawn on a `Figure` of its own: nothing here reads or changes pyplot's state or needs a display.
+The picture is drawn on a new `Figure`, so no function reads or changes pyplot's state or needs a display.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class CaseAnswer:
     Attributes:
         question: Name of the question.
         classes: Names of the two classes.
-        probability: Of the second class, 0..1.
+        probability: Probability of the second class, 0..1.
         positive: Whether the second class is true.
     """
 
@@ -49,9 +49,9 @@ def outlines_figure(
         image: Intensities, (Z, Y, X).
         truth: Reference label map, (Z, Y, X).
         prediction: Predicted label map, (Z, Y, X).
-        regions: Label values of every region; a region's outline has `region_colour` of its place here.
+        regions: Label values of every region; the position of a region in this mapping decides its `region_colour`.
         spacing_mm: Voxel size in mm, (Z, Y, X).
-        answer: The answer about this image; without one there is no panel for it.
+        answer: The image-level answer; with None its panel is left out.
 
     Returns:
         A PNG file.

@@ -1,8 +1,8 @@
 """Five real scans with lesion masks, fetched by name from the package index, as a partially labelled union.
 
 The source distribution of PyRadiomics carries two brain MR, one breast MR and two lung CT with one annotated lesion
-each. They prove that real scanners' output passes the whole chain; five cases prove nothing about accuracy.
-Nothing of it is part of this package: pip fetches the release by name and version, and every file is compared with a
+each. They show that the output of real scanners passes the whole chain; five cases show nothing about accuracy.
+The scans are not part of this package: pip fetches the release by name and version, and every file is compared with a
 checksum before it is read.
 """
 
@@ -35,7 +35,7 @@ class RealDataError(UserError):
 
 @dataclass(frozen=True)
 class Release:
-    """A source distribution on the package index, and the files of it that are used.
+    """A source distribution on the package index, and those of its files that are used.
 
     Attributes:
         name: Name on the package index.
@@ -94,13 +94,13 @@ def fetch_real_cases(
         folder: Where the archive is kept; made if missing.
         source: An archive that the user fetched by other means; nothing is downloaded then.
         progress: Called with one line per step.
-        release: What to fetch.
+        release: The release to fetch.
 
     Returns:
         The checked archive: `source`, or a file in `folder`.
 
     Raises:
-        RealDataError: If the archive cannot be fetched or is not the known one.
+        RealDataError: If the archive cannot be fetched or has another checksum.
     """
     if source is not None:
         if not source.is_file():
@@ -126,17 +126,17 @@ def fetch_real_cases(
 def write_real_dataset(archive: Path, folder: Path, progress: Progress, release: Release = PYRADIOMICS) -> None:
     """Write the five cases in nnU-Net's raw format, each annotated for its own task only.
 
-    Images keep their scanner's grid and intensities. `imagesTs` holds the training images once more: there are no
-    others, so scores on them show that the chain works and nothing about accuracy.
+    Images keep their scanner's grid and intensities. `imagesTs` holds the training images once more, because there are
+    no other images. So scores on them show that the chain works, and say nothing about accuracy.
 
     Args:
         archive: As returned by `fetch_real_cases`.
         folder: The data set's folder in `nnUNet_raw`; must be missing or empty.
         progress: Called with one line per case.
-        release: What the archive must be.
+        release: The release whose checksums the archive must have.
 
     Raises:
-        RealDataError: If the archive is not the known one or the folder holds files already.
+        RealDataError: If the archive has another checksum or the folder holds files already.
     """
     if folder.exists() and any(folder.iterdir()):
         raise RealDataError(f"{folder}: holds files already; expected a new or an empty folder")
@@ -160,11 +160,11 @@ def write_real_dataset(archive: Path, folder: Path, progress: Progress, release:
 
 
 def _dataset_json() -> dict[str, Any]:
-    # The repeated integer makes a region of a plain label: only with regions nnU-Net gives each output its own sigmoid.
+    # The repeated integer makes a plain label a region: only for regions nnU-Net gives every output its own sigmoid.
     labels: dict[str, Any] = {"background": 0}
     labels |= {f"{task}_lesion": [leaf, leaf] for task, leaf in _LEAF_OF_TASK.items()}
     return {
-        # Named "CT", nnU-Net would clip MR and CT alike to the intensity range of all lesions; any other name z-scores.
+        # For a channel "CT" nnU-Net would clip MR and CT to the intensity range of all lesions; other names z-score.
         "channel_names": {"0": "scan"},
         "labels": labels,
         "regions_class_order": list(_LEAF_OF_TASK.values()),
@@ -184,7 +184,7 @@ def _as_label(mask: SimpleITK.Image, image: SimpleITK.Image, leaf: int) -> Simpl
     if grid_difference(grid_of_image(mask), grid_of_image(image)):
         mask = SimpleITK.Resample(mask, image, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0)
     label: SimpleITK.Image = SimpleITK.Cast(mask != 0, SimpleITK.sitkUInt8) * leaf
-    # Equal within the tolerance above is not equal for nnU-Net's readers.
+    # nnU-Net's readers require equal geometry; the comparison above allows a tolerance.
     label.CopyInformation(image)
     return label
 
@@ -196,7 +196,7 @@ def _require_downloader(release: Release) -> None:
             f"the set-up of {release.requirement} runs on Python {newest} or older, this is {sys.version.split()[0]}: "
             f"use an older Python, or {_by_hand(release)}"
         )
-    # With an older setuptools, as new environments of Python 3.11 have it, pip cannot read what the release says.
+    # With an older setuptools, which new environments of Python 3.11 have, pip cannot read the release's metadata.
     missing = [name for name in ("pip", "setuptools>=70.1", "numpy") if not _is_installed(Requirement(name))]
     if missing:
         raise RealDataError(
@@ -206,9 +206,9 @@ def _require_downloader(release: Release) -> None:
 
 
 def _is_installed(requirement: Requirement) -> bool:
-    # By their metadata: looking for the module pip makes setuptools throw loaded modules out.
-    found = next(iter(importlib.metadata.distributions(name=requirement.name)), None)  # the one that is imported
-    return found is not None and found.version in requirement.specifier
+    # Metadata are read because a search for the module pip makes setuptools unload modules.
+    first = next(iter(importlib.metadata.distributions(name=requirement.name)), None)  # Python imports the first one
+    return first is not None and first.version in requirement.specifier
 
 
 def _download(folder: Path, release: Release) -> Path:
@@ -229,17 +229,17 @@ def _download(folder: Path, release: Release) -> Path:
 
 
 def _extract_members(archive: Path, folder: Path, release: Release) -> None:
-    """Write the used files flat into `folder`, under names of our own: no path of the archive is ever followed."""
-    found: dict[str, tarfile.TarInfo] = {}
+    """Write the used files into `folder` without subfolders, so that no path of the archive is ever followed."""
+    members: dict[str, tarfile.TarInfo] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 parts = PurePosixPath(member.name).parts
                 if member.name.startswith("/") or ".." in parts:
                     raise RealDataError(f"{archive}: {member.name!r} leads out of its folder; nothing was extracted")
-                found["/".join(parts[1:])] = member
+                members["/".join(parts[1:])] = member
             for name, sha256 in release.members.items():
-                file = tar.extractfile(found[name]) if name in found and found[name].isfile() else None
+                file = tar.extractfile(members[name]) if name in members and members[name].isfile() else None
                 if file is None:
                     raise RealDataError(f"{archive}: holds no file {name!r}; expected {release.requirement}")
                 content = file.read()
@@ -251,10 +251,10 @@ def _extract_members(archive: Path, folder: Path, release: Release) -> None:
 
 
 def _check_archive(archive: Path, release: Release, name: str) -> None:
-    found = _sha256(archive)
-    if found != release.sha256:
+    checksum = _sha256(archive)
+    if checksum != release.sha256:
         raise RealDataError(
-            f"{name}: its SHA-256 is {found[:16]}..., expected {release.sha256[:16]}...; it is not the archive of "
+            f"{name}: its SHA-256 is {checksum[:16]}..., expected {release.sha256[:16]}...; it is not the archive of "
             f"{_described(release)}, or was altered or cut short: fetch it again"
         )
 

@@ -1,4 +1,4 @@
-"""The numbers of the demonstrations: what is generated, how large the network is, how long it trains."""
+"""The numbers of the demonstrations: options of the data, size of the network, length of the training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One demonstration.
+    """The numbers of one demonstration.
 
     Attributes:
         dataset: Name of the data set.
-        patch_size: Voxels, in the axis order of the plans.
+        patch_size: In voxels, in the axis order of the plans.
         features: Channels of every stage, full resolution first.
-        batch_size: Patches in a batch.
-        settings: What differs from the default settings.
-        fold: What nnU-Net trains: a fold or "all".
-        folds: Number of folds; the more, the fewer cases are left out of training.
-        phantom: Words for `nnunet_mtl phantom`.
-        planning: Words for `nnUNetv2_plan_and_preprocess`.
-        parts: The test images are segmented as nnU-Net's `-num_parts` divides them, and only the first part is.
-        answering: Words for `nnunet_mtl predict`, which answers the question for every test image; empty without one.
+        settings: Settings that differ from the defaults.
+        fold: The fold that nnU-Net trains, or "all".
+        folds: Number of folds; the more folds, the fewer cases are left out of training.
+        phantom: Arguments of `nnunet_mtl phantom`.
+        planning: Arguments of `nnUNetv2_plan_and_preprocess`.
+        parts: nnU-Net's `-num_parts` divides the test images into so many parts; only the first part is segmented.
+        answering: Arguments of `nnunet_mtl predict`, which answers the question for every test image; empty if the data
+            set has no question.
     """
 
     dataset: str
@@ -43,15 +43,15 @@ class Recipe:
 # nnU-Net's learning rate and momentum are made for 250,000 iterations; in about a thousand they learn little.
 _SHORT = {"initial_lr": 0.05, "momentum": 0.9, "test_time_mirroring": False}
 
-# The liver's pass alone, without overlap: a class needs no sharp border.
+# Only the liver is decoded, and patches do not overlap: a class needs no sharp border.
 _ANSWERING = ("--tasks", "liver", "-step_size", "1")
 
 PHANTOM = Recipe(
     dataset="Phantom",
-    patch_size=(24, 32, 48),  # as wide as the body: what lies left and right of it is in one patch
+    patch_size=(24, 32, 48),  # as wide as the body, so that its left and right side are in one patch
     features=(16, 32, 64, 96),
     batch_size=2,
-    # Without mirroring: mirrored bodies are a harder task than these minutes allow.
+    # No mirroring: a network needs more than these minutes to learn mirrored bodies.
     settings={
         **_SHORT,
         "epochs": 20,
@@ -63,7 +63,7 @@ PHANTOM = Recipe(
     phantom=(
         *("--cases_per_task", "12", "--domain_task_coupling", "0", "--contrast_to_noise", "5"),
         *("--tumour_prevalence", "1", "--tumour_radius_mm", "24", "34"),
-        # The class is known of every patient, outlined or not; two dozen test patients of each.
+        # Every patient has a class, with or without a segmentation; each class has two dozen test patients.
         *("--label_all_tasks", "--test_cases", "44"),
     ),
     parts=4,

@@ -1,4 +1,4 @@
-"""What the page of a demonstration says, put together from its results."""
+"""Makes the content of a demonstration's page from its results."""
 
 import math
 import platform
@@ -23,18 +23,17 @@ _PACKAGES = ("nnunet_mtl", "nnunetv2", "torch", "numpy", "SimpleITK")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Everything a finished demonstration left.
+    """The results of a finished demonstration.
 
     Attributes:
-        options: What was asked for (`data`, `seed`, `quick` are read).
+        options: Options of the command (`data`, `seed`, `quick` are read).
         raw: The data set in nnU-Net's raw format.
         predictions: Folder of the predicted label maps.
-        scores: Of the predictions.
-        curves: Of the training.
-        settings: Of the training.
-        device: Where it ran.
+        scores: Dice of the predictions.
+        curves: Training curves.
+        settings: Settings of the training.
         trained_with: Name of the trainer.
-        answers: To the question about the whole image; None if there was none.
+        answers: Answers to the image-level question; None if the data set has none.
     """
 
     options: Any
@@ -49,12 +48,12 @@ class Outcome:
 
 
 def page_content(outcome: Outcome, commands: Sequence[Command], stock: RunMetrics | None) -> PageContent:
-    """Put the page together.
+    """Return the content of the page.
 
     Args:
-        outcome: Of the multi-task training.
+        outcome: Results of the multi-task training.
         commands: Every command in order.
-        stock: RunMetrics of the stock training on the same union, or None if there was none.
+        stock: Dice of the stock training on the same union; None without --compare.
     """
     real = outcome.options.data == "real"
     return PageContent(
@@ -102,7 +101,7 @@ def dice_by_kind(scores: RunMetrics) -> dict[str, float]:
 
 
 def dice_mapping(scores: RunMetrics) -> dict[str, Any]:
-    """Return every Dice and its means as JSON-able values; null where no case has the region."""
+    """Return the Dice of cases and the means as JSON-able values; null if no case has the region."""
     mean = scores.mean_over_regions
     return {
         "mean": json_number(mean(scores.regions)),
@@ -120,7 +119,7 @@ def dice_mapping(scores: RunMetrics) -> dict[str, Any]:
 
 
 def headline(scores: RunMetrics, stock: RunMetrics | None, answers: Answers | None = None) -> dict[str, str]:
-    """Return the few figures that matter: Dice by kind of structure, AUC, and the gap to stock if it was trained."""
+    """Return the main figures: Dice by kind of structure, AUC, and the gap to the stock training if there was one."""
     figures = {f"Dice of {kind}": _shown(dice) for kind, dice in dice_by_kind(scores).items()}
     if answers is not None:
         figures[f"AUC of {answers.question}"] = _figure(answers.auc)
@@ -132,7 +131,7 @@ def headline(scores: RunMetrics, stock: RunMetrics | None, answers: Answers | No
     return figures
 
 
-# What structures are called, by the slot they use; everything else is an organ.
+# Kind of structure by slot; structures with other slots are organs.
 _KINDS = {"tumour": "tumours", "vessel": "vessels", "lesion": "lesions"}
 
 _SHOWS_PHANTOM = (

@@ -1,4 +1,4 @@
-"""Curves read from the log that nnU-Net's trainer writes for people."""
+"""Reads training curves from the text log of nnU-Net's trainer."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from nnunet_mtl.common.messages import listed
 _LOSS = re.compile(r"(train|val)_loss (\S+)")
 _TASKS = "Pseudo dice per task: "
 _TIME = re.compile(r"Epoch time: (\S+) s")
-_RECENT = 10  # epochs that the time left is estimated from
+_RECENT = 10  # number of epochs from which the remaining time is estimated
 _EPOCH = re.compile(r"Epoch (\d+)\s*$")
 
 
@@ -47,11 +47,7 @@ def _read_into(curves: TrainingCurves, lines: Iterable[str]) -> None:
 
 
 class EpochReporter:
-    """Turns the trainer's output into one line per epoch, with the time that the others will take.
-
-    Args:
-        n_epochs: Of the run.
-    """
+    """Turns the trainer's output into one line per epoch, with the expected time of the remaining epochs."""
 
     def __init__(self, n_epochs: int) -> None:
         self._n_epochs = n_epochs
@@ -82,16 +78,16 @@ class EpochReporter:
 
 
 def _task_dice(line: str) -> dict[str, float]:
-    """Return pseudo Dice by task; NaN where the epoch's validation patches showed nothing of the task."""
+    """Return pseudo Dice by task; NaN if no validation patch of the epoch shows a region of the task."""
     text = line.split(_TASKS, 1)[1].partition(" (")[0]
     items = (item.strip().rpartition(" ") for item in text.split(","))
     return {task: float(value) for task, _, value in items}
 
 
 def _readable(dice: Mapping[str, float]) -> str:
-    there = ", ".join(f"{task} {value:.4f}" for task, value in dice.items() if not math.isnan(value))
+    measured = ", ".join(f"{task} {value:.4f}" for task, value in dice.items() if not math.isnan(value))
     missing = listed(task for task, value in dice.items() if math.isnan(value))
-    parts = [f"Dice {there}"] if there else []
+    parts = [f"Dice {measured}"] if measured else []
     if missing:
         parts.append(f"no Dice of {missing} (in no validation patch of the epoch)")
     return "; ".join(parts)

@@ -1,1 +1,1 @@
-"""What the trainers are methods of: their papers, where the task enters, and what they cost; all of it computed."""
+"""Describes the trainers as methods: their papers, where the task enters the network, and their cost, all computed."""

@@ -1,4 +1,4 @@
-"""The trainers that are methods, found in their folders; the papers they follow are read from their docstrings."""
+"""Finds the trainers that are methods, and reads their papers from their docstrings."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_mtl.discovery.leaves import announced_trainers, leaves
 from nnunet_mtl.training.trainer import MultiTaskTrainer
 
-# An author, what follows the name, and the last year of the same sentence part with the venue before it.
+# Matches an author, the text after the name, and the last year of the same part of the sentence with its venue.
 _CITATION = re.compile(
     r"(?:[Aa]fter |\()(?P<first>[A-Z][a-z]+)(?P<more> et al\.| and [A-Z][a-z]+|, )"
     r"[^()]*?(?P<venue>[A-Z]{2,} )?(?P<year>(?:19|20)\d\d)\b"
@@ -24,7 +24,7 @@ class Method:
     Attributes:
         trainer: The class.
         title: First paragraph of the docstring, on one line.
-        source: The rest of the docstring, on one line; names the papers.
+        source: The rest of the docstring, on one line; this text names the papers.
     """
 
     trainer: type[Any]
@@ -39,33 +39,33 @@ class Method:
     @property
     def paper(self) -> str:
         """Author, venue and year of each work that `source` names; "own" if the method follows none."""
-        found = [_short(match) for match in _CITATION.finditer(self.source)]
-        if self.source.startswith("Own ") or not found:
-            return ", after ".join(["own", *found])
-        return "; ".join(found)
+        citations = [_short(match) for match in _CITATION.finditer(self.source)]
+        if self.source.startswith("Own ") or not citations:
+            return ", after ".join(["own", *citations])
+        return "; ".join(citations)
 
     @property
     def is_multi_task(self) -> bool:
         """Whether the trainer learns to segment several tasks.
 
-        The controls do not: nnU-Net's own trainer with our schedule knows no task, another one learns the image-level
-        questions alone.
+        Two controls do not: nnU-Net's own trainer with the schedule of this package knows no task, and the control
+        without a segmentation learns the image-level questions only.
         """
         return issubclass(self.trainer, MultiTaskTrainer) and self.trainer.segments
 
 
 def package_trainers() -> tuple[Method, ...]:
-    """Return every trainer of this package, the controls too, by name."""
+    """Return every trainer of this package, including the controls, sorted by name."""
     return _described(leaves("nnunet_mtl.trainers").values())
 
 
 def package_methods() -> tuple[Method, ...]:
-    """Return every trainer of this package that learns to segment several tasks, by name."""
+    """Return every trainer of this package that learns to segment several tasks, sorted by name."""
     return tuple(method for method in package_trainers() if method.is_multi_task)
 
 
 def methods() -> tuple[Method, ...]:
-    """Return the package's methods, and behind them those that `nnUNet_extTrainer` announces.
+    """Return the methods of this package, followed by the methods that `nnUNet_extTrainer` announces.
 
     Raises:
         DiscoveryError: If a file in a folder of `nnUNet_extTrainer` cannot be imported.
@@ -77,14 +77,14 @@ def methods() -> tuple[Method, ...]:
 
 
 def _described(trainers: Iterable[type[Any]]) -> tuple[Method, ...]:
-    found = []
+    described = []
     for trainer in trainers:
         leaf = sys.modules.get(trainer.__module__)
-        # nnU-Net forgets a class that a folder of `nnUNet_extTrainer` defines, instead of re-exporting it
+        # a module in a folder of `nnUNet_extTrainer` that defines its class is not kept in sys.modules
         text = (leaf.__doc__ if leaf else trainer.__doc__) or ""
         title, *rest = inspect.cleandoc(text).split("\n\n")
-        found.append(Method(trainer, " ".join(title.split()), " ".join(" ".join(rest).split())))
-    return tuple(sorted(found, key=lambda method: method.name))
+        described.append(Method(trainer, " ".join(title.split()), " ".join(" ".join(rest).split())))
+    return tuple(sorted(described, key=lambda method: method.name))
 
 
 def _short(match: re.Match[str]) -> str:

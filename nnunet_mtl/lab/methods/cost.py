@@ -1,7 +1,7 @@
 """Where the task enters a network, how often its parts run for K tasks, and what that costs in FLOPs and parameters.
 
-Nothing is written down by hand: parts say whether they are conditioned, calls and parameters are counted on networks
-that are built as the trainers build them.
+Everything is computed: the parts of a network say whether they are conditioned, and calls and parameters are counted on
+networks that are built as the trainers build them.
 """
 
 import copy
@@ -32,11 +32,11 @@ _FEW_FEATURES = 8
 
 
 class NetworkCost(NamedTuple):
-    """Of one network.
+    """Parameters and FLOPs of one network.
 
     Attributes:
-        parameters: Each counted once.
-        tile_flops: Floating-point operations of all tasks of one patch: convolutions and matrix products, as PyTorch
+        parameters: Number of parameters; shared parameters are counted once.
+        tile_flops: Floating-point operations for all tasks of one patch: convolutions and matrix products, as PyTorch
             counts them.
     """
 
@@ -52,7 +52,7 @@ class Passes(NamedTuple):
     head: int
 
     def text(self, num_tasks: int) -> str:
-        """Say it in words, with K for the number of tasks; a number alone means whole passes."""
+        """Return the passes in words, with K for the number of tasks; a number alone means whole passes."""
         whole, decoders, heads = ("K" if number == num_tasks > 1 else str(number) for number in self)
         if whole == decoders == heads:
             return whole
@@ -63,15 +63,15 @@ class Passes(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a method in a setting.
+    """The cost of a method in a setting.
 
     Attributes:
-        enters: Where the task enters, in the order of a pass; empty if it does nowhere.
-        passes: For all tasks of one patch.
-        flops: Floating-point operations of all tasks of one patch.
-        parameters: Of the network.
-        added: Those minus the stock network's.
-        added_by_head: What the head and the last 1x1 convolutions have more than those of the stock network, negative
+        enters: Places where the task enters the network, in the order of a pass; empty if there are none.
+        passes: Passes for all tasks of one patch.
+        flops: Floating-point operations for all tasks of one patch.
+        parameters: Number of parameters of the network.
+        added: `parameters` minus the parameters of the stock network.
+        added_by_head: Parameters of the head and the last 1x1 convolutions minus those of the stock network; negative
             if tasks share output channels.
     """
 
@@ -105,9 +105,9 @@ def architecture_of(trainer: type[MultiTaskTrainer], setting: Setting) -> dict[s
 
 
 def build(architecture: Mapping[str, Any], setting: Setting, num_classes: int | None = None) -> Any:
-    """Build the network of an architecture block as nnU-Net does; without a number, with a channel per region.
+    """Build the network of an architecture block as nnU-Net does; without `num_classes`, with a channel per region.
 
-    Deep supervision is off: networks have the layers for it all the same.
+    Deep supervision is off, but the network has its layers nevertheless.
     """
     return get_network_from_plans(
         architecture["network_class_name"],
@@ -120,9 +120,9 @@ def build(architecture: Mapping[str, Any], setting: Setting, num_classes: int | 
 
 
 def stock_network(setting: Setting, num_classes: int | None = None) -> Any:
-    """Build the network of a setting without a task; without a number, with a channel per region.
+    """Build the stock network of a setting; without `num_classes`, with a channel per region.
 
-    It is nnU-Net's own, but for plans that name one of ours, which then has every part off.
+    The network is nnU-Net's own. If the plans name a network of this package, that network is built without any part.
     """
     architecture = setting.architecture
     if architecture["network_class_name"].startswith("nnunet_mtl."):
@@ -140,30 +140,30 @@ def num_parameters(network: nn.Module) -> int:
 def network_cost(network: nn.Module, setting: Setting) -> NetworkCost:
     """Count the parameters of a network, and its operations for all tasks of a patch of the setting.
 
-    Nothing is computed: tensors have shapes and no values, whatever device the network was built on.
+    No values are computed: tensors have shapes only, on whatever device the network was built.
     """
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops})
-    # Autocast knows no device "meta"; and the counter fails where a parameter that is trained is an argument.
+    # Autocast does not know the device "meta", and the counter fails if an argument is a trainable parameter.
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         tensors = (*network.named_parameters(), *network.named_buffers())
         state = {name: torch.empty_like(tensor, device="cpu", requires_grad=False) for name, tensor in tensors}
         image = torch.zeros(1, setting.input_channels, *setting.patch_size)
         with _KnownTask(), counter:
-            # by one name each: a module that stands at several would otherwise keep the tensors without values
+            # tie_weights=False: a module with several names would otherwise keep the tensors without values
             functional_call(network.eval(), state, (image,), tie_weights=False)
     return NetworkCost(num_parameters(network), int(counter.get_total_flops()))
 
 
 def multi_nets_cost(setting: Setting) -> NetworkCost:
-    """Return what a stock network for every task, each with its own regions, costs together."""
+    """Return the total cost of one stock network per task, with the regions of the task as its channels."""
     with torch.device("meta"):
-        each = [stock_network(setting, len(task.regions)) for task in setting.tasks.tasks]
-    costs = [network_cost(network, setting) for network in each]
+        networks = [stock_network(setting, len(task.regions)) for task in setting.tasks.tasks]
+    costs = [network_cost(network, setting) for network in networks]
     return NetworkCost(sum(cost.parameters for cost in costs), sum(cost.tile_flops for cost in costs))
 
 
 def enters(network: MultiTaskNetwork) -> tuple[str, ...]:
-    """Return where the task enters a network, in the order of a pass: the places of parts that are conditioned."""
+    """Return the places where the task enters a network (those of conditioned parts), in the order of a pass."""
     places = [row.place for point, row in table_of(network.parts_class).items() if _conditioned(network, point)]
     return tuple(dict.fromkeys([*places, *(["head"] if network.segmentation_head.conditioned else [])]))
 
@@ -171,8 +171,8 @@ def enters(network: MultiTaskNetwork) -> tuple[str, ...]:
 def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
     """Count how often parts of a network are called for all tasks of a tiny image.
 
-    Counted are the first convolution of the encoder, that of every decoder, and the head; in a network with few
-    features, which change no call.
+    The calls of the first convolution of the encoder, the first convolution of every decoder, and the head are counted.
+    The network has few features, because the number of features does not change the number of calls.
     """
     small = copy.deepcopy(dict(architecture))
     strides = small["arch_kwargs"]["strides"]
@@ -193,7 +193,7 @@ def count_passes(architecture: Mapping[str, Any], setting: Setting) -> Passes:
 
 
 class _KnownTask(TorchFunctionMode):
-    """Lets tensors without values keep the one that names the task, which decides what decoders of their own run."""
+    """Gives the tensor with the task's index a value, because the value decides which task's decoder runs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -231,15 +231,15 @@ def _first_convolution(module: nn.Module) -> nn.Module:
 
 
 def _conditioned(network: nn.Module, point: str) -> bool:
-    """Return whether a part at a point is told the task; parts of networks that know no task index say nothing."""
+    """Return whether the part at a point depends on the task; parts without the attribute do not."""
     part = getattr(network, point, None)
     parts = part if isinstance(part, nn.ModuleList) else [part]
-    return any(getattr(one, "conditioned", False) for one in parts)
+    return any(getattr(module, "conditioned", False) for module in parts)
 
 
 def _head_parameters(network: nn.Module) -> int:
-    own = ("segmentation_head.", "seg_layers.")
-    return sum(value.numel() for name, value in network.named_parameters() if any(part in name for part in own))
+    head = ("segmentation_head.", "seg_layers.")
+    return sum(value.numel() for name, value in network.named_parameters() if any(part in name for part in head))
 
 
 def _s(number: str) -> str:

@@ -1,4 +1,4 @@
-"""What methods are compared on: a stock network and a task set, of a plans file or the default ones."""
+"""The setting in which methods are compared: a stock network and a task set, from a plans file or by default."""
 
 import copy
 from collections.abc import Mapping
@@ -31,11 +31,11 @@ class Setting:
     """A stock network and the tasks it is to learn.
 
     Attributes:
-        title: What it is, for the reader.
+        title: Description of the setting for the reader.
         architecture: Stock `architecture` block of a configuration.
         patch_size: In voxels.
-        input_channels: Of the image.
-        tasks: Without image-level questions: networks are compared by how they segment.
+        input_channels: Number of image channels.
+        tasks: The tasks, without image-level questions, because the comparison is about segmentation.
         block: The plans' own `nnunet_mtl` block, whose settings trainers read.
     """
 
@@ -51,14 +51,14 @@ def chosen_setting(dataset: str | None, plans: str | None, configuration: str | 
     """Return the setting that a command line asks for.
 
     Args:
-        dataset: Id or name; None for the default setting, or that of the plans.
-        plans: Name of the data set's plans, nnUNetPlans if None; or the path of a plans file, beside whose
-            `dataset.json` it lies, as in nnU-Net's folders of preprocessed data and of results. A name alone is looked
-            for in all preprocessed data.
+        dataset: Id or name; None for the default setting, or for the data set of the plans.
+        plans: Name of the data set's plans, nnUNetPlans if None; or the path of a plans file with a `dataset.json`
+            beside it, as in nnU-Net's folders of preprocessed data and of results. A name without a data set is
+            searched in all preprocessed data.
         configuration: 3d_fullres if None.
 
     Raises:
-        PlanningError: If a configuration is named alone, or something is not there or not the only one.
+        PlanningError: If only a configuration is given, or if the plans or the configuration are missing or ambiguous.
         TaskSetError: If the data set's tasks cannot be read.
     """
     chosen = configuration or "3d_fullres"
@@ -101,11 +101,11 @@ def setting_of(path: Path, configuration: str) -> Setting:
     """Return the setting of a configuration of planned data.
 
     Args:
-        path: Of the plans; the data set's `dataset.json` is beside it.
-        configuration: Such as 3d_fullres.
+        path: The plans file, beside which the data set's `dataset.json` lies.
+        configuration: Name such as 3d_fullres.
 
     Raises:
-        PlanningError: If plans or configuration are not there.
+        PlanningError: If the plans or the configuration do not exist.
         TaskSetError: If the data set's tasks cannot be read.
     """
     plans, folder = read_plans(path), path.resolve().parent

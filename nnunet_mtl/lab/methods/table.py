@@ -29,7 +29,7 @@ _HEAD = (
     "added parameters",
     "of them in the head",
 )
-_NUMBERS = 3  # columns, the last ones
+_NUMBERS = 3  # the last three columns are numbers
 MULTI_NETS = "Multi-Nets"
 
 
@@ -39,9 +39,9 @@ class MethodTable:
 
     Attributes:
         setting: The stock network and the tasks.
-        stock: Of the stock network, with a channel per region.
-        multi_nets: Of a stock network for every task, together.
-        rows: Every method and what it costs, or why its trainer refuses the plans.
+        stock: Cost of the stock network, with a channel per region.
+        multi_nets: Total cost of one stock network per task.
+        rows: Every method with its cost, or with the reason why its trainer refuses the plans.
     """
 
     setting: Setting
@@ -50,7 +50,7 @@ class MethodTable:
     rows: tuple[tuple[Method, Cost | str], ...]
 
     def text(self) -> str:
-        """Return the table, what was refused, and a last line that says what everything is compared with."""
+        """Return the table, the refused methods, and a last line that describes the stock network."""
         tasks, flops = self._num_tasks, ratio(self.multi_nets.tile_flops, self.stock.tile_flops)
         nets = (f"{MULTI_NETS} (extract)", "control", "nowhere", Passes(tasks, tasks, tasks).text(tasks), flops)
         lines = [_HEAD, *map(self._line, self.rows), (*nets, change(self.multi_nets_added, self.stock.parameters), "")]
@@ -60,11 +60,11 @@ class MethodTable:
         return "\n".join([*texts, self._stock_line()])
 
     def json(self) -> str:
-        """Return the same as JSON."""
+        """Return the content of the table as JSON."""
         return json.dumps(self.content(), indent=1)
 
     def content(self) -> dict[str, Any]:
-        """Return the same as values that JSON knows; `passes` are calls of encoder, decoder and head."""
+        """Return the content of the table as JSON-able values; `passes` are calls of encoder, decoder and head."""
         return {
             "network": self.setting.title,
             "patch_size": list(self.setting.patch_size),
@@ -79,7 +79,7 @@ class MethodTable:
 
     @property
     def multi_nets_added(self) -> int:
-        """Parameters that a stock network for every task has more than a single one."""
+        """Parameters of one stock network per task minus those of a single stock network."""
         return self.multi_nets.parameters - self.stock.parameters
 
     @property
@@ -91,8 +91,8 @@ class MethodTable:
         if isinstance(cost, str):
             return (method.name, method.paper, "refused, see below", "", "", "", "")
         passes, flops = cost.passes.text(self._num_tasks), ratio(cost.flops, self.stock.tile_flops)
-        added, of_head = change(cost.added, self.stock.parameters), f"{cost.added_by_head:+,}"
-        return (method.name, method.paper, ", ".join(cost.enters) or "nowhere", passes, flops, added, of_head)
+        added, added_by_head = change(cost.added, self.stock.parameters), f"{cost.added_by_head:+,}"
+        return (method.name, method.paper, ", ".join(cost.enters) or "nowhere", passes, flops, added, added_by_head)
 
     def _stock_line(self) -> str:
         size = " x ".join(map(str, self.setting.patch_size))
@@ -104,22 +104,22 @@ class MethodTable:
 
 
 def change(added: int, stock: int) -> str:
-    """Return what is added to the parameters of a stock network, absolute and in per cent."""
+    """Return the number of added parameters as text, absolute and in per cent of the stock network's."""
     share = round(100 * added / stock, 2)
     return f"{added:+,} ({share:+.2f} %)" if share else f"{added:+,} (0.00 %)"
 
 
 def ratio(flops: int, stock: int) -> str:
-    """Return operations in those of the stock network."""
+    """Return operations as text, relative to the operations of the stock network."""
     return f"{flops / stock:.3f}"
 
 
 def method_table(setting: Setting, chosen: Iterable[Method] | None = None) -> MethodTable:
-    """Compute the table of a setting; a trainer that refuses the setting has its reason in the place of a cost.
+    """Compute the table of a setting; a trainer that refuses the setting has the reason in place of a cost.
 
     Args:
         setting: The stock network and the tasks.
-        chosen: The methods; by default all that nnU-Net finds.
+        chosen: The methods; by default all methods that nnU-Net finds.
     """
     rows: list[tuple[Method, Cost | str]] = []
     for method in methods() if chosen is None else chosen:
@@ -133,11 +133,11 @@ def method_table(setting: Setting, chosen: Iterable[Method] | None = None) -> Me
 
 
 def _record(method: Method, cost: Cost | str, stock: NetworkCost) -> dict[str, Any]:
-    what = {"trainer": method.name, "title": method.title, "paper": method.paper, "source": method.source}
+    record = {"trainer": method.name, "title": method.title, "paper": method.paper, "source": method.source}
     if isinstance(cost, str):
-        return what | {"refused": cost}
+        return record | {"refused": cost}
     shares = {"added_share": cost.added / stock.parameters, "flops_ratio": cost.flops / stock.tile_flops}
-    return what | asdict(cost) | {"passes": cost.passes._asdict()} | shares
+    return record | asdict(cost) | {"passes": cost.passes._asdict()} | shares
 
 
 def _aligned(text: str, width: int, column: int) -> str:

@@ -86,7 +86,7 @@ class Body:
 
     def __init__(self, rng: np.random.Generator, disease: Disease, focus_z_mm: float | None = None) -> None:
         self._warp_entropy = int(rng.integers(2**32))
-        # Skin and organs vary apart from each other: a place in the body's outline is not yet a place among the organs.
+        # Skin and organs vary independently, so that the outline of the body does not show where the organs are.
         fat_mm = float(rng.uniform(4, 36))
         belly_mm = float(rng.uniform(0, 60))  # in front only: the organs lie deeper in one patient than in another
         self.skin_centre_mm = rng.uniform(-0.5, 0.5, size=2) * fat_mm - (0, belly_mm / 2)
@@ -116,7 +116,7 @@ class Body:
         return Anatomy(tissue, leaves, detail_hu)
 
     def _trunk(self, points: Points) -> tuple[NDArray[np.uint8], Mask]:
-        """Return the tissue of skin, wall and spine, air outside, and the cavity that they leave, both (N,)."""
+        """Return the tissue of skin, wall and spine with air outside, and the mask of the cavity inside, both (N,)."""
         x, y, z = points
         skin_x, skin_y = self.skin_centre_mm
         skin = _oval(x - np.float32(skin_x), y - np.float32(skin_y), self.skin_semi_axes_mm)

@@ -1,4 +1,4 @@
-"""A brain with one tumour whose regions lie in each other: enhancing in core in whole.
+"""A brain with one tumour whose regions are nested: the enhancing part in the core, the core in the whole tumour.
 
 Points are (3, N) float32 in mm: x towards the patient's left, y towards the back, z towards the head.
 """
@@ -31,12 +31,12 @@ class BrainTissue(IntEnum):
 
 @dataclass(frozen=True)
 class Glioma:
-    """A tumour: swollen tissue around a core, which enhances at its rim where it enhances at all.
+    """A tumour: swollen tissue around a core; a core that enhances does so at its rim.
 
     Attributes:
         radius_mm: Radius of the whole tumour, before its surface is bent.
-        enhances: Whether any of its core takes up contrast agent.
-        entropy: Seed of its place and form.
+        enhances: Whether a part of the core takes up contrast agent.
+        entropy: Seed of the tumour's place and form.
     """
 
     radius_mm: float

@@ -50,11 +50,11 @@ class Mass:
     Attributes:
         centre_mm: x and depth, (2,).
         radius_mm: Radius of a disc with the area of the lesion.
-        malignant: Chooses form and margin.
-        cyst: Whether it is filled with fluid: black, and what lies behind it is brighter. Benign only.
-        contrast_db: How much darker than glandular tissue it is, unless a cyst.
-        cue: What tells malignant from benign.
-        entropy: Seed of its form and texture.
+        malignant: Whether form and margin are malignant.
+        cyst: Whether the lesion is filled with fluid: black, with brighter tissue behind it. Benign lesions only.
+        contrast_db: How much darker than glandular tissue the lesion is, unless it is a cyst.
+        cue: The features that differ between malignant and benign lesions.
+        entropy: Seed of the lesion's form and texture.
     """
 
     centre_mm: NDArray[np.float64]
@@ -78,7 +78,7 @@ class Mass:
         margin_mm = rng.uniform(0.9, 1.4) if self.malignant else 0.2
         dx, dz = x - self.centre_mm[0], depth - self.centre_mm[1]
         distance = np.hypot(dx, dz) - np.interp(np.arctan2(dz, dx), _ANGLES, outline)
-        # The margin's fading does not move it: the annotator draws the line where half of it is lesion.
+        # A fading margin does not move the annotation: the annotator draws the line in the middle of the fading.
         share = 1 / (1 + np.exp(np.clip(4 * distance / margin_mm, -50, 50)))
         level_db = (1 - share) * tissue.level_db + share * self._inside_db(x, depth, rng)
         if not self.malignant:
@@ -107,7 +107,7 @@ class Mass:
         return -self.contrast_db + 1.5 * _texture(x, depth, rng, (3, 6))
 
     def _excess(self, rng: np.random.Generator) -> float:
-        """Return its loss of sound above the mean in dB per mm, there and back."""
+        """Return the lesion's loss of sound above the mean in dB per mm, there and back."""
         if self.cyst:
             return -0.8
         shadow = float(rng.uniform(0.8, 1.4))

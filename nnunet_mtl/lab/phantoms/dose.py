@@ -115,7 +115,7 @@ def plan_dose_cases(options: DoseOptions) -> list[DoseCase]:
             index,
             False,
             not _is_chosen(index, options.without_dose, 0.0),
-            # half a step aside: the first case that lacks its organs is not the first that lacks its dose
+            # shifted by half a step, so that the first case without organs is not the first case without dose
             not _is_chosen(index, options.without_organs, 0.5),
         )
         for index in range(options.cases)
@@ -128,7 +128,7 @@ def _is_chosen(index: int, share: float, start: float) -> bool:
 
 
 class _Patient(Body):
-    """A body whose leaves are those of this phantom."""
+    """A body with the label values of this phantom."""
 
     def sample(self, points: Points) -> Anatomy:
         anatomy = super().sample(points)

@@ -15,8 +15,8 @@ from nnunet_mtl.lab.phantoms.options import SharedOptions
 
 OptionsT = TypeVar("OptionsT", bound=SharedOptions)
 
-# Steps of sequences that fill the unit interval evenly and any two of them the unit square: a share of p is met by
-# any few patients in a row, also among those of another share.
+# Steps of sequences that fill the unit interval evenly; any two sequences fill the unit square evenly. So a few
+# consecutive patients have the right share, also among the patients of another share.
 _STEPS = (0.6180340, 0.7548777, 0.4142136, 0.8191725, 0.7320508)
 
 

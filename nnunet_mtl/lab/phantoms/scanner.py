@@ -141,7 +141,7 @@ def scan(
         scanner: The domain.
         matrix: Reference image size, (Y, X) or (Z, Y, X); two axes give one transversal slice at height 0.
         contrast_to_noise: Contrast of a tumour over the standard deviation of the noise.
-        rng: What noise and the spread of intensities are drawn from.
+        rng: Random numbers of the noise and of the spread of intensities.
     """
     shape, spacing = _grid(matrix, scanner, rng)
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, spacing, strict=True)]

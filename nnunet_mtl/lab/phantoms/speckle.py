@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-# Where the scanners put homogeneous glandular tissue in the range that they show.
+# Place of homogeneous glandular tissue in the range of levels that a scanner shows.
 _GLAND_SHARE = 0.62
 
 
@@ -48,7 +48,7 @@ def speckle(
     Args:
         level_db: Backscatter of each place in dB, attenuation on the way included, (Y, X), depth first.
         spread: Standard deviations of the point spread in voxels, depth first; from 0.8 on they are sampled well.
-        rng: What the scatterers are drawn from.
+        rng: Random numbers of the scatterers.
     """
     margin = [int(np.ceil(4 * s)) for s in spread]
     padded = np.pad(level_db, [(m, m) for m in margin], mode="edge")
@@ -66,7 +66,7 @@ def attenuated(
     spacing_mm: float,
     beam_mm: float,
 ) -> NDArray[np.float64]:
-    """Return the level of the echoes after what the tissue above each place took away, (Y, X).
+    """Return the level of the echoes after the loss in the tissue above each place, (Y, X).
 
     The scanner makes up for the mean loss with depth; only the excess remains, as a shadow (an enhancement, if it is
     negative) straight below the tissue that causes it.
@@ -91,7 +91,7 @@ def displayed(
         envelope: Relative to glandular tissue, (Y, X), depth first.
         probe: The scanner.
         gain_db: Gain that the user of the scanner added.
-        rng: What the receiver's noise is drawn from.
+        rng: Random numbers of the receiver's noise.
     """
     depth = np.linspace(-12, 0, envelope.shape[0])[:, None]
     noise = rng.rayleigh(np.sqrt(0.5), envelope.shape) * 10 ** ((probe.noise_db + depth) / 20)

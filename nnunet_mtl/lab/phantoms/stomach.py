@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from nnunet_mtl.lab.phantoms.geometry import Ellipsoid, Mask, Points, tube, tube_distance, waves
 from nnunet_mtl.lab.phantoms.nodes import Node, NodeCue, draw_nodes, draw_places
 
-# Field of view, slices first, and how far a patient lies beside its middle at most, in any direction.
+# Field of view, slices first, and the largest displacement of a patient from its middle, in any direction.
 EXTENT_MM = (160.0, 192.0, 192.0)
 SHIFT_MM = 6.0
 
-# Where the stomach runs, from fundus to pylorus, and its radius there.
+# Points of the stomach's centre line, from fundus to pylorus, and the radius of the stomach at these points.
 _LINE_MM = np.array(
     [(30.0, 14.0, 52.0), (40.0, -4.0, 22.0), (28.0, -18.0, -10.0), (0.0, -24.0, -30.0), (-30, -14, -28)]
 )
@@ -31,8 +31,8 @@ _FAT_HU, _WALL_HU, _VESSEL_HU, _BOWEL_HU, _LIVER_HU, _SPLEEN_HU, _BONE_HU = (
     260.0,
 )
 _TUMOUR_HU, _TUMOUR_TEXTURE_HU = 118.0, 10.0
-_REACH_MM = 5.0  # of a tumour, out of the wall
-_APART_MM = 8.0  # nodes from the tumour, besides their usual gap
+_REACH_MM = 5.0  # how far a tumour reaches out of the wall
+_APART_MM = 8.0  # distance of the nodes from the tumour, in addition to their usual gap
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Stomach:
         """Return the body at points (3, N) in mm."""
         rng = np.random.default_rng(self._entropy)
         bent = points.copy()
-        # In the plane alone: what lies in one slice stays in it.
+        # Points move in the plane only, so that structures of one slice stay in this slice.
         bent[:2] += np.stack([waves(points, rng, (60, 140), 6) for _ in range(2)]) * np.float32(1.5)
         intensity = np.full(points.shape[1], _FAT_HU, dtype=np.float32)
         for loop in self._bowel:
@@ -130,13 +130,13 @@ class Stomach:
         return np.array([np.interp(along, corners, axis) for axis in self._line.T])
 
     def _clearance_mm(self, points: Points) -> NDArray[np.float32]:
-        """Return the distance to what is not fat (small vessels apart) or in no image, (N,)."""
+        """Return the distance to tissue other than fat (small vessels excepted) or to the image's border, (N,)."""
         distances = [
             tube_distance(points, self._line, self._radii) - np.float32(_REACH_MM),
             *(tube_distance(points, loop, np.full(len(loop), _BOWEL_MM)) for loop in self._bowel),
             tube_distance(points, self._aorta, np.full(2, 10.0)),
             *(_ellipsoid_distance(organ, points) for organ in (self._liver, self._spleen, self._spine)),
-            # So far that the scanner's blur carries nothing over.
+            # This distance is so large that the scanner's blur carries nothing over.
             _ellipsoid_distance(self._tumour, points) - np.float32(_APART_MM),
         ]
         half_mm = np.array(EXTENT_MM[::-1], dtype=np.float32)[:, None] / 2 - np.float32(SHIFT_MM)

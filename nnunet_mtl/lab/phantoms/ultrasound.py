@@ -39,7 +39,7 @@ class UltrasoundOptions(SharedOptions):
         lesion_prevalence: Share of the patients who have a lesion; the others have no class.
         malignant_share: Share of malignant lesions.
         cyst_share: Share of cysts among the benign ones.
-        malignant_cue: What tells malignant from benign: form and margin, with the shadow behind the lesion or alone.
+        malignant_cue: Features of malignant lesions: form and margin, with or without the shadow behind the lesion.
         lesion_radius_mm: Smallest and largest radius of a disc of the lesion's area, the same for both classes.
         contrast_db: Least and largest darkness of a lesion that is no cyst, below that of glandular tissue.
         mimics: Mean number of fat lobules inside the gland; there are half as many shadows without a lesion.
@@ -100,7 +100,7 @@ def render(options: UltrasoundOptions, visit: Visit) -> UltrasoundScan:
     # The probe is never held twice at the same place.
     x = x - FIELD_MM / 2 + scan.uniform(-3, 3)
     breast, malignant = _draw(options, visit, patient, x, depth)
-    # Not from the patient: which probe it was says nothing about the class.
+    # The probe is not drawn from the patient, so that it says nothing about the class.
     probe = PROBES[int(scan.integers(len(PROBES)))]
     level_db = attenuated(breast.level_db, breast.excess_db_per_mm, spacing_mm, beam_mm=0.5)
     level_db = level_db + scan.uniform(-0.12, 0.12) * (depth - FIELD_MM / 2)

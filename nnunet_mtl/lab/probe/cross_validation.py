@@ -1,4 +1,4 @@
-"""Probes fitted and asked by the folds of `splits_final.json`: what is scored was never fitted on."""
+"""Cross-validates probes over the folds of `splits_final.json`: no probe is scored on cases it was fitted on."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _LEAST_CASES = 2  # of each class
 
 @dataclass(frozen=True)
 class Labelled:
-    """The cases that have an answer to a question asked.
+    """The cases that have a label for one of the probed questions.
 
     Attributes:
-        cases: Their names.
-        targets: For each question what is true, (N, C).
-        known: For each question whether it is known, (N,) bool.
-        folds: Of the data set.
+        cases: Names of the N cases.
+        targets: True classes of the cases by question, (N, C).
+        known: Whether a case has a label, by question, (N,) bool.
+        folds: Folds of the data set.
     """
 
     cases: tuple[str, ...]
@@ -34,22 +34,22 @@ class Labelled:
     folds: Folds
 
     def patients(self, rows: npt.NDArray[np.int_]) -> list[Hashable]:
-        """Return whose the cases in these rows are."""
+        """Return the patients of the cases in these rows."""
         return [self.folds.patient_of[self.cases[row]] for row in rows]
 
 
 def labelled_cases(
     tasks: TaskSet, questions: Sequence[ClassificationTask], splits: Sequence[Mapping[str, Sequence[str]]]
 ) -> Labelled:
-    """Collect the cases that have an answer to any of the questions.
+    """Collect the cases that have a label for any of the questions.
 
     Args:
         tasks: The data set.
-        questions: What is asked.
-        splits: Its folds.
+        questions: The questions to probe.
+        splits: Folds of the data set.
 
     Raises:
-        ProbeError: If a class of a question, or either answer to a label, has fewer than two cases.
+        ProbeError: If a class of a question has fewer than two cases, or the yes or the no of a multilabel class has.
     """
     cases = [name for name, case in tasks.cases.items() if any(question.name in case.classes for question in questions)]
     answers = CaseLabels(tasks).targets(cases)
@@ -80,15 +80,15 @@ def _refuse_too_few(source: str, question: ClassificationTask, targets: npt.NDAr
 def out_of_fold(
     question: ClassificationTask, labelled: Labelled, described: Mapping[Fold, Mapping[str, Described]]
 ) -> Answers:
-    """Predict every labelled case that is in a validation part, by a probe fitted on other folds and other patients.
+    """Predict every labelled case of a validation part by a probe that was fitted on other folds and other patients.
 
     Args:
-        question: What is asked.
+        question: The question to answer.
         labelled: The cases.
-        described: For each fold whose network there is, what it says of the cases for each question.
+        described: Descriptors of the cases, by the fold of the network and by question.
 
     Raises:
-        ProbeError: If no fold has labelled cases on both sides.
+        ProbeError: If no fold has labelled cases in both its training and its validation part.
     """
     row_of = {case: row for row, case in enumerate(labelled.cases)}
     known, targets = labelled.known[question.name], labelled.targets[question.name]
@@ -99,14 +99,14 @@ def out_of_fold(
             f"splits_final.json: question {shown(question.name)}: no fold has labelled cases on both sides; write the "
             "folds with `nnunet_mtl make-splits`"
         )
-    probabilities, found = [], []
+    probabilities, evidence_found = [], []
     for part in parts:
-        of_network = described[part.network][question.name]
+        features = described[part.network][question.name]
         fit, predict = (np.array([row_of[case] for case in names]) for names in (part.fit, part.predict))
-        probe = fit_probe(question, of_network.descriptors[fit], targets[fit], labelled.patients(fit))
-        probabilities.append(case_probabilities(question, probe.logits(of_network.descriptors[predict])))
-        evidence = np.ones(len(predict)) if of_network.evidence is None else of_network.evidence[predict]
-        found.append(evidence >= 1)
+        probe = fit_probe(question, features.descriptors[fit], targets[fit], labelled.patients(fit))
+        probabilities.append(case_probabilities(question, probe.logits(features.descriptors[predict])))
+        evidence = np.ones(len(predict)) if features.evidence is None else features.evidence[predict]
+        evidence_found.append(evidence >= 1)
     predicted = [case for part in parts for case in part.predict]
     return Answers(
         question,
@@ -114,14 +114,14 @@ def out_of_fold(
         np.concatenate(probabilities),
         targets[[row_of[case] for case in predicted]],
         np.array([labelled.folds.seen(part.network, case) for part in parts for case in part.predict], dtype=bool),
-        np.concatenate(found),
+        np.concatenate(evidence_found),
     )
 
 
 def final_probes(
     questions: Sequence[ClassificationTask], labelled: Labelled, described: Mapping[str, Described]
 ) -> dict[str, LinearProbe]:
-    """Fit the probe of each question on every case it is known of, as one network describes them."""
+    """Fit the probe of every question on all labelled cases, with the descriptors of one network."""
     probes = {}
     for question in questions:
         rows = np.flatnonzero(labelled.known[question.name])

@@ -1,4 +1,4 @@
-"""A fitted probe as the classification head of a model folder that predicts like any other."""
+"""Exports a fitted probe as the classification head of a model folder that predicts like any other model folder."""
 
 import copy
 import dataclasses
@@ -27,7 +27,7 @@ from nnunet_mtl.training.image_level import questions_of
 from nnunet_mtl.training.scheduled_trainer import settings_in
 
 PROBE_HEAD = "nnunet_mtl.networks.probe_head.ProbeHead"
-# What a network of ours keeps beside its parts: argument, and key in the plans.
+# Arguments, besides the parts, that an exported network of this package keeps: argument and key in the plans.
 KEPT = {"head": "segmentation_head"} | {
     name: name for name in ("head_options", "gates", "method_options", "regressions")
 }
@@ -40,11 +40,11 @@ def export_folder(source: Source, name: str) -> Path:
 
     Args:
         source: The probed model.
-        name: Of the new plans.
+        name: Name of the new plans.
 
     Raises:
-        ProbeError: If the model will not do, or the folder is there.
-        PlanningError: If the name will not do.
+        ProbeError: If the model cannot be exported, or the folder exists.
+        PlanningError: If the name is not allowed.
     """
     model = source.model
     if not source.outputs.has_regions:
@@ -69,18 +69,18 @@ def export_folder(source: Source, name: str) -> Path:
 
 
 def export(source: Source, name: str, probes: Mapping[Fold, Mapping[str, LinearProbe]]) -> Path:
-    """Write the model folder, whole or not at all; what the model segments is unchanged.
+    """Write the model folder completely or not at all; the segmentations of the model do not change.
 
     Args:
         source: The probed model.
-        name: Of the new plans.
-        probes: For each fold of the model, the probe of each question on that fold's features.
+        name: Name of the new plans.
+        probes: Probes by fold and by question; a probe was fitted on the features of the fold's network.
 
     Returns:
-        The folder.
+        The written folder.
 
     Raises:
-        ProbeError: As `export_folder`, or if it cannot be written.
+        ProbeError: As `export_folder`, or if the folder cannot be written.
     """
     folder = export_folder(source, name)
     dataset_json = _dataset_json(source)
@@ -100,9 +100,9 @@ def export(source: Source, name: str, probes: Mapping[Fold, Mapping[str, LinearP
         aside.mkdir()
         write_json(aside / "plans.json", exported.plans)
         write_json(aside / "dataset.json", dataset_json)
-        for fold, of_fold in probes.items():
+        for fold, fold_probes in probes.items():
             checkpoint = {
-                "network_weights": _weights(source, exported, fold, of_fold),
+                "network_weights": _weights(source, exported, fold, fold_probes),
                 "trainer_name": exported.trainer_name,
                 "init_args": {
                     "plans": exported.plans,
@@ -111,7 +111,7 @@ def export(source: Source, name: str, probes: Mapping[Fold, Mapping[str, LinearP
                     "dataset_json": dataset_json,
                 },
                 "inference_allowed_mirroring_axes": exported.mirroring_axes,
-                OUR_CONTENT: {TAUGHT: list(of_fold)},
+                OUR_CONTENT: {TAUGHT: list(fold_probes)},
             }
             (aside / f"fold_{fold}").mkdir()
             torch.save(checkpoint, aside / f"fold_{fold}" / _CHECKPOINT)
@@ -124,7 +124,7 @@ def export(source: Source, name: str, probes: Mapping[Fold, Mapping[str, LinearP
 
 
 def _dataset_json(source: Source) -> dict[str, Any]:
-    """Return the model's `dataset.json` with these questions, evidence under the names of its own labels."""
+    """Return the model's `dataset.json` with the probed questions; evidence has the name of the model's label."""
     questions = {}
     for question in source.questions:
         channels = source.channels.get(question.name)
@@ -138,7 +138,7 @@ def _plans(source: Source, name: str, dataset_json: dict[str, Any]) -> dict[str,
     model = source.model
     plans = copy.deepcopy(model.plans)
     tasks = TaskSet.from_dataset_json(dataset_json, f"{model.folder / 'dataset.json'} with the questions")
-    # what was fitted is the mean over patches weighted by their evidence
+    # probes are fitted on the mean over patches, weighted by their evidence
     settings = dataclasses.replace(settings_in(plans), class_combination="mean")
     resolved = PlansManager(plans).get_configuration(model.configuration).configuration
     kept = resolved["architecture"]["arch_kwargs"] if source.ours else {}

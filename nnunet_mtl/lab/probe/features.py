@@ -1,6 +1,6 @@
-"""What a frozen network says of whole cases: descriptors of nnU-Net's patches, averaged by the evidence in them.
+"""Describes whole cases with a frozen network: descriptors of nnU-Net's patches, averaged by the evidence in them.
 
-The evidence is the network's own probability and never the annotation, which a new image does not have.
+The evidence is the network's predicted probability and never the annotation, which a new image does not have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +36,13 @@ class Source:
     """A trained model as a probe sees it.
 
     Attributes:
-        model: What the model folder holds.
-        network: Its network; which fold's weights it has changes.
+        model: Content of the model folder.
+        network: Network of the model; the weights of different folds are loaded into it one after another.
         outputs: The labels of the model's output channels.
-        ours: Whether the network is one of this package's.
-        questions: What is asked.
-        channels: For each question with evidence, the output channels whose probabilities add up to it; none for a
-            model that does not segment.
+        ours: Whether the network is a network of this package.
+        questions: The questions to probe.
+        channels: Output channels whose probabilities add up to the evidence, by question; only for questions with
+            evidence and models that segment.
     """
 
     model: TrainedModel
@@ -55,11 +55,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Described:
-    """What one network says of the cases for one question.
+    """Descriptors of the cases for one question, from one network.
 
     Attributes:
-        descriptors: (N, D).
-        evidence: Voxels of evidence in the patch of each case that has most of it, (N,); None for a question without.
+        descriptors: Descriptor of each case, (N, D).
+        evidence: Largest number of evidence voxels in a patch of each case, (N,); None for questions without evidence.
     """
 
     descriptors: npt.NDArray[np.float64]
@@ -67,17 +67,18 @@ class Described:
 
 
 def quiet() -> AbstractContextManager[Any]:
-    """Keep to itself what nnU-Net prints at length: where it looks for a trainer, and that a CPU is no GPU."""
+    """Suppress nnU-Net's long output about where it searches for a trainer and about computing on a CPU."""
     return redirect_stdout(StringIO())
 
 
-def open_source(model: TrainedModel, asked: TaskSet, questions: Sequence[ClassificationTask]) -> Source:
+def open_source(model: TrainedModel, tasks: TaskSet, questions: Sequence[ClassificationTask]) -> Source:
     """Build the model's network and find the evidence of the questions among its outputs.
 
     Args:
         model: The model.
-        asked: The data set that asks, whose labels need not be named as the model's, but have the same values.
-        questions: Its questions.
+        tasks: Tasks of the data set that has the questions; its labels may have other names than the model's labels,
+            but have the same values.
+        questions: Questions of the data set.
 
     Raises:
         UserError: If the network cannot be built or read, or does not predict the evidence of a question.
@@ -95,16 +96,16 @@ def open_source(model: TrainedModel, asked: TaskSet, questions: Sequence[Classif
     outputs = TaskSet.from_dataset_json(model.dataset_json, named)
     segments = getattr(trainer, "segments", True)
     channels = {
-        question.name: _channels(question, asked, outputs, named)
+        question.name: _channels(question, tasks, outputs, named)
         for question in questions
         if segments and question.evidence is not None
     }
     return Source(model, network, outputs, ours, tuple(questions), channels)
 
 
-def _channels(question: ClassificationTask, asked: TaskSet, outputs: TaskSet, source: str) -> tuple[int, ...]:
-    """Return the output channels whose probabilities add up to that of the evidence."""
-    wanted = asked.region_labels[asked.regions.index(str(question.evidence))]
+def _channels(question: ClassificationTask, tasks: TaskSet, outputs: TaskSet, source: str) -> tuple[int, ...]:
+    """Return the output channels whose probabilities add up to the probability of the evidence."""
+    wanted = tasks.region_labels[tasks.regions.index(str(question.evidence))]
     same = [index for index, labels in enumerate(outputs.region_labels) if labels == wanted]
     parts = [index for index, labels in enumerate(outputs.region_labels) if set(labels) <= set(wanted)]
     if same:
@@ -121,9 +122,9 @@ class Describer:
     """Describes patches and cases with the network of one fold.
 
     Args:
-        source: The model; its network is given the fold's weights.
-        fold: The fold.
-        device: Where to compute.
+        source: The model, into whose network the weights of the fold are loaded.
+        fold: The fold whose weights are used.
+        device: Device of the computation.
     """
 
     def __init__(self, source: Source, fold: Fold, device: torch.device) -> None:
@@ -143,7 +144,7 @@ class Describer:
 
     @torch.inference_mode()
     def describe(self, image: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """Return for each question the descriptor (D,) of a case and the most voxels of evidence in a patch, ().
+        """Return the descriptor (D,) of a case and the largest number of evidence voxels in a patch (), by question.
 
         Args:
             image: Preprocessed, (C, *spatial).
@@ -160,11 +161,10 @@ class Describer:
         return result
 
     def describe_patch(self, patch: Tensor) -> PatchAnswers:
-        """Return, where a head's logits would stand, the descriptor of a patch (1, C, *spatial), and its evidence."""
+        """Return the descriptor of a patch (1, C, *spatial) in place of a head's logits, and its evidence."""
         source = self._source
         with torch.autocast("cuda") if self._device.type == "cuda" else nullcontext():
             skips, before_norm = run_encoder(self._network.encoder, patch)
-            # our networks decode once per task, and do that by themselves
             logits = self._logits(patch, skips) if source.channels else patch
         masks = {
             channels: _evidence(logits, channels, source.outputs.has_regions) for channels in source.channels.values()
@@ -196,7 +196,7 @@ def describe_cases(source: Source, fold: Fold, images: Images, device: torch.dev
     """Describe cases with the network of one fold, by question.
 
     Raises:
-        ProbeError: If a case is not there, or what is said of it is not finite.
+        ProbeError: If a case cannot be read, or its descriptor is not finite.
     """
     describer = Describer(source, fold, device)
     rows: dict[str, list[tuple[Tensor, Tensor | None]]] = {question.name: [] for question in source.questions}
@@ -207,10 +207,10 @@ def describe_cases(source: Source, fold: Fold, images: Images, device: torch.dev
             rows[name].append(row)
     return {
         name: Described(
-            torch.stack([descriptor for descriptor, _ in of_question]).double().numpy(),
-            np.array([float(volume) for _, volume in of_question if volume is not None])
+            torch.stack([descriptor for descriptor, _ in question_rows]).double().numpy(),
+            np.array([float(volume) for _, volume in question_rows if volume is not None])
             if name in source.channels
             else None,
         )
-        for name, of_question in rows.items()
+        for name, question_rows in rows.items()
     }

@@ -1,7 +1,7 @@
-"""Regularised logistic regression on the descriptors of cases, its strength chosen by cross-validation.
+"""Regularised logistic regression on the descriptors of cases, with a penalty chosen by cross-validation.
 
-Whatever the kind of the question, the result is one linear layer whose outputs mean what those of the heads mean. Every
-class weighs the same, however rare.
+For every kind of question the result is one linear layer whose outputs have the meaning of a classification head's
+outputs. Every class has the same weight, however rare it is.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -28,10 +28,10 @@ class LinearProbe:
     """A fitted probe.
 
     Attributes:
-        mean: Of the descriptors it was fitted on, (D,).
-        var: Their variance, (D,).
-        weight: On the standardised descriptor, (outputs, D).
-        bias: (outputs,).
+        mean: Mean of the descriptors on which the probe was fitted, (D,).
+        var: Variance of these descriptors, (D,).
+        weight: Weight of the standardised descriptor, (outputs, D).
+        bias: Bias, (outputs,).
         strength: Inverse of the L2 penalty that was chosen.
     """
 
@@ -52,19 +52,19 @@ def fit_probe(
 ) -> LinearProbe:
     """Fit a probe; the same input gives the same probe.
 
-    The strength is the one with the least loss in a cross-validation that keeps the cases of a patient together; of
-    equally good ones the strongest penalty. A class that no case has is answered as improbable.
+    The chosen penalty has the smallest loss in a cross-validation that keeps the cases of a patient together; of
+    equally good penalties the strongest one is chosen. A class without cases is answered as improbable.
 
     Args:
-        question: What is asked.
-        descriptors: Of each case, (N, D), N at least 1.
+        question: The question to answer.
+        descriptors: Descriptor of each case, (N, D), N at least 1.
         targets: One-hot, for multilabel multi-hot, (N, C).
-        patients: Whose case each is, N of them.
+        patients: Patient of each case, N of them.
     """
     descriptors, targets = np.asarray(descriptors, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     mean, var = descriptors.mean(0), descriptors.var(0)
     scale = np.sqrt(var + _LEAST_VARIANCE) * np.sqrt(descriptors.shape[1])
-    # Fewer cases than values: a rotation into the space the cases span changes no fit and makes each one fast.
+    # There are fewer cases than values: a rotation into the space of the cases makes a fit fast and does not change it.
     left, singular, axes = np.linalg.svd((descriptors - mean) / scale, full_matrices=False)
     values = left * singular
     strength = _best_strength(question, values, targets, patients)
@@ -78,18 +78,18 @@ def case_probabilities(question: ClassificationTask, logits: Array) -> Array:
 
 
 def balanced_loss(question: ClassificationTask, logits: Array, targets: Array) -> float:
-    """Return the negative log-likelihood of what is true, the mean over classes of the mean over their cases."""
-    of_class = case_probabilities(question, logits).clip(1e-7, 1 - 1e-7)
-    losses = -np.log(of_class) * targets
+    """Return the negative log-likelihood of the true classes: the mean over classes of the mean over their cases."""
+    predicted = case_probabilities(question, logits).clip(1e-7, 1 - 1e-7)
+    losses = -np.log(predicted) * targets
     if question.kind == "multilabel":
-        losses = np.concatenate((losses, -np.log(1 - of_class) * (1 - targets)), axis=1)
+        losses = np.concatenate((losses, -np.log(1 - predicted) * (1 - targets)), axis=1)
         targets = np.concatenate((targets, 1 - targets), axis=1)
     counts = targets.sum(0)
     return float((losses.sum(0)[counts > 0] / counts[counts > 0]).mean())
 
 
 def patient_folds(targets: Array, patients: Sequence[Hashable], n_folds: int) -> npt.NDArray[np.int_]:
-    """Deal the cases out, (N,): those of a patient into one fold, and each class as evenly as it goes over all."""
+    """Return the fold of every case, (N,); a patient's cases share a fold, and classes are spread evenly."""
     first: dict[Hashable, int] = {}
     for index, patient in enumerate(patients):
         first.setdefault(patient, index)
@@ -127,24 +127,24 @@ def _nominal(values: Array, targets: Array, strength: float) -> tuple[Array, Arr
     bias[present] = 0.0
     if len(present) > 1:
         model = _regression(strength).fit(values, labels)
-        both = len(present) == 2  # then there is one logit, that of the second of them
-        weight[present] = np.concatenate((-model.coef_, model.coef_)) / 2 if both else model.coef_
-        bias[present] = np.concatenate((-model.intercept_, model.intercept_)) / 2 if both else model.intercept_
+        binary = len(present) == 2  # then scikit-learn has one logit, for the second class
+        weight[present] = np.concatenate((-model.coef_, model.coef_)) / 2 if binary else model.coef_
+        bias[present] = np.concatenate((-model.intercept_, model.intercept_)) / 2 if binary else model.intercept_
     return weight, bias
 
 
 def _ordinal(values: Array, targets: Array, strength: float) -> tuple[Array, Array]:
-    above = targets[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # is it more than class k?
-    return _each(values, above, strength)
+    above = targets[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # whether the true class is above class k
+    return _binary(values, above, strength)
 
 
-def _each(values: Array, holds: Array, strength: float) -> tuple[Array, Array]:
-    """Fit yes or no for every column."""
+def _binary(values: Array, holds: Array, strength: float) -> tuple[Array, Array]:
+    """Fit a separate yes-or-no regression for every column."""
     weight, bias = np.zeros((holds.shape[1], values.shape[1])), np.zeros(holds.shape[1])
-    for column, of_column in enumerate(holds.T):
-        positives, n_cases = of_column.sum(), len(of_column)
+    for column, is_true in enumerate(holds.T):
+        positives, n_cases = is_true.sum(), len(is_true)
         if 0 < positives < n_cases:
-            model = _regression(strength).fit(values, of_column > 0.5)
+            model = _regression(strength).fit(values, is_true > 0.5)
             weight[column], bias[column] = model.coef_[0], model.intercept_[0]
         else:
             bias[column] = np.log((positives + 0.5) / (n_cases - positives + 0.5))
@@ -158,5 +158,5 @@ def _regression(strength: float) -> Any:
 _FITS: dict[str, Callable[[Array, Array, float], tuple[Array, Array]]] = {
     "nominal": _nominal,
     "ordinal": _ordinal,
-    "multilabel": _each,
+    "multilabel": _binary,
 }

@@ -1,4 +1,4 @@
-"""Who may say something of whom: which network describes a case, and which cases its probe may have been fitted on."""
+"""Chooses, for every case, the network that describes the case and the cases on which its probe is fitted."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ class ProbeError(UserError):
 
 @dataclass(frozen=True)
 class Part:
-    """Cases that are predicted alike.
+    """Cases that are predicted by the same network and the same probe.
 
     Attributes:
-        network: The fold whose network describes the cases to predict, and those that the probe is fitted on.
-        fit: Cases the probe is fitted on.
-        predict: Cases it is then asked for; no patient of theirs is in `fit`.
+        network: The fold whose network describes the cases in `fit` and in `predict`.
+        fit: Cases on which the probe is fitted.
+        predict: Cases that the probe predicts; none of their patients is in `fit`.
     """
 
     network: Fold
@@ -33,38 +33,38 @@ class Folds:
 
     Attributes:
         splits: Content of `splits_final.json`: for each fold the cases of "train" and "val".
-        patient_of: Whose each labelled case is.
+        patient_of: Patient of every labelled case.
     """
 
     splits: Sequence[Mapping[str, Sequence[str]]]
     patient_of: Mapping[str, Hashable]
 
     def seen(self, network: Fold, case: str) -> bool:
-        """Return whether the network of a fold was trained on an image of the case's patient, or may have been."""
+        """Return whether the network of a fold was, or may have been, trained on an image of the case's patient."""
         if isinstance(network, str) or network >= len(self.splits):
             return True
         return self._patient(case) in {self._patient(other) for other in self.splits[network]["train"]}
 
     def parts(self, cases: Sequence[str], networks: Sequence[Fold]) -> list[Part]:
-        """Share out the cases that are in a validation part; a case that is in several counts in the first.
+        """Divide the cases of the validation parts; a case that is in several validation parts counts in the first.
 
-        Networks do not share their channels: what one says of a case means nothing to a probe that was fitted on
-        another. So a part is one network, which describes all of its cases: where there is one, a network that was
-        not trained on the cases to predict.
+        The channels of different networks have different meanings, so a probe that was fitted on the features of one
+        network cannot read the features of another. Therefore one network describes all cases of a part. If possible,
+        this network was not trained on the cases to predict.
 
         Args:
             cases: Labelled cases.
-            networks: The folds whose networks there are, at least one.
+            networks: The folds whose networks exist, at least one.
         """
-        home: dict[str, int] = {}
+        validated_in: dict[str, int] = {}
         for index, split in enumerate(self.splits):
             for case in split["val"]:
-                home.setdefault(case, index)
+                validated_in.setdefault(case, index)
         shares: dict[tuple[int, Fold], list[str]] = {}
         for case in cases:
-            if case in home:
+            if case in validated_in:
                 unseen = (network for network in networks if not self.seen(network, case))
-                shares.setdefault((home[case], next(unseen, networks[0])), []).append(case)
+                shares.setdefault((validated_in[case], next(unseen, networks[0])), []).append(case)
         parts = []
         for (fold, network), predict in sorted(shares.items(), key=lambda item: item[0][0]):
             held_out = {self._patient(case) for case in (*self.splits[fold]["val"], *predict)}

@@ -17,12 +17,12 @@ from nnunet_mtl.lab.probe.folds import ProbeError
 
 
 class Images:
-    """Preprocessed cases: each name with the network's input, (C, *spatial), as often as they are gone through.
+    """Iterates over preprocessed cases: the name of a case and the network's input, (C, *spatial).
 
     Args:
-        model: Whose configuration and labels count.
+        model: The model, with the configuration and the labels of the cases.
         preprocessed: The data set's folder in `nnUNet_preprocessed`.
-        cases: The cases.
+        cases: Names of the cases.
 
     Raises:
         ProbeError: If a case is not preprocessed, or the previous stage of a cascade has not predicted it.
@@ -32,8 +32,8 @@ class Images:
         manager = PlansManager(model.plans)
         configuration = manager.get_configuration(model.configuration)
         folder = preprocessed / configuration.data_identifier
-        there = _identifiers(folder)
-        missing = [case for case in cases if case not in there]
+        identifiers = _identifiers(folder)
+        missing = [case for case in cases if case not in identifiers]
         if missing:
             raise ProbeError(
                 f"{folder}: {len(missing)} of {len(cases)} labelled cases are not preprocessed: {listed(missing)}; run "
@@ -70,5 +70,5 @@ class Images:
 def _identifiers(folder: Path) -> set[str]:
     try:
         return set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
-    except (OSError, AssertionError, KeyError):  # not there, or nothing of nnU-Net's in it
+    except (OSError, AssertionError, KeyError):  # the folder is missing, or holds no files of nnU-Net
         return set()

@@ -1,4 +1,4 @@
-"""What a probe found, for people and for programs: the text, `probe.json` and `probe.csv`."""
+"""The report of a probe, for people and for programs: the text, `probe.json` and `probe.csv`."""
 
 import csv
 import io
@@ -25,15 +25,15 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Answers:
-    """What was predicted out of fold for one question.
+    """Out-of-fold predictions for one question.
 
     Attributes:
         question: The question.
         cases: Names of the N cases.
-        probabilities: Of every class, (N, C).
-        targets: What is true, (N, C).
+        probabilities: Probability of every class, (N, C).
+        targets: True classes, (N, C).
         seen: Whether the network that described the case was trained on its patient, (N,) bool.
-        found: Whether that network finds a voxel of evidence or more in a patch, (N,) bool.
+        found: Whether this network finds at least one voxel of evidence in a patch of the case, (N,) bool.
     """
 
     question: ClassificationTask
@@ -45,7 +45,7 @@ class Answers:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What `probe.json` says of the question: scores of all cases, and of the unseen alone where some were seen."""
+        """The question's entry in `probe.json`: scores of all cases, and of the unseen cases if some were seen."""
         every = np.ones(len(self.cases), dtype=bool)
         return {
             **self.question.to_json(),
@@ -56,22 +56,22 @@ class Answers:
         }
 
     def _scores(self, rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
-        question, of_rows, targets = self.question, self.probabilities[rows], self.targets[rows] > 0.5
-        found = point_metrics(of_rows, targets, question.kind)
+        question, predicted, targets = self.question, self.probabilities[rows], self.targets[rows] > 0.5
+        scores = point_metrics(predicted, targets, question.kind)
         columns = range(len(question.classes))
         if question.kind != "multilabel" and len(question.classes) == 2:
             columns = range(1, 2)
         return {
             "n_cases": int(rows.sum()),
             "cases": {name: int(targets[:, column].sum()) for column, name in enumerate(question.classes)},
-            "auc": found.metrics["auc"],
-            "balanced_accuracy": found.metrics["balanced_accuracy"],
+            "auc": scores.metrics["auc"],
+            "balanced_accuracy": scores.metrics["balanced_accuracy"],
             "auc_of_class": {
                 question.classes[column]: {
-                    "auc": point_metrics(_against_rest(of_rows[:, column]), _against_rest(targets[:, column])).metrics[
-                        "auc"
-                    ],
-                    "interval": auc_interval(of_rows[:, column], targets[:, column]),
+                    "auc": point_metrics(
+                        _against_rest(predicted[:, column]), _against_rest(targets[:, column])
+                    ).metrics["auc"],
+                    "interval": auc_interval(predicted[:, column], targets[:, column]),
                 }
                 for column in columns
             },
@@ -83,30 +83,30 @@ def _against_rest(values: Array) -> Array:
 
 
 def describe(answers: Answers) -> list[str]:
-    """Return the lines on one question."""
-    of_question = answers.content
-    lines = [f"{answers.question.name}: {_line(of_question)}"]
-    if answers.question.evidence is not None and of_question["cases_without_predicted_evidence"]:
-        missing = of_question["cases_without_predicted_evidence"]
+    """Return the lines of the text report about one question."""
+    content = answers.content
+    lines = [f"{answers.question.name}: {_line(content)}"]
+    if answers.question.evidence is not None and content["cases_without_predicted_evidence"]:
+        missing = content["cases_without_predicted_evidence"]
         lines.append(f"  in {missing} of {len(answers.cases)} cases the network finds no {answers.question.evidence}")
-    seen = of_question["cases_seen_in_training"]
+    seen = content["cases_seen_in_training"]
     if seen:
         lines.append(
             f"  {seen} of {len(answers.cases)} cases were described by a network that was trained on their images: the "
             "scores may be too good, above all if it was trained on the answers too; train the other folds"
         )
-    if of_question["unseen_in_training"] is not None and seen < len(answers.cases):
-        lines.append(f"  the others alone: {_line(of_question['unseen_in_training'])}")
+    if content["unseen_in_training"] is not None and seen < len(answers.cases):
+        lines.append(f"  the others alone: {_line(content['unseen_in_training'])}")
     return lines
 
 
 def headline(answers: Sequence[Answers]) -> str:
     """Return the AUC of each question, in short."""
     parts = []
-    for of_question in answers:
-        content = of_question.content
+    for answer in answers:
+        content = answer.content
         note = " (images seen in training)" if content["cases_seen_in_training"] else ""
-        parts.append(f"{of_question.question.name} {_auc(content)}{note}")
+        parts.append(f"{answer.question.name} {_auc(content)}{note}")
     return ", ".join(parts)
 
 
@@ -115,8 +115,8 @@ def _line(content: Mapping[str, Any]) -> str:
     text = f"{_auc(content)}, balanced accuracy {_number(content['balanced_accuracy'])}"
     text += f"; {content['n_cases']} case(s): {counts}"
     if len(content["auc_of_class"]) > 1:
-        each = (f"{name} {_with_interval(values)}" for name, values in content["auc_of_class"].items())
-        text += f"; each class against the others: {', '.join(each)}"
+        aucs = (f"{name} {_with_interval(values)}" for name, values in content["auc_of_class"].items())
+        text += f"; each class against the others: {', '.join(aucs)}"
     return text
 
 
@@ -142,23 +142,23 @@ def write_report(folder: Path, about: Mapping[str, Any], answers: Sequence[Answe
     """Write `probe.json` and `probe.csv`.
 
     Args:
-        folder: Is made where it is not there.
-        about: What `probe.json` says of the model, by key.
-        answers: To every question.
+        folder: Folder of the report; made if missing.
+        about: Entries of `probe.json` about the model.
+        answers: Out-of-fold predictions for every question.
 
     Raises:
         OSError: If the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    questions = {of_question.question.name: of_question.content for of_question in answers}
+    questions = {answer.question.name: answer.content for answer in answers}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for of_question in answers:
-        for row, case in enumerate(of_question.cases):
-            seen = str(bool(of_question.seen[row])).lower()
-            for name, probability in zip(of_question.question.classes, of_question.probabilities[row], strict=True):
-                writer.writerow((case, of_question.question.name, name, f"{probability:.9g}", seen))
+    for answer in answers:
+        for row, case in enumerate(answer.cases):
+            seen = str(bool(answer.seen[row])).lower()
+            for name, probability in zip(answer.question.classes, answer.probabilities[row], strict=True):
+                writer.writerow((case, answer.question.name, name, f"{probability:.9g}", seen))
     aside = folder / f".{CSV_NAME}.{os.getpid()}"
     try:
         aside.write_text(table.getvalue(), encoding="utf-8")

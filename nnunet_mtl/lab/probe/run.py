@@ -1,8 +1,8 @@
 """`nnunet_mtl probe`: does a linear layer on the frozen features of a trained network answer the questions?
 
-Two things keep the figures honest. A prediction that is scored comes from a probe that was fitted on other folds of
-`splits_final.json` and on other patients. And where the folds of the model are there, the network that describes a case
-was not trained on its image; a case of which no such network is there is counted and named as seen in training.
+Two rules keep the figures honest. Every scored prediction comes from a probe that was fitted on other folds of
+`splits_final.json` and on other patients. If the model has the folds for it, the network that describes a case was not
+trained on the image of the case; a case without such a network is counted and reported as seen in training.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from nnunet_mtl.tasks import ClassificationTask, TaskSet, read_dataset_json
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """What was asked for on the command line; see there."""
+    """The options of `nnunet_mtl probe`; its help describes them."""
 
     dataset: str
     configuration: str
@@ -56,7 +56,7 @@ class ProbeOptions:
         """The folds without repetition, numbers as numbers.
 
         Raises:
-            ProbeError: If one is no number and not "all".
+            ProbeError: If a fold is neither a number nor "all".
         """
         wrong = [fold for fold in self.folds if fold != "all" and not str(fold).isdigit()]
         if wrong:
@@ -68,14 +68,14 @@ def run_probe(options: ProbeOptions, progress: Callable[[str], None]) -> str:
     """Describe the labelled cases, fit and score the probes, write the report and, if asked, the exported model.
 
     Args:
-        options: What was asked for.
-        progress: Called with a line of text now and then.
+        options: Options of the command.
+        progress: Called with one line of text at a time.
 
     Returns:
-        Text for the user; the figures are in its last line.
+        Text for the user; the last line has the figures.
 
     Raises:
-        UserError: In one line.
+        UserError: If the data set, the model or the options cannot be used; the message is one line.
     """
     preprocessed = preprocessed_folder(options.dataset)
     tasks = _task_set(preprocessed / "dataset.json")
@@ -95,9 +95,9 @@ def run_probe(options: ProbeOptions, progress: Callable[[str], None]) -> str:
     answers = [out_of_fold(question, labelled, described) for question in questions]
     output = options.output or folder.parent / "probes" / folder.name
     _write(output, options, source, answers)
-    lines = [line for of_question in answers for line in describe(of_question)]
+    lines = [line for answer in answers for line in describe(answer)]
     if options.export is not None:
-        probes = {fold: final_probes(questions, labelled, of_fold) for fold, of_fold in described.items()}
+        probes = {fold: final_probes(questions, labelled, features) for fold, features in described.items()}
         exported = export(source, options.export, probes)
         lines.append(
             f"exported {exported}: fitted on every labelled case, so its answers to these say nothing; predict with "

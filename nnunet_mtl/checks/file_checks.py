@@ -188,8 +188,7 @@ def _read(path: Path, reader: type[Any], faults: list[Fault], *, is_label: bool)
     try:
         array, properties = reader().read_seg(str(path)) if is_label else reader().read_images([str(path)])
     except Exception as error:  # noqa: BLE001 - readers raise anything, and the other files are checked too
-        # SimpleITK's messages begin with places in its source
-        faults.append(Fault(_kind(error), f"{path}: {one_line(error).rpartition('ITK ERROR: ')[2]}"))
+        faults.append(Fault(_kind(error), f"{path}: {one_line(error)}"))
         return None
     values = tuple(np.unique(array).tolist()) if is_label else ()
     return _Image(len(array), grid_of(array.shape[1:], properties), values)

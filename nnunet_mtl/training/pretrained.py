@@ -73,7 +73,8 @@ def load_what_fits(network: nn.Module, path: Path) -> str:
     own = {name: tensor for name, tensor in network.state_dict().items() if _is_shared(name)}
     there = {name: weights[source] for name in own if (source := _OTHER_DECODER.sub("decoder.", name)) in weights}
     fitting = {name: tensor for name, tensor in there.items() if tensor.shape == own[name].shape}
-    if not any(name.startswith("encoder.") for name in fitting):
+    # biases and norms fit by their width alone: those of a 2D network do in a 3D one
+    if not any(name.startswith("encoder.") and tensor.ndim > 1 for name, tensor in fitting.items()):
         raise PretrainedWeightsError(
             f"{path}: nothing of its encoder fits this network by name and shape ({_first_difference(own, there)}); "
             "train with plans of the checkpoint's network (nnUNetv2_move_plans_between_datasets), or without "

@@ -7,6 +7,7 @@ values and NumPy numbers are let through, which is all that nnU-Net writes into 
 import json
 import pickle
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -172,7 +173,7 @@ def _read_harmless(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, LookupError, struct.error) as error:  # of the latter two, for files of any kind
         found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
         content = f"it holds {found[1]}, which is no weight" if found else "it is no checkpoint, or is damaged"
         raise ModelFolderError(f"{path}: refused, {content}; use a checkpoint as nnU-Net wrote it") from None

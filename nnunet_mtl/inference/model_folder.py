@@ -7,6 +7,7 @@ plain values and NumPy numbers are read; nnU-Net writes nothing else into checkp
 import json
 import pickle
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -172,7 +173,8 @@ def _read_harmless(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    # torch raises the latter two for files of any other kind
+    except (pickle.UnpicklingError, LookupError, struct.error) as error:
         unsupported = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error))
         damage = "it is no checkpoint, or is damaged"
         content = f"it holds {unsupported[1]}, which is no weight" if unsupported else damage

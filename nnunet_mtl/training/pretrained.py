@@ -73,7 +73,8 @@ def load_what_fits(network: nn.Module, path: Path) -> str:
     parts = {name: tensor for name, tensor in network.state_dict().items() if _is_shared(name)}
     offered = {name: weights[source] for name in parts if (source := _OTHER_DECODER.sub("decoder.", name)) in weights}
     fitting = {name: tensor for name, tensor in offered.items() if tensor.shape == parts[name].shape}
-    if not any(name.startswith("encoder.") for name in fitting):
+    # biases and norms fit by their width alone: those of a 2D network fit a 3D one
+    if not any(name.startswith("encoder.") and tensor.ndim > 1 for name, tensor in fitting.items()):
         difference = _first_difference(parts, offered)
         raise PretrainedWeightsError(
             f"{path}: nothing of its encoder fits this network by name and shape ({difference}); "

@@ -175,6 +175,9 @@ def test_folders_that_are_no_folds_are_not_looked_at(model_folder: Path) -> None
     [
         (b"", ": cannot be read ("),
         (b"no checkpoint at all", ": refused, it is no checkpoint, or is damaged"),
+        (b"hi\n", ": refused, it is no checkpoint, or is damaged"),
+        (b".", ": refused, it is no checkpoint, or is damaged"),
+        (b"J\x01", ": refused, it is no checkpoint, or is damaged"),
         (b"PK\x03\x04 half an archive", ": cannot be read ("),
     ],
 )

@@ -151,6 +151,17 @@ def test_nothing_that_fits_is_one_line(prepared: Any, tmp_path: Path) -> None:
         load_what_fits(trainer.network, tmp_path / "wide.pth")
 
 
+def test_biases_alone_are_nothing_to_start_from(prepared: Any, tmp_path: Path) -> None:
+    """Those of a 2D network have the shapes of a 3D network's, and say nothing without its kernels."""
+    trainer = ours(prepared)
+    before = state(trainer)
+    flat = {name: tensor[..., 0] if tensor.ndim > 2 else tensor + 1 for name, tensor in before.items()}
+    torch.save({"network_weights": flat}, tmp_path / "flat.pth")
+    with pytest.raises(PretrainedWeightsError, match=r"nothing of its encoder fits.*\(4, 1, 3, 3\) there"):
+        load_what_fits(trainer.network, tmp_path / "flat.pth")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(trainer).items())
+
+
 class Code:
     """What runs when it is unpickled."""
 

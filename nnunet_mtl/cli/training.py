@@ -85,7 +85,7 @@ GROUP = Group(
     (
         Command(
             "plan",
-            "Write settings into new plans; nothing is preprocessed again. See the README.",
+            "Write settings into new plans; nothing is preprocessed again. See docs/train.md.",
             _plan_arguments,
             _plan,
         ),

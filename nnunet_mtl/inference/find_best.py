@@ -235,11 +235,16 @@ class _Replacements:
         return functions, words
 
     def _account(self, judged: Sequence[Judgement]) -> str:
-        lines = [
-            f"largest component of {self.tasks.regions[known.rule.region]}: Dice {known.before:.4f} -> "
-            f"{known.after:.4f} over {known.n_cases} annotated cases: {'kept' if known.kept else 'not kept'}"
-            for known in judged
-        ]
+        lines = []
+        for known in judged:
+            region = self.tasks.regions[known.rule.region]
+            text = (
+                f"Dice {known.before:.4f} -> {known.after:.4f} over {known.n_cases} annotated cases: "
+                f"{'kept' if known.kept else 'not kept'}"
+                if known.n_cases
+                else f"not kept, as {region} is annotated in none of the cases"
+            )
+            lines.append(f"largest component of {region}: {text}")
         tried = {known.rule.region for known in judged}
         left = [name for number, name in enumerate(self.tasks.regions) if number not in tried]
         if left:

@@ -1,6 +1,7 @@
 """`nnunet_mtl find-best` on validation maps made by hand, in folders as nnU-Net's training leaves them."""
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nnunetv2.postprocessing.remove_connected_components import (
 
 from nnunet_mtl.checks.dataset_checks import check_dataset
 from nnunet_mtl.cli import main
+from nnunet_mtl.datasets.region_postprocessing import Judgement, region_rules
 from nnunet_mtl.inference.find_best import _Replacements
 from nnunet_mtl.tasks import TaskSet
 from nnunet_mtl.trainers.nnUNetTrainerMTLAttention import nnUNetTrainerMTLAttention
@@ -197,6 +199,15 @@ def test_a_cascade_is_predicted_stage_by_stage(prepared: Any, results: Path, mon
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = ours.generate_inference_command("900", "3d_cascade_fullres", "tiny", OURS, (0,)).splitlines()
     assert all(line.endswith(" -device cpu") for line in lines)
+
+
+def test_a_region_that_is_annotated_in_no_case_is_not_judged(prepared: Any) -> None:
+    tasks = TaskSet.from_dataset_json(prepared.dataset_json)
+    ours = _Replacements(tasks, ".nii.gz", theirs.determine_postprocessing, theirs.generate_inference_command)
+    rule = next(iter(region_rules(tasks)))
+    text = ours._account([Judgement(rule, 0, math.nan, math.nan, kept=False)])
+    name = tasks.regions[rule.region]
+    assert text.startswith(f"largest component of {name}: not kept, as {name} is annotated in none of the cases\n")
 
 
 def test_where_everything_is_annotated_nnunet_s_own_search_is_taken(
